@@ -1,0 +1,43 @@
+package quiesce
+
+import (
+	"context"
+	"time"
+)
+
+// Window budgets: the whole time between the first Freeze and the last Thaw.
+const (
+	DefaultWindow = 10 * time.Second
+	MaxWindow     = 60 * time.Second
+)
+
+// Policy is how far a run may go down.
+type Policy struct {
+	Ladder []Level       // strictly falling, not empty
+	Floor  Level         // a rung of the ladder
+	Window time.Duration // 0: DefaultWindow; at most MaxWindow
+}
+
+// Thawer is the way to thaw the file systems of a guest past all writers; a
+// snapshot.Guest is one.
+type Thawer interface {
+	ThawFilesystems(ctx context.Context) (int, error)
+	FilesystemsFrozen(ctx context.Context) (bool, error)
+}
+
+// Report is what holding still came to.
+type Report struct {
+	Asked   Level    `json:"asked"`             // the ladder's top
+	Level   Level    `json:"level"`             // achieved
+	Reasons []string `json:"reasons,omitempty"` // why not higher, one line each
+	// Window is the time between the first Freeze and the last Thaw; 0 where
+	// nothing was frozen.
+	Window  time.Duration  `json:"window"`
+	Writers []WriterReport `json:"writers,omitempty"`
+}
+
+// WriterReport is one writer's part in the achieved level.
+type WriterReport struct {
+	Identity Identity `json:"identity"`
+	Document []byte   `json:"document,omitempty"`
+}

@@ -1,0 +1,123 @@
+package snapshot
+
+// State of a VM.
+type State string
+
+const (
+	StateRunning     State = "running"
+	StatePaused      State = "paused"
+	StateOff         State = "off"
+	StateUnreachable State = "unreachable" // configured, but its hypervisor does not answer
+)
+
+// VM is one virtual machine of a host.
+type VM struct {
+	Name    string `json:"name"`
+	State   State  `json:"state"`
+	Disks   []Disk `json:"disks,omitempty"`
+	Problem string `json:"problem,omitempty"` // why it is unreachable, in one line
+	Guest   bool   `json:"guest_agent"`       // a guest agent channel is configured
+}
+
+// Format of a disk image.
+type Format string
+
+const (
+	FormatRaw   Format = "raw"
+	FormatQcow2 Format = "qcow2"
+)
+
+// Disk is one disk of a VM, by the hypervisor's word.
+type Disk struct {
+	// Name is unique within the VM and stable from run to run: the device id
+	// where the administrator gave one, else derived from its place.
+	Name   string `json:"name"`
+	Path   string `json:"path"`   // file of the top layer; empty when it is no file
+	Format Format `json:"format"` // of the top layer
+	Size   int64  `json:"size"`   // virtual, bytes
+}
+
+// Excluded is a disk that is left out of a restore point.
+type Excluded struct {
+	Disk   Disk   `json:"disk"`
+	Reason string `json:"reason"`
+	// Expected marks what no backup would hold, such as a CD-ROM or an empty
+	// drive: it is listed, but it is no warning.
+	Expected bool `json:"expected,omitempty"`
+}
+
+// FileRole says what a small file is to its VM.
+type FileRole string
+
+const (
+	RoleNVRAM  FileRole = "nvram"
+	RoleKernel FileRole = "kernel"
+	RoleInitrd FileRole = "initrd"
+)
+
+// MaxFileSize bounds a file that travels whole in a restore point, in bytes.
+const MaxFileSize = 256 << 20
+
+// File is a small file that a VM needs to start, beside its disks.
+type File struct {
+	Role FileRole `json:"role"`
+	Path string   `json:"path"`
+}
+
+// Hardware describes a VM well enough to start it elsewhere.
+type Hardware struct {
+	Hypervisor string   `json:"hypervisor,omitempty"` // "qemu"
+	Version    string   `json:"version,omitempty"`    // of the hypervisor
+	UUID       string   `json:"uuid,omitempty"`
+	Machine    string   `json:"machine,omitempty"` // versioned machine type
+	Arch       string   `json:"arch,omitempty"`    // as in qemu-system-ARCH
+	CPU        string   `json:"cpu,omitempty"`     // model
+	VCPUs      int      `json:"vcpus,omitempty"`
+	Memory     int64    `json:"memory,omitempty"`   // bytes
+	Firmware   string   `json:"firmware,omitempty"` // "bios" or "uefi"
+	Devices    []Device `json:"devices,omitempty"`
+	// CommandLine is the hypervisor's own argument vector where it can be
+	// seen, program name first.
+	CommandLine []string `json:"command_line,omitempty"`
+}
+
+// Device is one virtual device.
+type Device struct {
+	ID     string `json:"id,omitempty"`
+	Driver string `json:"driver"`         // QEMU's device model, as in -device
+	Disk   string `json:"disk,omitempty"` // Disk.Name that it serves
+	Path   string `json:"path,omitempty"` // the hypervisor's own path, such as a QOM path
+}
+
+// Plan names every side effect of one snapshot. It is what the journal stores.
+type Plan struct {
+	Host     string     `json:"host"` // kind of host that made it: "qemu", "image"
+	VM       string     `json:"vm"`
+	Run      string     `json:"run"`
+	State    State      `json:"state"` // of the VM when the plan was made
+	Disks    []DiskPlan `json:"disks"`
+	Excluded []Excluded `json:"excluded,omitempty"`
+	Files    []File     `json:"files,omitempty"`
+	Hardware Hardware   `json:"hardware"`
+	// Instance tells this start of the hypervisor process from any other, so
+	// that recovery knows whether the chain it sees can still be the planned one.
+	Instance string `json:"instance,omitempty"`
+}
+
+// DiskPlan is the snapshot of one disk. The fields that a host does not use
+// stay empty.
+type DiskPlan struct {
+	Disk
+	Device    string  `json:"device,omitempty"`     // how the hypervisor addresses the drive
+	Node      string  `json:"node,omitempty"`       // node at the top of the chain before the snapshot
+	Delta     string  `json:"delta,omitempty"`      // file that takes the guest's writes
+	DeltaNode string  `json:"delta_node,omitempty"` // its node; the file below it is DeltaNode + "-file"
+	Export    string  `json:"export,omitempty"`     // name under which the frozen node is served
+	Chain     []Layer `json:"chain"`                // frozen layers, top first
+}
+
+// Layer is one file of a backing chain.
+type Layer struct {
+	Path   string `json:"path"`
+	Format Format `json:"format"`
+}

@@ -1,0 +1,8 @@
+// Package blob is the contract with an object store. Everything that lull keeps
+// is an immutable object, written whole, once, under a name that nothing else
+// uses; a Store needs no rename, no append and no overwrite.
+//
+// Names are slash-separated paths of [0-9a-z._-] segments, at most 200 bytes,
+// no segment starting with a dot. Retry, limits and faults are decorators around
+// a Store, never flags inside one.
+package blob
