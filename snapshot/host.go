@@ -53,6 +53,13 @@ type Frozen interface {
 	// File reads a small file that belongs to the VM (Plan.Files) whole.
 	File(ctx context.Context, path string) ([]byte, error)
 
+	// Watch blocks until the VM is in trouble that must end the run (ErrNoSpace:
+	// it was stopped because a delta cannot grow; ErrGone: it powered off,
+	// crashed or was taken away), or until ctx ends, whose error it returns.
+	// A host whose VMs do not run just waits for ctx. Called once, beside the
+	// reading.
+	Watch(ctx context.Context) error
+
 	// Close ends every reader and export. After it returns nil the chain may
 	// be merged. Safe to call twice.
 	Close() error
