@@ -45,6 +45,8 @@ type Root struct {
 	Size  int64      `json:"size"`            // bytes
 	Node  block.Name `json:"node,omitzero"`   // top node; the zero name: all zeros
 	Depth int        `json:"depth,omitempty"` // levels above the leaves
+	// Data is how many bytes are in blocks, that is, what a sparse copy takes.
+	Data int64 `json:"data"`
 }
 
 // Stats is what a session did.
