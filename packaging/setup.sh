@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demo need on Debian 12 that is not
+# there yet. Go itself is expected. It is safe to run again, and fast when
+# nothing is missing: then it asks neither for root nor for the network.
+#
+#   packaging/setup.sh PART...    parts: build, guest, s3, test (all; the default)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What each part installs with apt-get.
+build_packages=(git make protobuf-compiler)
+guest_packages=(qemu-system-x86 qemu-utils busybox-static e2fsprogs)
+s3_packages=(openssl ca-certificates)
+test_packages=(qemu-block-extra ovmf nbdkit libnbd-bin zstd xfsprogs)
+
+# The module that is the S3 server of the tests.
+versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+say() { echo "setup: $*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        say "must be root, or have sudo, to run: $*"
+        return 1
+    fi
+}
+
+# Package lists may name versions that the mirror has dropped since, so they
+# are fetched anew, once, when anything is missing.
+update_lists_once() {
+    [ -z "${updated:-}" ] || return 0
+    as_root apt-get -qq -o DPkg::Lock::Timeout=300 update
+    updated=yes
+}
+
+install_missing() {
+    local package missing=()
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    update_lists_once
+    say "installing ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 install "${missing[@]}" >/dev/null
+}
+
+# The guest's kernel and agent are only unpacked, never installed on this host.
+download_guest() {
+    local dir=.cache/guest kernel partial
+    if compgen -G "$dir/linux-image-*-cloud-amd64_*.deb" >/dev/null &&
+        compgen -G "$dir/qemu-guest-agent_*.deb" >/dev/null; then
+        return 0
+    fi
+    update_lists_once
+    kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-/ {print $2; exit}')
+    if [ -z "$kernel" ]; then
+        say "the package lists do not name a kernel for linux-image-cloud-amd64; run apt-get update"
+        return 1
+    fi
+    mkdir -p "$dir"
+    partial=$(mktemp -d "$dir/partial.XXXXXX")
+    say "downloading $kernel and qemu-guest-agent for the test guests"
+    (cd "$partial" && apt-get -qq -o APT::Sandbox::User=root download "$kernel" qemu-guest-agent)
+    mv "$partial"/*.deb "$dir/"
+    rmdir "$partial"
+}
+
+build_s3_server() {
+    [ ! -x .cache/bin/versitygw ] || return 0
+    mkdir -p .cache/bin
+    say "building $versitygw"
+    GOBIN=$PWD/.cache/bin go install "$versitygw"
+}
+
+setup_part() {
+    case $1 in
+    build) install_missing "${build_packages[@]}" ;;
+    guest)
+        install_missing "${guest_packages[@]}"
+        download_guest
+        ;;
+    s3)
+        install_missing "${s3_packages[@]}"
+        build_s3_server
+        ;;
+    test)
+        setup_part build
+        install_missing "${guest_packages[@]}" "${test_packages[@]}"
+        setup_part guest
+        setup_part s3
+        ;;
+    *)
+        say "unknown part \"$1\": use build, guest, s3 or test"
+        return 2
+        ;;
+    esac
+}
+
+[ $# -gt 0 ] || set -- test
+command -v go >/dev/null || {
+    say "Go is missing: install Go 1.26 or newer from https://go.dev/dl and put it on PATH"
+    exit 1
+}
+mkdir -p .cache
+exec 9>.cache/setup.lock
+flock 9 # one at a time: two runs would fight over dpkg's lock
+for part in "$@"; do
+    setup_part "$part"
+done
