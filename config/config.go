@@ -1,0 +1,174 @@
+package config
+
+import (
+	"slices"
+	"time"
+
+	"github.com/lull-backup/lull/agent/retention"
+	"github.com/lull-backup/lull/agent/schedule"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// DefaultPath is where the file is looked for.
+const DefaultPath = "/etc/lull/lull.yaml"
+
+// Defaults of the agent section.
+const (
+	DefaultStateDir = "/var/lib/lull"
+	DefaultCacheDir = "/var/cache/lull"
+	DefaultSocket   = "/run/lull/lull.sock"
+	DefaultParallel = 2
+)
+
+// Bounds of a file.
+const (
+	MaxSize     = 1 << 20 // bytes
+	MaxName     = 64      // bytes of a name
+	MaxKeep     = 10000   // of each keep rule
+	MaxParallel = 64      // runs at once
+	MaxJitter   = 12 * time.Hour
+)
+
+// Config is a checked file.
+type Config struct {
+	Path         string // as it was given to Load
+	Agent        Agent
+	Repositories []Repository // sorted by name
+	Hosts        []Host       // sorted by name
+	Groups       []Group      // sorted by name
+	// Warnings are what is allowed but hardly meant, sorted by line.
+	Warnings []Problem
+}
+
+// Agent is what the daemon keeps where, and how much it does at once.
+type Agent struct {
+	StateDir string        // journal and last results
+	CacheDir string        // index caches; may be lost
+	Socket   string        // of agent/control
+	Parallel int           // runs at once, 1 to MaxParallel
+	Jitter   time.Duration // a scheduled run starts up to this much later
+}
+
+// Repository is where restore points go: Dir or S3, one of the two.
+type Repository struct {
+	Name           string
+	Dir            string
+	S3             *S3
+	PassphraseFile string // empty: from the environment
+}
+
+// S3 is a bucket of an S3-compatible store.
+type S3 struct {
+	Endpoint        string // https://HOST[:PORT]
+	Bucket          string
+	Prefix          string // empty, or ends with a slash
+	Region          string // may be empty
+	CAFile          string // PEM; empty: the system's
+	CredentialsFile string // of the AWS form; empty: the usual AWS chain
+}
+
+// Host is a source of VMs: QEMU or Images, one of the two.
+type Host struct {
+	Name   string
+	QEMU   []QEMUVM
+	Images []ImageVM
+}
+
+// QEMUVM is a running QEMU, by its sockets.
+type QEMUVM struct {
+	Name       string
+	QMP        string
+	GuestAgent string // may be empty
+}
+
+// ImageVM is a powered-off VM, by its disk images.
+type ImageVM struct {
+	Name  string
+	Disks []ImageDisk
+}
+
+// ImageDisk is one image file.
+type ImageDisk struct {
+	Name   string // unique in the VM; by default the file's base name without its ending
+	Path   string
+	Format snapshot.Format
+}
+
+// Group is the VMs that share a schedule and policies.
+type Group struct {
+	Name       string
+	Patterns   []string // as written
+	VMs        []string // host/name of each VM that a pattern matches, sorted
+	Repository string
+	// Schedule is zero for "manual": the group runs only when asked to.
+	Schedule schedule.Schedule
+	Policy   quiesce.Policy
+	Keep     retention.Keep // zero: everything is kept
+	CatchUp  bool           // a run missed while the agent was off is made up for
+}
+
+// Repository finds a repository by name.
+func (c *Config) Repository(name string) (Repository, bool) {
+	return find(c.Repositories, name, func(r Repository) string { return r.Name })
+}
+
+// Host finds a host by name.
+func (c *Config) Host(name string) (Host, bool) {
+	return find(c.Hosts, name, func(h Host) string { return h.Name })
+}
+
+// Group finds a group by name.
+func (c *Config) Group(name string) (Group, bool) {
+	return find(c.Groups, name, func(g Group) string { return g.Name })
+}
+
+func find[T any](list []T, name string, nameOf func(T) string) (T, bool) {
+	i := slices.IndexFunc(list, func(v T) bool { return nameOf(v) == name })
+	if i < 0 {
+		var none T
+		return none, false
+	}
+	return list[i], true
+}
+
+// VMs is host/name of every VM in the file, sorted.
+func (c *Config) VMs() []string {
+	var out []string
+	for _, h := range c.Hosts {
+		for _, name := range h.names() {
+			out = append(out, h.Name+"/"+name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// GroupsOf are the groups that hold the VM host/name, sorted by name.
+func (c *Config) GroupsOf(vm string) []Group {
+	var out []Group
+	for _, g := range c.Groups {
+		if slices.Contains(g.VMs, vm) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// Match is the VMs that a pattern matches, sorted. A pattern without a slash is
+// held against the name alone, whatever the host; with one, against host/name.
+// A malformed pattern matches nothing.
+func (c *Config) Match(pattern string) []string {
+	return slices.DeleteFunc(c.VMs(), func(vm string) bool { return !matches(pattern, vm) })
+}
+
+func (h Host) names() []string {
+	var out []string
+	for _, vm := range h.QEMU {
+		out = append(out, vm.Name)
+	}
+	for _, vm := range h.Images {
+		out = append(out, vm.Name)
+	}
+	return out
+}
