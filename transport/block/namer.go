@@ -12,26 +12,22 @@ const KeySize = 32
 
 var errKeySize = errors.New("naming key: want 32 bytes")
 
-// Namer names blocks by keyed BLAKE3. Data and map nodes are hashed under keys
-// of their own, so that no content can pass for the other kind.
+// Namer names blocks by keyed BLAKE3. Data and map nodes have a Namer each, under
+// keys of their own, so that no content can pass for the other kind.
 type Namer struct {
 	pool *sync.Pool
 }
 
-// NewNamer makes the namer of a key, which is one of data or of map nodes: the
-// repository derives one key for each.
+// NewNamer makes the namer of a key of KeySize bytes.
 func NewNamer(key []byte) (Namer, error) {
 	if len(key) != KeySize {
 		return Namer{}, errKeySize
 	}
-	key = append([]byte(nil), key...)
-	return Namer{pool: &sync.Pool{New: func() any {
-		h, err := blake3.NewKeyed(key)
-		if err != nil {
-			panic(err) // the only error is a key of the wrong length
-		}
-		return &hasher{h: h}
-	}}}, nil
+	keyed, err := blake3.NewKeyed(key)
+	if err != nil {
+		return Namer{}, errKeySize
+	}
+	return Namer{pool: &sync.Pool{New: func() any { return &hasher{h: keyed.Clone()} }}}, nil
 }
 
 // hasher carries its result, so that naming a block allocates nothing.
