@@ -1,26 +1,49 @@
 // Package quiesce makes a guest hold still for the moment of a snapshot.
 //
 // Do walks down a ladder of consistency levels. On each rung it asks the writers
-// that the level needs to Prepare, freezes them tier by tier, calls take, and
+// that the level needs to Prepare, freezes them tier by tier, calls Take, and
 // thaws them in reverse:
 //
 //	for level in policy.Ladder, while level >= policy.Floor:
 //	    prepare writers of that level         (minutes, outside the window)
 //	    window opens
-//	    freeze front-end, back-end, system    (hard budget over all)
-//	    take()                                (one hypervisor command)
+//	    freeze front-end, back-end, system    (4/5 of the budget, with Take)
+//	    take                                  (one hypervisor command)
 //	    thaw system, back-end, front-end      (always, whatever failed)
 //	    window closes
-//	    a freeze that failed, or was no longer held: abort, next rung
+//	    settle: abort what failed, until it is proven to run
+//	    a freeze that failed: next rung
+//	    a freeze that no longer held, or a window that overran: keep what was
+//	    taken, at the level that is still true of it
 //
-// take is called once at most for a level that is then reported; where a thaw
-// says that the freeze had not held, the snapshot that was taken is kept but
-// reported at the level that is still true of it.
+// What a rung needs:
+//
+//	application   every application writer that finds its application (one at
+//	              least), and every file-system writer that is there
+//	filesystem    every file-system writer (one at least)
+//	saved-state   not available yet: the walk goes past it, with the reason
+//	crash         nothing
+//
+// An attempt of a writer starts with Prepare and ends with Complete or Abort. A
+// rung that fails ends the attempts of its writers with Abort; the next rung
+// starts new ones.
+//
+// Every call of a writer runs on a goroutine of its own and is given up when its
+// time is over, whatever the writer does. A call that was given up is followed:
+// Abort is called again and again until it succeeds with no earlier call left
+// running, and the guest is thawed through the Thawer, past all writers, until it
+// says itself that nothing is frozen. All of this runs on contexts that outlive
+// the caller's.
 //
 // Invariants:
 //
 //   - On return the guest is proven thawed, or the error wraps ErrStillFrozen.
+//     An application writer proves it by Thaw or Abort returning nil; the file
+//     systems prove it by the Thawer's word where there is one.
 //   - Every writer whose Freeze was called gets Thaw or Abort, in reverse order.
-//   - Complete and Abort never both happen.
+//   - In one attempt, Complete and Abort never both happen.
+//   - Take is not called again once it was called: a Take that fails ends the run.
 //   - No level is reported that was not achieved; the report says why not more.
+//
+// The clock is the time package's; tests run under testing/synctest.
 package quiesce

@@ -2,6 +2,9 @@ package quiesce
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -16,6 +19,35 @@ type Policy struct {
 	Ladder []Level       // strictly falling, not empty
 	Floor  Level         // a rung of the ladder
 	Window time.Duration // 0: DefaultWindow; at most MaxWindow
+}
+
+// Check says what is wrong with a policy.
+func (p Policy) Check() error {
+	if len(p.Ladder) == 0 {
+		return errors.New("consistency ladder is empty")
+	}
+	for i, l := range p.Ladder {
+		if l <= LevelNone || l > LevelApplication {
+			return fmt.Errorf("consistency ladder: %v is no level", l)
+		}
+		if i > 0 && l >= p.Ladder[i-1] {
+			return fmt.Errorf("consistency ladder: %v may not come after %v, each level must be lower than the one before", l, p.Ladder[i-1])
+		}
+	}
+	if !slices.Contains(p.Ladder, p.Floor) {
+		return fmt.Errorf("consistency floor %v is not in the ladder", p.Floor)
+	}
+	if p.Window < 0 || p.Window > MaxWindow {
+		return fmt.Errorf("freeze window %v: must be at most %v", p.Window, MaxWindow)
+	}
+	return nil
+}
+
+func (p Policy) window() time.Duration {
+	if p.Window == 0 {
+		return DefaultWindow
+	}
+	return p.Window
 }
 
 // Thawer is the way to thaw the file systems of a guest past all writers; a

@@ -20,6 +20,7 @@ const (
 
 var levelNames = [...]string{"none", "crash", "saved-state", "filesystem", "application"}
 
+// String is the level's name in configuration and reports.
 func (l Level) String() string {
 	if l < 0 || int(l) >= len(levelNames) {
 		return fmt.Sprintf("level(%d)", int(l))
@@ -37,9 +38,10 @@ func ParseLevel(s string) (Level, error) {
 	return LevelNone, fmt.Errorf("unknown consistency level %q: use application, filesystem, saved-state or crash", s)
 }
 
-// MarshalText and UnmarshalText make a Level readable in JSON and YAML.
+// MarshalText makes a Level readable in JSON and YAML.
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
+// UnmarshalText reads what MarshalText wrote.
 func (l *Level) UnmarshalText(b []byte) error {
 	if string(b) == levelNames[LevelNone] {
 		*l = LevelNone
@@ -71,7 +73,8 @@ type Writer interface {
 	Identify(ctx context.Context) (Identity, error)
 	// Prepare comes before the window and may take minutes.
 	Prepare(ctx context.Context, r Request) error
-	// Freeze makes the application hold still until Thaw or Abort.
+	// Freeze makes the application hold still until Thaw or Abort. On an error
+	// the coordinator calls Abort.
 	Freeze(ctx context.Context, r Request) error
 	// Thaw lets it go on and says whether the freeze had held until now.
 	Thaw(ctx context.Context, r Request) (ThawResult, error)
@@ -81,7 +84,9 @@ type Writer interface {
 	// Complete comes once the restore point is durable. Never with Abort.
 	Complete(ctx context.Context, r Request) error
 	// Abort undoes whatever was done, Freeze included: on return without error
-	// the application is proven to run. Any number of times, in any state.
+	// the application is proven to run. Any number of times, in any state, and
+	// beside a Freeze that was given up. An error that wraps ErrWriterGone says
+	// that asking again is of no use.
 	Abort(ctx context.Context, r Request) error
 	// PreRestore and PostRestore surround a restore and may be run again.
 	PreRestore(ctx context.Context, r RestoreRequest) error
@@ -135,6 +140,7 @@ const (
 
 var classNames = [...]string{"not retryable", "retryable", "timeout", "out of resources", "vetoed", "not present"}
 
+// String is the class in plain words.
 func (c Class) String() string {
 	if c < 0 || int(c) >= len(classNames) {
 		return fmt.Sprintf("class(%d)", int(c))
@@ -159,8 +165,15 @@ func (f *Failure) Error() string {
 	return fmt.Sprintf("writer %s: %s: %v", who, f.Class, f.Err)
 }
 
+// Unwrap gives the cause.
 func (f *Failure) Unwrap() error { return f.Err }
-func (f *Failure) Hint() string  { return f.Next }
+
+// Hint is the next step for the administrator; empty where there is none.
+func (f *Failure) Hint() string { return f.Next }
+
+// ErrWriterGone: the process behind a writer has ended. Nothing that it is asked
+// will be answered any more.
+var ErrWriterGone = errors.New("writer is gone")
 
 // ErrStillFrozen: the guest could not be proven thawed.
 var ErrStillFrozen = errors.New("guest may still be frozen")

@@ -1,0 +1,62 @@
+package quiesce
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Held is a snapshot that was taken while the guest held still. The guest goes
+// on already; what is open is the writers' Complete or Abort. The caller calls
+// one of them.
+type Held struct {
+	job     Job
+	members []*member
+	report  Report
+
+	mu    sync.Mutex
+	ended bool
+}
+
+// Report says which level was reached, and why not a higher one.
+func (h *Held) Report() Report { return h.report }
+
+// Complete tells the writers that the restore point is durable. An error names
+// the writers that failed; the restore point is as good without them. After
+// Complete or Abort it does nothing.
+func (h *Held) Complete(ctx context.Context) error {
+	return h.end(ctx, "complete", h.job.Limits.Complete, Writer.Complete)
+}
+
+// Abort tells the writers that there will be no restore point. It runs to its
+// end even where ctx is cancelled already. After Complete or Abort it does
+// nothing.
+func (h *Held) Abort(ctx context.Context) error {
+	return h.end(context.WithoutCancel(ctx), "abort", h.job.Limits.Abort, Writer.Abort)
+}
+
+func (h *Held) end(ctx context.Context, what string, limit time.Duration, fn func(Writer, context.Context, Request) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ended {
+		return nil
+	}
+	h.ended = true
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return errors.Join(each(h.members, func(m *member) error {
+		return callErr(ctx, m, what, func(ctx context.Context) error { return fn(m.w, ctx, h.job.request()) })
+	})...)
+}
+
+// each runs fn for every member at once and returns the errors in their order.
+func each(members []*member, fn func(*member) error) []error {
+	errs := make([]error, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
+		wg.Go(func() { errs[i] = fn(m) })
+	}
+	wg.Wait()
+	return errs
+}

@@ -1,0 +1,75 @@
+package quiesce
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// Step is a moment that Do tells the caller about. The names are those of the
+// agent's events.
+type Step string
+
+const (
+	StepFreezing Step = "freezing" // the first writer is about to freeze
+	StepFrozen   Step = "frozen"   // every writer of the rung holds still
+	StepTaken    Step = "taken"    // Take has returned without error
+	StepThawed   Step = "thawed"   // every writer was asked to go on
+)
+
+// Job is one guest to hold still for one snapshot.
+type Job struct {
+	Run    string // unique; passed to the writers
+	VM     string
+	Policy Policy
+	// Writers may be empty; then only rungs without writers can be reached.
+	// They belong to this job until Held.Complete or Held.Abort has returned.
+	Writers []Writer
+	// Guest thaws past all writers. Nil where there is no way into the guest.
+	Guest Thawer
+	// Take freezes the disks. It is called once at most, inside the window,
+	// and must return soon after its context has ended: Do waits for it.
+	Take func(ctx context.Context) error
+	Log  *slog.Logger // nil: nothing is logged
+	// Step, where set, is called inside the window and on Do's goroutine: it
+	// must not block.
+	Step   func(Step)
+	Limits Limits
+}
+
+// Limits are the deadlines of calls outside the window. Zero: the default.
+type Limits struct {
+	Identify     time.Duration // 10 s
+	Prepare      time.Duration // 10 min
+	PostSnapshot time.Duration // 2 min
+	Complete     time.Duration // 5 min
+	Abort        time.Duration // 30 s for one try
+	// Follow is how long a freeze that may still be in force is followed,
+	// with as many tries as fit: 5 min.
+	Follow time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&l.Identify, 10*time.Second)
+	set(&l.Prepare, 10*time.Minute)
+	set(&l.PostSnapshot, 2*time.Minute)
+	set(&l.Complete, 5*time.Minute)
+	set(&l.Abort, 30*time.Second)
+	set(&l.Follow, 5*time.Minute)
+	return l
+}
+
+func (j Job) check() error {
+	if j.Take == nil {
+		return errors.New("quiesce job without a Take")
+	}
+	return j.Policy.Check()
+}
+
+func (j Job) request() Request { return Request{Run: j.Run, VM: j.VM} }

@@ -1,0 +1,189 @@
+package quiesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// maxComponents bounds what a writer may name.
+const maxComponents = 1024
+
+// member is one writer in this run. Its fields are touched by one goroutine at a
+// time: Do's, or the one that Do started for it and waits for.
+type member struct {
+	w       Writer
+	id      Identity
+	log     *slog.Logger
+	pending []<-chan struct{} // calls that were given up; closed when they end
+
+	attempt
+}
+
+// attempt is what happened to a writer since its last Prepare.
+type attempt struct {
+	started  bool // Prepare was called: Complete or Abort is owed
+	freezing bool // Freeze was called: Thaw or Abort is owed
+	frozen   bool // Freeze returned nil
+	thawed   bool // Thaw, or Abort after it, returned nil
+	absent   bool // its application is not in this guest
+	failed   bool // a call failed: Abort is owed at once
+	held     bool // still true of the snapshot
+	thawErr  error
+	document []byte
+}
+
+// answer is what a call returned.
+type answer[T any] struct {
+	value T
+	err   error
+}
+
+// call asks the writer on a goroutine of its own, and gives up when ctx ends.
+func call[T any](ctx context.Context, m *member, what string, fn func(context.Context) (T, error)) (T, error) {
+	answers, ended := ask(ctx, m.log, fn)
+	select {
+	case a := <-answers:
+		return a.value, m.failure(ctx, what, a.err)
+	case <-ctx.Done():
+	}
+	select {
+	case a := <-answers: // both were there: the answer counts
+		return a.value, m.failure(ctx, what, a.err)
+	default:
+	}
+	m.pending = append(m.pending, ended)
+	var none T
+	return none, m.failure(ctx, what, context.Cause(ctx))
+}
+
+// callErr is call for a method without a result.
+func callErr(ctx context.Context, m *member, what string, fn func(context.Context) error) error {
+	_, err := call(ctx, m, what, func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) })
+	return err
+}
+
+// ask runs fn; ended is closed when it is over. A panic and a runtime.Goexit
+// become errors.
+func ask[T any](ctx context.Context, log *slog.Logger, fn func(context.Context) (T, error)) (<-chan answer[T], <-chan struct{}) {
+	answers, ended := make(chan answer[T], 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		a := answer[T]{err: errors.New("ended without an answer")}
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("writer panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				a = answer[T]{err: fmt.Errorf("panicked: %v", p)}
+			}
+			answers <- a
+		}()
+		v, err := fn(ctx)
+		a = answer[T]{v, err}
+	}()
+	return answers, ended
+}
+
+// failure types an error and puts the writer's own name on it, whatever name
+// the writer gave itself in there.
+func (m *member) failure(ctx context.Context, what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	out := &Failure{Writer: m.id.Name}
+	switch f := (*Failure)(nil); {
+	case errors.As(err, &f):
+		out.Class, out.Component, out.Next = f.Class, f.Component, f.Next
+		if err == error(f) {
+			err = f.Err
+		}
+		if err == nil {
+			err = errors.New("no cause given")
+		}
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		err = context.Cause(ctx) // why it was cancelled, not only that it was
+	case errors.Is(err, context.DeadlineExceeded):
+		out.Class = Timeout
+		err = fmt.Errorf("no answer in time: %w", err)
+	}
+	out.Err = fmt.Errorf("%s: %w", what, err)
+	return out
+}
+
+// idle says whether every call that was given up has ended meanwhile.
+func (m *member) idle() bool {
+	for len(m.pending) > 0 {
+		select {
+		case <-m.pending[0]:
+			m.pending = m.pending[1:]
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// awaitPending waits for one given-up call to end, or for d.
+func (m *member) awaitPending(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	var ended <-chan struct{} // nil: none
+	if len(m.pending) > 0 {
+		ended = m.pending[0]
+	}
+	select {
+	case <-ended:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (m *member) application() bool { return m.id.Level == LevelApplication }
+
+// class of a failure; NotRetryable for what is none.
+func class(err error) Class {
+	if f := (*Failure)(nil); errors.As(err, &f) {
+		return f.Class
+	}
+	return NotRetryable
+}
+
+// Check says what is wrong with an identity.
+func (id Identity) Check() error {
+	switch {
+	case !validName(id.Name):
+		return fmt.Errorf("writer name %q: use 1 to 64 of a-z, 0-9 and -", clip(id.Name))
+	case id.Tier < FrontEnd || id.Tier > System:
+		return fmt.Errorf("tier %d is unknown", id.Tier)
+	case id.Level != LevelFilesystem && id.Level != LevelApplication:
+		return fmt.Errorf("level %v is none that a writer can achieve", id.Level)
+	case id.Budget < 0:
+		return fmt.Errorf("freeze budget %v is negative", id.Budget)
+	case len(id.Components) > maxComponents:
+		return fmt.Errorf("%d components are more than %d", len(id.Components), maxComponents)
+	}
+	return nil
+}
+
+func validName(s string) bool {
+	ok, err := regexp.MatchString(`^[a-z0-9-]{1,64}$`, s)
+	return err == nil && ok
+}
+
+// maxReason bounds what a writer can put into a report, in bytes.
+const maxReason = 500
+
+// clip makes one line of bounded length from text that a guest or a plugin may
+// have written.
+func clip(s string) string {
+	if len(s) > maxReason {
+		s = s[:maxReason] + "…"
+	}
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool {
+		return r < ' ' || r == 0x7f
+	}), " ")
+}
