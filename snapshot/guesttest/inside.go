@@ -1,0 +1,111 @@
+package guesttest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/lull-backup/lull/snapshot/guesttest/record"
+)
+
+// WaitReady waits until the guest is up: both agents answer and, with a recorder,
+// the first record is acknowledged.
+func (g *Guest) WaitReady(ctx context.Context) error {
+	for _, socket := range []string{g.Agent, g.Side} {
+		if err := g.poll(ctx, "the guest agent", func(ctx context.Context) error { return Ping(ctx, socket) }); err != nil {
+			return err
+		}
+	}
+	if g.options.Pause < 0 {
+		return nil
+	}
+	return g.WaitAcked(ctx, 1)
+}
+
+// Exec runs a program in the guest through the second agent and returns what it
+// printed. An exit code other than 0 is an error.
+func (g *Guest) Exec(ctx context.Context, path string, args ...string) ([]byte, error) {
+	return Exec(ctx, g.Side, path, args...)
+}
+
+// Acked is the last record that the recorder acknowledged since Start; 0: none.
+func (g *Guest) Acked() (uint64, error) {
+	b, err := os.ReadFile(g.acks)
+	if os.IsNotExist(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read acknowledged records: %w", err)
+	}
+	end := bytes.LastIndexByte(b, '\n')
+	if end < 0 {
+		return 0, nil
+	}
+	line := b[bytes.LastIndexByte(b[:end], '\n')+1 : end]
+	n, err := strconv.ParseUint(string(line), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read acknowledged records: %w", err)
+	}
+	return n, nil
+}
+
+// WaitAcked waits until record n is acknowledged.
+func (g *Guest) WaitAcked(ctx context.Context, n uint64) error {
+	return g.poll(ctx, fmt.Sprintf("record %d", n), func(context.Context) error {
+		last, err := g.Acked()
+		if err == nil && last < n {
+			err = fmt.Errorf("the last one is %d", last)
+		}
+		return err
+	})
+}
+
+// Verify checks from inside the guest what its disks hold now, the record under
+// the pen included.
+func (g *Guest) Verify(ctx context.Context) (record.Report, error) { return Verify(ctx, g.Side) }
+
+// Found is what this boot's recorder found before it wrote anything.
+func (g *Guest) Found(ctx context.Context) (record.Report, error) { return Found(ctx, g.Side) }
+
+// Verify is Guest.Verify for a guest behind any agent's socket.
+func Verify(ctx context.Context, agent string) (record.Report, error) {
+	return report(ctx, agent, "recorder verify /data/*")
+}
+
+// Found is Guest.Found for a guest behind any agent's socket.
+func Found(ctx context.Context, agent string) (record.Report, error) {
+	return report(ctx, agent, "cat /run/recorder/found.json")
+}
+
+func report(ctx context.Context, agent, command string) (record.Report, error) {
+	out, err := Exec(ctx, agent, "/bin/sh", "-c", command)
+	if err != nil {
+		return record.Report{}, err
+	}
+	var r record.Report
+	if err := json.Unmarshal(out, &r); err != nil {
+		return record.Report{}, fmt.Errorf("read report: %w", err)
+	}
+	return r, nil
+}
+
+// maxLogTail is how much of each log Logs shows, in bytes.
+const maxLogTail = 4 << 10
+
+// Logs is the end of what QEMU and the guest's console said.
+func (g *Guest) Logs() string {
+	var b bytes.Buffer
+	for _, path := range []string{filepath.Join(g.Dir, "qemu.log"), g.SerialLog} {
+		log, err := os.ReadFile(path)
+		if err != nil {
+			fmt.Fprintf(&b, "%s: %v\n", filepath.Base(path), err)
+			continue
+		}
+		fmt.Fprintf(&b, "--- %s\n%s\n", filepath.Base(path), log[max(0, len(log)-maxLogTail):])
+	}
+	return b.String()
+}
