@@ -112,7 +112,7 @@ func (p *parser) imageDisk(n *yaml.Node, vm string, seen map[string]int) ImageDi
 	d := ImageDisk{Path: s.owned("path", "/srv/old.qcow2"), Format: s.format()}
 	d.Name = s.diskName(d.Path)
 	if first, twice := seen[d.Name]; twice && d.Name != "" {
-		p.problem(n.Line, fmt.Sprintf("%s has two disks %s, the first on line %d", vm, quote(d.Name), first), "give one of them another name:")
+		p.problem(n.Line, fmt.Sprintf("%s has two disks %s, the first on line %d", vm, quote(d.Name), first), "add name: NAME to one of them")
 	}
 	seen[d.Name] = n.Line
 	return d
@@ -142,7 +142,7 @@ func (s section) diskName(path string) string {
 	if name == "" || validDisk(name) {
 		return name
 	}
-	s.p.problem(line, fmt.Sprintf("disk name %s is not allowed", quote(name)), "add a name: of at most 64 letters, digits, dots, underscores and dashes, which begins with a letter or digit")
+	s.p.problem(line, fmt.Sprintf("disk name %s is not allowed", quote(name)), "add name: with at most 64 letters, digits, dots, underscores and dashes, which begins with a letter or digit")
 	return ""
 }
 

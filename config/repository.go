@@ -71,7 +71,7 @@ func (s section) endpoint() string {
 		s.p.problem(line, s.of("endpoint")+" holds more than scheme, host and port", "write such as "+endpointExample+", and use bucket and prefix")
 	default:
 		if u.Scheme == "http" {
-			s.p.warn(line, s.of("endpoint")+" is not encrypted: who listens learns sizes and names, and may change what is sent", "use https://")
+			s.p.warn(line, s.of("endpoint")+" is not encrypted, so who listens learns sizes and names, and may change what is sent", "use https://")
 		}
 		return u.Scheme + "://" + u.Host
 	}

@@ -22,12 +22,20 @@ func (p *parser) plain(n *yaml.Node) {
 		p.problem(n.Line, "anchors (&name) are not taken", "remove it, and write the value out where it is used, or put it in quotes where a & is meant")
 	case n.Style&yaml.TaggedStyle != 0:
 		p.problem(n.Line, "tags (!name) are not taken", "remove it, or put the value in quotes where a ! is meant")
-	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!merge":
-		p.problem(n.Line, "merge keys (<<) are not taken", "write the keys out")
 	}
-	for _, c := range n.Content {
-		p.plain(c)
+	for i, c := range n.Content {
+		switch {
+		case n.Kind == yaml.MappingNode && i%2 == 0 && mergeKey(c):
+			p.problem(c.Line, "merge keys (<<) are not taken", "write the keys out")
+		case n.Kind == yaml.MappingNode && i%2 == 1 && mergeKey(n.Content[i-1]):
+		default:
+			p.plain(c)
+		}
 	}
+}
+
+func mergeKey(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!merge"
 }
 
 // reported tells nodes that plain has refused already.

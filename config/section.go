@@ -72,7 +72,7 @@ func (p *parser) mapping(n *yaml.Node, line int, what string) section {
 			}
 			continue
 		}
-		if key.ShortTag() == "!!merge" {
+		if mergeKey(key) {
 			continue // plain has refused it
 		}
 		if before, twice := first[key.Value]; twice {
@@ -87,12 +87,12 @@ func (p *parser) mapping(n *yaml.Node, line int, what string) section {
 
 func (p *parser) unknown(key *yaml.Node, what string, known []string) {
 	if advice, secret := secretAdvice(key.Value); secret {
-		p.problem(key.Line, fmt.Sprintf("%s in %s: secrets do not belong in this file", quote(key.Value), what), advice)
+		p.problem(key.Line, fmt.Sprintf("%s in %s is a secret, which does not belong in this file", quote(key.Value), what), advice)
 		return
 	}
 	advice := "remove it; known here: " + strings.Join(known, ", ")
 	if near := nearest(key.Value, known); near != "" {
-		advice = fmt.Sprintf("write %s", near)
+		advice = "write " + near
 	}
 	p.problem(key.Line, fmt.Sprintf("unknown key %s in %s", quote(key.Value), what), advice)
 }

@@ -15,7 +15,21 @@ func nearest(word string, known []string) string {
 			best, least = k, d
 		}
 	}
+	if best == "" {
+		best = sameStart(word, known)
+	}
 	return best
+}
+
+// sameStart is the known word that begins alike: repository for repositories.
+func sameStart(word string, known []string) string {
+	const letters = 5
+	for _, k := range known {
+		if len(word) >= letters && strings.HasPrefix(k, word[:letters]) {
+			return k
+		}
+	}
+	return ""
 }
 
 // distance counts letters added, dropped, changed, or swapped with their

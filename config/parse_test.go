@@ -1,0 +1,260 @@
+package config_test
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/lull-backup/lull/agent/retention"
+	"github.com/lull-backup/lull/agent/schedule"
+	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+var update = flag.Bool("update", false, "write what the parser says into testdata/errors")
+
+// example is the shape of the file, every key once.
+const example = `
+repositories:
+  main: {dir: /srv/backup, passphrase_file: /etc/lull/passphrase}
+  offsite:
+    s3: {endpoint: https://s3.example.net, bucket: vms, prefix: lull, region: eu-1, ca_file: /etc/lull/ca.pem, credentials_file: /etc/lull/credentials}
+    passphrase_file: /etc/lull/passphrase
+hosts:
+  lab:  {qemu: {vms: [{name: web, qmp: /run/vm/web.qmp, guest_agent: /run/vm/web.qga}, {name: db, qmp: /run/vm/db.qmp}]}}
+  cold: {images: {vms: [{name: old, disks: [{path: /srv/old/disk.qcow2, format: qcow2}, {path: /srv/old/data.img, format: raw, name: data}]}]}}
+groups:
+  nightly:
+    vms: ["*"]
+    repository: main
+    schedule: "CRON_TZ=Europe/Berlin 30 1 * * *"
+    consistency: {ladder: [application, filesystem, crash], floor: filesystem, window: 20s}
+    keep: {last: 3, daily: 14, weekly: 8, monthly: 12, yearly: 2}
+    catch_up: false
+  offsite:
+    vms: [lab/w*, old]
+    repository: offsite
+    schedule: manual
+agent:
+  state_dir: /srv/state
+  cache_dir: /srv/cache
+  socket: /run/other.sock
+  parallel: 4
+  jitter: 10m
+`
+
+func berlin(t *testing.T) schedule.Schedule {
+	t.Helper()
+	s, err := schedule.Parse("CRON_TZ=Europe/Berlin 30 1 * * *", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestParseEveryKey(t *testing.T) {
+	got, err := config.Parse("lull.yaml", []byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Path:  "lull.yaml",
+		Agent: config.Agent{StateDir: "/srv/state", CacheDir: "/srv/cache", Socket: "/run/other.sock", Parallel: 4, Jitter: 10 * time.Minute},
+		Repositories: []config.Repository{
+			{Name: "main", Dir: "/srv/backup", PassphraseFile: "/etc/lull/passphrase"},
+			{Name: "offsite", PassphraseFile: "/etc/lull/passphrase", S3: &config.S3{
+				Endpoint: "https://s3.example.net", Bucket: "vms", Prefix: "lull/", Region: "eu-1",
+				CAFile: "/etc/lull/ca.pem", CredentialsFile: "/etc/lull/credentials",
+			}},
+		},
+		Hosts: []config.Host{
+			{Name: "cold", Images: []config.ImageVM{{Name: "old", Disks: []config.ImageDisk{
+				{Name: "disk", Path: "/srv/old/disk.qcow2", Format: snapshot.FormatQcow2},
+				{Name: "data", Path: "/srv/old/data.img", Format: snapshot.FormatRaw},
+			}}}},
+			{Name: "lab", QEMU: []config.QEMUVM{
+				{Name: "web", QMP: "/run/vm/web.qmp", GuestAgent: "/run/vm/web.qga"},
+				{Name: "db", QMP: "/run/vm/db.qmp"},
+			}},
+		},
+		Groups: []config.Group{
+			{
+				Name: "nightly", Patterns: []string{"*"}, VMs: []string{"cold/old", "lab/db", "lab/web"},
+				Repository: "main", Schedule: berlin(t),
+				Policy: quiesce.Policy{
+					Ladder: []quiesce.Level{quiesce.LevelApplication, quiesce.LevelFilesystem, quiesce.LevelCrash},
+					Floor:  quiesce.LevelFilesystem, Window: 20 * time.Second,
+				},
+				Keep: retention.Keep{Last: 3, Daily: 14, Weekly: 8, Monthly: 12, Yearly: 2},
+			},
+			{
+				Name: "offsite", Patterns: []string{"lab/w*", "old"}, VMs: []string{"cold/old", "lab/web"},
+				Repository: "offsite",
+				Policy: quiesce.Policy{
+					Ladder: []quiesce.Level{quiesce.LevelFilesystem, quiesce.LevelCrash},
+					Floor:  quiesce.LevelCrash, Window: quiesce.DefaultWindow,
+				},
+				CatchUp: true,
+			},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParseDefaults(t *testing.T) {
+	got, err := config.Parse("lull.yaml", []byte("repositories: {main: {dir: /srv/backup/}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Path:         "lull.yaml",
+		Agent:        config.Agent{StateDir: "/var/lib/lull", CacheDir: "/var/cache/lull", Socket: "/run/lull/lull.sock", Parallel: 2},
+		Repositories: []config.Repository{{Name: "main", Dir: "/srv/backup"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestErrors holds each archive of testdata/errors: the file, and every line
+// that lull says about it.
+func TestErrors(t *testing.T) {
+	paths, err := filepath.Glob("testdata/errors/*.txtar")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) { golden(t, path) })
+	}
+}
+
+func golden(t *testing.T, path string) {
+	t.Helper()
+	ar, err := txtar.ParseFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(ar.Files) == 1 {
+		ar.Files = append(ar.Files, txtar.File{Name: "want"})
+	}
+	got := said(config.Parse("lull.yaml", ar.Files[0].Data))
+	if *update {
+		ar.Files[1].Data = []byte(got)
+		if err := os.WriteFile(path, txtar.Format(ar), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(ar.Files[1].Data), got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func said(c *config.Config, err error) string {
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	out := ""
+	for _, w := range c.Warnings {
+		out += "warning: " + w.String() + "\n"
+	}
+	return out
+}
+
+// TestOneErrorEach holds the words for one thing wrong at a time.
+func TestOneErrorEach(t *testing.T) {
+	for name, c := range map[string]struct{ data, want string }{
+		"empty":        {"", "x:1: the file is empty: begin with repositories:, as in docs/configuration.md"},
+		"comment only": {"# nothing\n", "x:1: the file is empty: begin with repositories:, as in docs/configuration.md"},
+		"null":         {"~\n", "x:1: the file is empty: begin with repositories:, as in docs/configuration.md"},
+		"a list":       {"- a\n", "x:1: the file is a list: write keys and values under it"},
+		"latin-1":      {"repositories:\n  m\xfcll: {dir: /x}\n", "x:2: this is no UTF-8 text: save the file as UTF-8"},
+		"zero byte":    {"repositories:\n\n  \x00", "x:3: this is no UTF-8 text: save the file as UTF-8"},
+		"two documents": {"repositories: {m: {dir: /x}}\n---\nrepositories: {}\n",
+			"x:2: a second document begins: remove the --- line: a file holds one document"},
+		"tab":       {"repositories:\n\tm: {dir: /x}\n", "x:2: a tab stands in the indentation: indent with spaces"},
+		"bare star": {"repositories: {m: {dir: /x}}\ngroups:\n  g:\n    vms: [*]\n", `x:4: a bare * does not begin a value in YAML: put the value in quotes, such as "*"`},
+		"bare cron": {"repositories: {m: {dir: /x}}\ngroups:\n  g:\n    schedule: * 1 * * *\n", `x:4: a bare * does not begin a value in YAML: put the value in quotes, such as "*"`},
+		"second colon": {"repositories:\n  m: dir: /x\n",
+			"x:2: a colon where none can stand: put a value with a colon in quotes, begin a line for each key, and end each key with a colon"},
+		"open bracket": {"repositories:\n  m: {dir: /x\n", "x:2: a bracket is not closed, or a comma is missing: close it with ] or }, and put commas between its items"},
+		"open quotes":  {"repositories:\n  m: {dir: \"/x}\n", "x:2: quotes are not closed: close them"},
+		"indentation": {"repositories:\n  a:\n    dir: /x\n  b:\n    dir: /x\n   c: 1\nhosts: {}\n",
+			"x:6: the indentation does not fit the lines above: indent the keys of one section alike, and close quotes and brackets"},
+		"list":       {"repositories:\n  a:\n    - dir\n    b: 1\n", "x:4: a list is broken off: begin each item with a dash, all indented alike"},
+		"no colon":   {"repositories:\n  main\n  other: {dir: /x}\n", "x:3: a colon where none can stand: put a value with a colon in quotes, begin a line for each key, and end each key with a colon"},
+		"at sign":    {"repositories: {m: {dir: /x}}\ngroups:\n  g:\n    schedule: @daily\n    repository: m\n", "x:4: a character that begins no value, such as @, ` or %: put the value in quotes"},
+		"backslash":  {"repositories:\n  m:\n    dir: \"C:\\x\"\n", "x:3: a backslash in double quotes: use single quotes, or write it twice"},
+		"deep":       {strings.Repeat("[", 20000), "x:1: brackets or indentation go thousands deep: write the sections as in docs/configuration.md"},
+		"many lines": {strings.Repeat("#\n", 1500) + "repositories:\n\tm: {dir: /x}\n", "x:1502: a tab stands in the indentation: indent with spaces"},
+		"large":      {strings.Repeat("#", config.MaxSize+1), "x:1: the file is larger than 1024 KiB: keep to the configuration of one host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want+"\n", said(config.Parse("x", []byte(c.data)))); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestErrorsShowNoSecret(t *testing.T) {
+	const data = `
+repositories:
+  a: {dir: /x, passphrase_file: hunter2}
+  b: {dir: /x, passphrase: hunter2}
+  c: {s3: {endpoint: "https://me:hunter2@s3.example.net", bucket: vms, secret_key: hunter2}}
+  d: {s3: {endpoint: "hunter2", bucket: vms, credentials_file: [hunter2]}}
+`
+	_, err := config.Parse("x", []byte(data))
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("error is nil or shows the secret: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(example))
+	for _, s := range []string{"", "a: &a [*a, *a]", "<<: {}", "repositories: !!binary x", "? [a]\n: b", "groups: {g: {keep: {last: 017}}}", "a: |\n\tb", "\ufeffa: b", "a: \"\\x", "[[[[", "---\n---\n"} {
+		f.Add([]byte(s))
+	}
+	paths, err := filepath.Glob("testdata/errors/*.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, path := range paths {
+		ar, err := txtar.ParseFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(ar.Files[0].Data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse("x", data)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v and error %v", c, err)
+		}
+		if err == nil {
+			return
+		}
+		list, ok := err.(config.Errors)
+		if !ok || len(list) == 0 {
+			t.Fatalf("error of type %T with %d problems", err, len(list))
+		}
+		lines := strings.Count(string(data), "\n") + 2
+		for i, p := range list {
+			if p.Line < 1 || p.Line > lines || p.What == "" || p.Instead == "" || strings.ContainsAny(p.String(), "\n\x00") {
+				t.Errorf("problem without position, words or on several lines: %q", p.String())
+			}
+			if i > 0 && list[i-1].Line > p.Line {
+				t.Errorf("line %d before line %d", list[i-1].Line, p.Line)
+			}
+		}
+	})
+}
