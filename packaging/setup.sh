@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 build_packages=(git make protobuf-compiler)
 guest_packages=(qemu-system-x86 qemu-utils busybox-static e2fsprogs)
 s3_packages=(openssl ca-certificates)
-test_packages=(qemu-block-extra ovmf nbdkit libnbd-bin zstd xfsprogs)
+test_packages=(gcc libc6-dev qemu-block-extra ovmf nbdkit libnbd-bin zstd xfsprogs time) # gcc: the race detector
 
 # The module that is the S3 server of the tests.
 versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0

@@ -38,7 +38,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: recorder run|verify [flags] FOLDER...")
+var errUsage = errors.New("usage: recorder run|verify [flags] FOLDER [FOLDER...]")
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {

@@ -1,0 +1,64 @@
+# Every target works on a fresh Debian 12 with Go; `make help` lists them.
+# CONTRIBUTING.md says what the tiers of tests are and how to run one test.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := all
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+
+# The tiers, told apart by names: a test that boots a guest is TestGuest..., and
+# what needs the S3 server lives in the packages of the S3 store.
+GUESTS := ^TestGuest
+S3_PACKAGES := ./transport/blob/s3/...
+GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
+UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
+
+.PHONY: all build setup setup-build setup-guest setup-s3 generate lint test test-unit test-guest test-s3 fuzz bench demo clean help
+
+all: build ## build bin/lull (the default)
+
+build: ## build bin/lull, one static binary
+	$(BUILD) -o bin/lull ./cmd/lull
+
+setup: ## install everything that building and testing need
+	packaging/setup.sh test
+
+setup-build setup-guest setup-s3: setup-%:
+	@packaging/setup.sh $*
+
+generate: setup-build ## make the generated code anew
+	plugins/proto/generate.sh
+
+lint: setup-build ## gofmt, go vet, staticcheck, and is generated code current
+	packaging/lint.sh
+
+test: setup ## every tier, real guests and a real S3 server included
+	$(MAKE) --no-print-directory test-unit
+	$(MAKE) --no-print-directory test-guest
+	$(MAKE) --no-print-directory test-s3
+
+test-unit: setup ## units and conformance kits, with the race detector
+	go test -race -timeout 12m -skip '$(GUESTS)' $(UNIT_PACKAGES)
+
+test-guest: setup ## what boots real virtual machines; two at a time
+	go test -p 1 -parallel 2 -timeout 12m -run '$(GUESTS)' $(GUEST_PACKAGES)
+
+test-s3: setup-build setup-s3 ## the S3 store against versitygw over TLS
+	go test -timeout 12m $(S3_PACKAGES)
+
+fuzz: setup-build ## every fuzz target for FUZZTIME (5s)
+	packaging/fuzz.sh $(or $(FUZZTIME),5s)
+
+bench: setup build ## measure lull beside zstd and cp
+	packaging/bench.sh
+
+demo: setup-guest build ## back up a real VM, destroy it, bring it back elsewhere
+	go run ./cmd/lull-demo -lull bin/lull
+
+clean: ## remove what was built; downloads stay in .cache
+	rm -rf bin .cache/guest/image-* .cache/guest/partial*
+
+help: ## say this
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
