@@ -3,6 +3,13 @@
 // uses; a Store needs no rename, no append and no overwrite.
 //
 // Names are slash-separated paths of [0-9a-z._-] segments, at most 200 bytes,
-// no segment starting with a dot. Retry, limits and faults are decorators around
-// a Store, never flags inside one.
+// no segment starting with a dot. No name is a folder of another: where there is
+// an object a/b there is none called a.
+//
+// Retry, counting and faults are decorators around a Store, never flags inside
+// one. The usual stack, from the outside in:
+//
+//	retry → count → s3 or dir
+//
+// Every Store passes the conformance kit in blobtest.
 package blob
