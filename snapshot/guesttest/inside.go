@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,19 +35,33 @@ func (g *Guest) Exec(ctx context.Context, path string, args ...string) ([]byte, 
 
 // Acked is the last record that the recorder acknowledged since Start; 0: none.
 func (g *Guest) Acked() (uint64, error) {
-	b, err := os.ReadFile(g.acks)
+	f, err := os.Open(g.acks)
 	if os.IsNotExist(err) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, fmt.Errorf("read acknowledged records: %w", err)
 	}
-	end := bytes.LastIndexByte(b, '\n')
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, fmt.Errorf("read acknowledged records: %w", err)
+	}
+	// The end of the file holds two lines at least, or all there are.
+	tail := make([]byte, min(end, 64))
+	if _, err := f.ReadAt(tail, end-int64(len(tail))); err != nil {
+		return 0, fmt.Errorf("read acknowledged records: %w", err)
+	}
+	return lastNumber(tail)
+}
+
+// lastNumber reads the last whole line.
+func lastNumber(lines []byte) (uint64, error) {
+	end := bytes.LastIndexByte(lines, '\n')
 	if end < 0 {
 		return 0, nil
 	}
-	line := b[bytes.LastIndexByte(b[:end], '\n')+1 : end]
-	n, err := strconv.ParseUint(string(line), 10, 64)
+	n, err := strconv.ParseUint(string(lines[bytes.LastIndexByte(lines[:end], '\n')+1:end]), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("read acknowledged records: %w", err)
 	}

@@ -40,7 +40,7 @@ type Options struct {
 // Disk of a guest. The zero value is useful.
 type Disk struct {
 	Format snapshot.Format // qcow2
-	Size   int64           // bytes; 96 MiB
+	Size   int64           // bytes; 128 MiB
 	Bus    Bus             // VirtioBlk
 	Style  Style           // StyleBlockdev
 	// Content is a folder whose files the new file system holds.
@@ -51,7 +51,7 @@ type Disk struct {
 
 const (
 	defaultMemory   = 256 << 20
-	defaultDiskSize = 96 << 20
+	defaultDiskSize = 128 << 20
 	defaultPause    = 5 * time.Millisecond
 )
 

@@ -12,8 +12,8 @@ const (
 	// RecordSize is the size of a record and of a slot, in bytes: one page, so
 	// that a record is never spread over two blocks of a file system.
 	RecordSize = 4096
-	// DefaultCapacity is how many records a log keeps: 16 MiB on each disk.
-	DefaultCapacity = 4096
+	// DefaultCapacity is how many records a log keeps: 64 MiB on each disk.
+	DefaultCapacity = 16384
 	// FileName is the log's name on each disk.
 	FileName = "records.log"
 )
