@@ -1,0 +1,72 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// ErrClosed: the other side closed the connection, or Close was called. For a
+// monitor that is how the end of its QEMU process shows.
+var ErrClosed = errors.New("connection closed")
+
+// ErrProtocol: the other side sent what the protocol does not allow.
+var ErrProtocol = errors.New("protocol violated")
+
+// Error is a command that QEMU or the agent refused.
+type Error struct {
+	Command string
+	Class   string // such as GenericError, CommandNotFound, DeviceNotFound
+	Desc    string // for people; not stable between versions
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Command, e.Desc) }
+
+// Classes of Error.
+const (
+	ClassGeneric         = "GenericError"
+	ClassCommandNotFound = "CommandNotFound"
+	ClassDeviceNotFound  = "DeviceNotFound"
+)
+
+// HasClass tells whether err is an Error of that class.
+func HasClass(err error, class string) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Class == class
+}
+
+// dialError says what it means that a socket cannot be connected to.
+func dialError(path, what string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return snapshot.WithHint(fmt.Errorf("connect to %s %s: %w: no such socket", what, path, snapshot.ErrUnreachable),
+			"check that the VM runs and that the path in the configuration is right")
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return snapshot.WithHint(fmt.Errorf("connect to %s %s: %w: nobody listens", what, path, snapshot.ErrUnreachable),
+			"check that the VM still runs: the socket was left behind by a process that has ended")
+	case errors.Is(err, fs.ErrPermission):
+		return snapshot.WithHint(fmt.Errorf("connect to %s %s: %w: permission denied", what, path, snapshot.ErrUnreachable),
+			"run lull as root or as the user of the VM")
+	}
+	return fmt.Errorf("connect to %s %s: %w: %w", what, path, snapshot.ErrUnreachable, err)
+}
+
+// connect dials a unix socket.
+func connect(ctx context.Context, path, what string) (*net.UnixConn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, dialError(path, what, err)
+	}
+	return c.(*net.UnixConn), nil
+}
+
+func timedOut(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}
