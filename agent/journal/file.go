@@ -1,0 +1,136 @@
+package journal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// The kinds of files, as their first line names them.
+const (
+	kindRun    = "lull-run"
+	kindResult = "lull-result"
+)
+
+// version of both kinds. A larger one in a file is of a newer lull.
+const version = 1
+
+// save replaces the file at path, durably.
+func (j *Journal) save(path, kind string, v any, limit int) error {
+	data, err := encode(kind, v)
+	if err != nil {
+		return err
+	}
+	if len(data) > limit {
+		return fmt.Errorf("%d bytes for %s, at most %d", len(data), path, limit)
+	}
+	temp := path + ".tmp"
+	if err := j.files.write(temp, data); err != nil {
+		return err
+	}
+	if err := j.files.rename(temp, path); err != nil {
+		return err
+	}
+	return j.files.syncDir(filepath.Dir(path))
+}
+
+func encode(kind string, v any) ([]byte, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(body)
+	head := fmt.Sprintf("%s %d %s\n", kind, version, hex.EncodeToString(sum[:]))
+	return append([]byte(head), append(body, '\n')...), nil
+}
+
+// load reads the file at path into v. ErrNone when it is not there.
+func load(path, kind string, v any, limit int) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNone
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err != nil {
+		return err
+	}
+	if len(data) > limit {
+		return damaged(path, fmt.Errorf("longer than %d bytes", limit))
+	}
+	if err := decode(data, kind, v); err != nil {
+		return damaged(path, err)
+	}
+	return nil
+}
+
+func decode(data []byte, kind string, v any) error {
+	head, body, ok := bytes.Cut(data, []byte("\n"))
+	words := strings.Split(string(head), " ")
+	if !ok || len(words) != 3 || words[0] != kind {
+		return errors.New("the first line is not that of such a file")
+	}
+	if n, err := strconv.Atoi(words[1]); err != nil || n != version {
+		return fmt.Errorf("version %q is not known, a newer lull may have written it", words[1])
+	}
+	body = bytes.TrimSuffix(body, []byte("\n"))
+	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != words[2] {
+		return errors.New("the checksum does not fit")
+	}
+	return json.Unmarshal(body, v)
+}
+
+// damaged says which file cannot be used, and what its loss means.
+func damaged(path string, err error) error {
+	return snapshot.WithHint(fmt.Errorf("%w %s: %w", ErrDamaged, path, err),
+		"see that the VM runs on its own disk images with no delta beside them, then remove that file")
+}
+
+// files is what durable writing asks of a file system. Tests cut it off after
+// any step.
+type files interface {
+	write(path string, data []byte) error // create or truncate, write, fsync
+	rename(from, to string) error
+	remove(path string) error
+	syncDir(path string) error
+}
+
+type osFiles struct{}
+
+func (osFiles) write(path string, data []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func (osFiles) rename(from, to string) error { return os.Rename(from, to) }
+func (osFiles) remove(path string) error     { return os.Remove(path) }
+
+func (osFiles) syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
