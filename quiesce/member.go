@@ -45,6 +45,7 @@ type answer[T any] struct {
 }
 
 // call asks the writer on a goroutine of its own, and gives up when ctx ends.
+// After the end of ctx the writer is not called at all.
 func call[T any](ctx context.Context, m *member, what string, fn func(context.Context) (T, error)) (T, error) {
 	answers, ended := ask(ctx, m.log, fn)
 	select {
@@ -68,7 +69,7 @@ func callErr(ctx context.Context, m *member, what string, fn func(context.Contex
 	return err
 }
 
-// ask runs fn; ended is closed when it is over. A panic and a runtime.Goexit
+// ask runs fn unless ctx has ended; ended is closed when it is over. A panic and a runtime.Goexit
 // become errors.
 func ask[T any](ctx context.Context, log *slog.Logger, fn func(context.Context) (T, error)) (<-chan answer[T], <-chan struct{}) {
 	answers, ended := make(chan answer[T], 1), make(chan struct{})
@@ -82,6 +83,10 @@ func ask[T any](ctx context.Context, log *slog.Logger, fn func(context.Context) 
 			}
 			answers <- a
 		}()
+		if ctx.Err() != nil {
+			a.err = context.Cause(ctx)
+			return
+		}
 		v, err := fn(ctx)
 		a = answer[T]{v, err}
 	}()
@@ -95,6 +100,9 @@ func (m *member) failure(ctx context.Context, what string, err error) error {
 		return nil
 	}
 	out := &Failure{Writer: m.id.Name}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = context.Cause(ctx) // why it was cancelled, not only that it was
+	}
 	switch f := (*Failure)(nil); {
 	case errors.As(err, &f):
 		out.Class, out.Component, out.Next = f.Class, f.Component, f.Next
@@ -104,8 +112,6 @@ func (m *member) failure(ctx context.Context, what string, err error) error {
 		if err == nil {
 			err = errors.New("no cause given")
 		}
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		err = context.Cause(ctx) // why it was cancelled, not only that it was
 	case errors.Is(err, context.DeadlineExceeded):
 		out.Class = Timeout
 		err = fmt.Errorf("no answer in time: %w", err)

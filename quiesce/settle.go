@@ -69,13 +69,16 @@ func (r *run) abort(ctx context.Context, m *member) error {
 		// Where the guest can be asked, its word counts, not the writer's.
 		proven := err == nil || running || !m.application() && r.Guest != nil
 		switch {
-		case proven && (alone || running):
+		case proven && alone:
 			return nil
-		case errors.Is(err, ErrWriterGone):
+		case errors.Is(err, ErrWriterGone) && !running:
 			return err
 		}
 		m.awaitPending(ctx, pause)
 		if ctx.Err() != nil {
+			if running {
+				return nil
+			}
 			if err == nil {
 				err = m.failure(ctx, "freeze", errors.New("a call that was given up is still running"))
 			}
@@ -104,21 +107,17 @@ func (r *run) follow(ctx context.Context) {
 // and thaws it if so.
 func (r *run) proveThawed(ctx context.Context, members []*member) error {
 	if r.following != nil {
-		if err := <-r.following; err != nil {
-			r.Log.Warn("guest did not thaw", "error", err)
-		}
+		err := <-r.following
 		r.following = nil
+		if err != nil {
+			return err
+		}
 	}
 	if r.Guest == nil || !anyFroze(members) {
 		return nil
 	}
-	frozen, err := r.guestFrozen(ctx)
-	switch {
-	case err == nil && !frozen:
-		return nil
-	case err != nil && !suspect(members):
-		// Every writer of file systems said that they are thawed.
-		r.Log.Warn("guest does not say whether it is frozen", "error", err)
+	// Also where every writer said that all is thawed: a writer may be wrong.
+	if frozen, err := r.guestFrozen(ctx); err == nil && !frozen {
 		return nil
 	}
 	return r.thawGuest(ctx)
@@ -129,26 +128,34 @@ func (r *run) proveThawed(ctx context.Context, members []*member) error {
 func (r *run) thawGuest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Limits.Follow)
 	defer cancel()
+	var last error
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		_, err := askGuest(ctx, r, r.Guest.ThawFilesystems)
-		frozen := true
+		err := r.thawGuestOnce(ctx)
 		if err == nil {
-			frozen, err = r.guestFrozen(ctx)
-		}
-		switch {
-		case err == nil && !frozen, errors.Is(err, snapshot.ErrGone):
 			return nil
-		case err == nil:
-			err = errors.New("file systems are still frozen")
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // and not that time is over
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return fmt.Errorf("thaw guest: %w", err)
+			return fmt.Errorf("thaw guest: %w", last)
 		}
 	}
+}
+
+func (r *run) thawGuestOnce(ctx context.Context) error {
+	if _, err := askGuest(ctx, r, r.Guest.ThawFilesystems); err != nil && !errors.Is(err, snapshot.ErrGone) {
+		return err
+	}
+	frozen, err := r.guestFrozen(ctx)
+	if err == nil && frozen {
+		err = errors.New("file systems are still frozen")
+	}
+	return err
 }
 
 func (r *run) guestFrozen(ctx context.Context) (bool, error) {

@@ -18,6 +18,7 @@ type window struct {
 	taking <-chan answer[struct{}] // nil: Take was not called
 	result *answer[struct{}]       // nil: Take has not answered yet
 	late   bool                    // Take had not answered when the thaw began
+	stop   context.CancelFunc      // frees Take's context
 }
 
 // A fifth of the budget is kept for the thaw; each of the three tiers is sure of
@@ -79,11 +80,8 @@ func (r *run) freezeTier(ctx context.Context, members []*member) error {
 
 // take calls Take and waits for it until the freeze must end.
 func (w *window) take(ctx context.Context, r *run) {
-	ctx, cancel := context.WithDeadline(ctx, w.freezeBy)
-	w.taking, _ = ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) {
-		defer cancel()
-		return struct{}{}, r.Take(ctx)
-	})
+	ctx, w.stop = context.WithDeadline(ctx, w.freezeBy)
+	w.taking, _ = ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.Take(ctx) })
 	select {
 	case a := <-w.taking:
 		w.answered(r, a)
@@ -108,6 +106,7 @@ func (w *window) answered(r *run, a answer[struct{}]) {
 // await waits for a Take that was late. The guest is thawed by now: whatever was
 // taken is not what was frozen.
 func (w *window) await(ctx context.Context, r *run) error {
+	defer w.stop()
 	if w.result != nil {
 		return w.result.err
 	}
