@@ -116,12 +116,12 @@ func crashAt(t *testing.T, before string, n int, lose bool, change func(*Journal
 	if openErr != nil {
 		t.Fatal(openErr)
 	}
-	e, readErr := again.Read("lab/web")
-	if readErr != nil && !errors.Is(readErr, ErrNone) {
+	e, there, readErr := again.Read("lab/web")
+	if readErr != nil {
 		t.Fatalf("after %d steps: %v", n, readErr)
 	}
-	list, listErr := again.List()
-	if listErr != nil || len(list) == 1 != (readErr == nil) {
+	list, listErr := again.Pending()
+	if listErr != nil || len(list) == 1 != there {
 		t.Fatalf("after %d steps: list of %d, %v", n, len(list), listErr)
 	}
 	if err := again.Write(entry("next")); err != nil { // what is left over is in nobody's way
@@ -171,7 +171,7 @@ func TestOrderOfWrites(t *testing.T) {
 	if err := j.Write(entry("one")); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.SaveResult(Result{VM: "lab/web", LastPoint: "p"}); err != nil {
+	if err := j.Record("lab/web", Result{Point: "p"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Remove("lab/web"); err != nil {

@@ -3,7 +3,7 @@
 //
 //	state_dir/
 //	  runs/lab%2Fweb.json      the run under way; its plan undoes everything
-//	  results/lab%2Fweb.json   the last start, success, error and point
+//	  results/lab%2Fweb.json   how the last runs ended
 //	  locks/lab%2Fweb.lock     held with flock while a process works on the VM
 //
 // A file is one line of kind, version and SHA-256 of the rest, then JSON. It is
@@ -11,7 +11,7 @@
 //
 //	create NAME.tmp; write; fsync; rename to NAME; fsync of the folder
 //
-// The caller of Write, Remove and SaveResult holds the VM's Lock, so the
+// The caller of Write, Remove and Record holds the VM's Lock, so the
 // temporary name is the VM's own, and what a crash left under it is overwritten
 // by the next run.
 //

@@ -55,27 +55,27 @@ func encode(kind string, v any) ([]byte, error) {
 	return append([]byte(head), append(body, '\n')...), nil
 }
 
-// load reads the file at path into v. ErrNone when it is not there.
-func load(path, kind string, v any, limit int) error {
+// load reads the file at path into v, and says whether there is one.
+func load(path, kind string, v any, limit int) (found bool, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNone
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if len(data) > limit {
-		return damaged(path, fmt.Errorf("longer than %d bytes", limit))
+		return false, damaged(path, fmt.Errorf("longer than %d bytes", limit))
 	}
 	if err := decode(data, kind, v); err != nil {
-		return damaged(path, err)
+		return false, damaged(path, err)
 	}
-	return nil
+	return true, nil
 }
 
 func decode(data []byte, kind string, v any) error {

@@ -14,7 +14,6 @@ import (
 
 // Errors to test for with errors.Is.
 var (
-	ErrNone    = errors.New("no entry")
 	ErrLocked  = errors.New("another process works on this VM")
 	ErrDamaged = errors.New("damaged state file")
 )
@@ -28,8 +27,9 @@ type Entry struct {
 	Run  string        `json:"run"`
 	VM   string        `json:"vm"` // host/name
 	Plan snapshot.Plan `json:"plan"`
-	// Phase is the step that the run has reached, in the agent's words.
-	Phase string `json:"phase"`
+	// Phase is the step that the run has reached, in the agent's words, where
+	// the agent notes it; recovery works from the plan alone.
+	Phase string `json:"phase,omitempty"`
 	// FreezeSent is set before the first freeze: recovery thaws the guest.
 	FreezeSent bool      `json:"freeze_sent,omitempty"`
 	Started    time.Time `json:"started"`
@@ -91,26 +91,25 @@ func (j *Journal) Write(e Entry) error {
 	return nil
 }
 
-// Read returns the run under way. ErrNone: there is none. ErrDamaged: there was
-// one, and it cannot be read.
-func (j *Journal) Read(vm string) (Entry, error) {
+// Read returns the run under way, if there is one. ErrDamaged: there is one, but
+// it cannot be read.
+func (j *Journal) Read(vm string) (e Entry, found bool, err error) {
 	path, err := j.path(runs, vm)
-	if err != nil {
-		return Entry{}, fmt.Errorf("read journal: %w", err)
+	if err == nil {
+		e, found, err = readEntry(path)
 	}
-	e, err := readEntry(path)
 	if err != nil {
-		return Entry{}, fmt.Errorf("read journal: %w", err)
+		return Entry{}, false, fmt.Errorf("read journal: %w", err)
 	}
-	return e, nil
+	return e, found, nil
 }
 
-func readEntry(path string) (Entry, error) {
-	var e Entry
-	if err := load(path, kindRun, &e, maxEntry); err != nil {
-		return Entry{}, err
+func readEntry(path string) (e Entry, found bool, err error) {
+	found, err = load(path, kindRun, &e, maxEntry)
+	if found {
+		err = belongs(path, e.VM)
 	}
-	return e, belongs(path, e.VM)
+	return e, found, err
 }
 
 // belongs finds a file that was copied over that of another VM.
@@ -141,31 +140,26 @@ func (j *Journal) Remove(vm string) error {
 	return nil
 }
 
-// List returns every run under way, sorted by VM. Entries that cannot be read
+// Pending returns every run under way, sorted by VM. Entries that cannot be read
 // are joined into the error; the others are returned beside it.
-func (j *Journal) List() ([]Entry, error) {
-	return each(j.folder(runs), readEntry)
-}
-
-// each reads the files of a folder. It goes on after a file that is damaged.
-func each[T any](folder string, read func(path string) (T, error)) ([]T, error) {
+func (j *Journal) Pending() ([]Entry, error) {
+	folder := j.folder(runs)
 	found, err := os.ReadDir(folder) // sorted by name
 	if err != nil {
-		return nil, fmt.Errorf("list state files: %w", err)
+		return nil, fmt.Errorf("list journal: %w", err)
 	}
-	var out []T
+	var out []Entry
 	var bad []error
 	for _, f := range found {
 		if !strings.HasSuffix(f.Name(), ending) {
 			continue // temporary files: a Write that did not come to its end
 		}
-		v, err := read(filepath.Join(folder, f.Name()))
+		e, there, err := readEntry(filepath.Join(folder, f.Name()))
 		switch {
-		case errors.Is(err, ErrNone): // removed meanwhile
 		case err != nil:
-			bad = append(bad, err)
-		default:
-			out = append(out, v)
+			bad = append(bad, fmt.Errorf("read journal: %w", err))
+		case there: // else it was removed meanwhile
+			out = append(out, e)
 		}
 	}
 	return out, errors.Join(bad...)

@@ -39,8 +39,8 @@ func sample(vm string) journal.Entry {
 
 func TestEntryLife(t *testing.T) {
 	j, dir := open(t)
-	if _, err := j.Read("lab/web"); !errors.Is(err, journal.ErrNone) {
-		t.Fatalf("before any run: %v", err)
+	if _, found, err := j.Read("lab/web"); found || err != nil {
+		t.Fatalf("before any run: %v, %v", found, err)
 	}
 	want := sample("lab/web")
 	if err := j.Write(want); err != nil {
@@ -54,21 +54,21 @@ func TestEntryLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := other.Read("lab/web")
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("%v\n%s", err, diff)
+	got, found, err := other.Read("lab/web")
+	if diff := cmp.Diff(want, got); err != nil || !found || diff != "" {
+		t.Errorf("%v, %v\n%s", found, err, diff)
 	}
 	for range 2 {
 		if err := other.Remove("lab/web"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := j.Read("lab/web"); !errors.Is(err, journal.ErrNone) {
-		t.Errorf("after Remove: %v", err)
+	if _, found, err := j.Read("lab/web"); found || err != nil {
+		t.Errorf("after Remove: %v, %v", found, err)
 	}
 }
 
-func TestListSortsAndSkipsTemporaryFiles(t *testing.T) {
+func TestPendingSortsAndSkipsTemporaryFiles(t *testing.T) {
 	j, dir := open(t)
 	for _, vm := range []string{"lab/web", "cold/old", "bare"} {
 		if err := j.Write(sample(vm)); err != nil {
@@ -78,7 +78,7 @@ func TestListSortsAndSkipsTemporaryFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "runs", "lab%2Fdb.json.tmp"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	list, err := j.List()
+	list, err := j.Pending()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestNamesStayInTheFolder(t *testing.T) {
 		}
 	}
 	for i, vm := range names {
-		if e, err := j.Read(vm); err != nil || e.VM != vm || e.Phase != strconv.Itoa(i) {
+		if e, _, err := j.Read(vm); err != nil || e.VM != vm || e.Phase != strconv.Itoa(i) {
 			t.Errorf("%q reads as %q, phase %s: %v", vm, e.VM, e.Phase, err)
 		}
 	}
@@ -153,12 +153,12 @@ func TestDamage(t *testing.T) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := j.Read("lab/web")
+		_, found, err := j.Read("lab/web")
 		var hint interface{ Hint() string }
-		if !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), path) || !errors.As(err, &hint) {
+		if found || !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), path) || !errors.As(err, &hint) {
 			t.Errorf("%s: got %v", name, err)
 		}
-		if list, err := j.List(); !errors.Is(err, journal.ErrDamaged) || len(list) != 0 {
+		if list, err := j.Pending(); !errors.Is(err, journal.ErrDamaged) || len(list) != 0 {
 			t.Errorf("%s: list of %d, %v", name, len(list), err)
 		}
 	}
@@ -168,10 +168,10 @@ func TestDamage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "runs", "lab%2Fdb.json"), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := j.Read("lab/db"); !errors.Is(err, journal.ErrDamaged) {
+	if _, _, err := j.Read("lab/db"); !errors.Is(err, journal.ErrDamaged) {
 		t.Errorf("the entry of another VM: %v", err)
 	}
-	if list, err := j.List(); err == nil || len(list) != 1 {
+	if list, err := j.Pending(); err == nil || len(list) != 1 {
 		t.Errorf("beside a damaged entry: list of %d, %v", len(list), err)
 	}
 }
@@ -183,36 +183,54 @@ func TestWriteIsBounded(t *testing.T) {
 	if err := j.Write(e); err == nil {
 		t.Error("an entry was written that would not be read")
 	}
-	if _, err := j.Read("lab/web"); !errors.Is(err, journal.ErrNone) {
-		t.Errorf("got %v", err)
+	if _, found, err := j.Read("lab/web"); found || err != nil {
+		t.Errorf("got %v, %v", found, err)
 	}
 }
 
-func TestResults(t *testing.T) {
-	j, _ := open(t)
-	if _, err := j.Result("lab/web"); !errors.Is(err, journal.ErrNone) {
-		t.Fatalf("before any run: %v", err)
-	}
-	start := time.Date(2026, 11, 21, 1, 30, 0, 0, time.UTC)
-	want := []journal.Result{
-		{VM: "lab/db", LastStart: start, LastError: "no space left"},
-		{VM: "lab/web", LastStart: start, LastSuccess: start.Add(time.Minute), LastPoint: "20261121T013000Z-9f86d081"},
-	}
-	for _, r := range want {
-		if err := j.SaveResult(r); err != nil {
+func TestLastResult(t *testing.T) {
+	j, dir := open(t)
+	first := time.Date(2026, 11, 21, 1, 30, 0, 0, time.UTC)
+	last := func() journal.Result {
+		t.Helper()
+		r, err := j.Last("lab/web")
+		if err != nil {
 			t.Fatal(err)
 		}
+		return r
 	}
-	got, err := j.Results()
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("%v\n%s", err, diff)
+	record := func(r, want journal.Result) {
+		t.Helper()
+		if err := j.Record("lab/web", r); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, last()); diff != "" {
+			t.Error(diff)
+		}
 	}
-	if err := j.SaveResult(journal.Result{VM: "lab/web", LastError: strings.Repeat("ä", 40000)}); err != nil {
+	if got := last(); got != (journal.Result{}) {
+		t.Errorf("before any run: %v", got)
+	}
+	failed := journal.Result{Start: first, Error: "no space left"}
+	record(failed, failed)
+	good := journal.Result{Start: first.Add(time.Hour), Success: first.Add(61 * time.Minute), Point: "p1"}
+	record(good, good)
+	record(journal.Result{Start: first.Add(2 * time.Hour), Error: "no guest"},
+		journal.Result{Start: first.Add(2 * time.Hour), Success: good.Success, Point: "p1", Error: "no guest"})
+
+	if err := j.Record("lab/web", journal.Result{Error: strings.Repeat("ä", 40000)}); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := j.Result("lab/web"); err != nil || len(r.LastError) > 4096 || strings.Trim(r.LastError, "ä") != "" {
-		t.Errorf("a long error is stored as %d bytes: %v", len(r.LastError), err)
+	if r := last(); len(r.Error) > 4096 || strings.Trim(r.Error, "ä") != "" {
+		t.Errorf("a long error is stored as %d bytes", len(r.Error))
 	}
+	if err := os.WriteFile(filepath.Join(dir, "results", "lab%2Fweb.json"), []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Last("lab/web"); !errors.Is(err, journal.ErrDamaged) {
+		t.Errorf("damaged: %v", err)
+	}
+	record(good, good)
 }
 
 func TestLock(t *testing.T) {
@@ -320,7 +338,7 @@ func FuzzRead(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := j.Read("web"); !errors.Is(err, journal.ErrDamaged) {
+		if _, _, err := j.Read("web"); !errors.Is(err, journal.ErrDamaged) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,24 +13,41 @@ const (
 	maxMessage = 4 << 10
 )
 
-// Result is how the last runs of a VM ended.
+// Result is how the last runs of a VM ended. The zero Result: it never ran.
 type Result struct {
-	VM          string    `json:"vm"` // host/name
-	LastStart   time.Time `json:"last_start,omitzero"`
-	LastSuccess time.Time `json:"last_success,omitzero"` // when the run that made LastPoint ended
-	LastError   string    `json:"last_error,omitempty"`  // of the last run; empty when it went well
-	LastPoint   string    `json:"last_point,omitempty"`  // id
+	Start   time.Time `json:"start,omitzero"`   // of the last run
+	Success time.Time `json:"success,omitzero"` // when a run last ended well
+	Error   string    `json:"error,omitempty"`  // of the last run; empty when it ended well
+	Point   string    `json:"point,omitempty"`  // id of the last restore point
 }
 
-// SaveResult replaces the VM's result. On return it is durable. An error text
-// longer than 4 KiB is cut.
-func (j *Journal) SaveResult(r Result) error {
-	path, err := j.path(results, r.VM)
+// stored is a Result with the VM that it is about.
+type stored struct {
+	VM string `json:"vm"`
+	Result
+}
+
+// Record notes how a run of the VM ended. A run that failed has no Success and
+// perhaps no Point: those of the runs before it stay. On return it is durable.
+// An error text longer than 4 KiB is cut.
+func (j *Journal) Record(vm string, r Result) error {
+	before, err := j.Last(vm)
+	// A damaged result is replaced: nothing but the display depends on it.
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	if r.Success.IsZero() {
+		r.Success = before.Success
+	}
+	if r.Point == "" {
+		r.Point = before.Point
+	}
+	if len(r.Error) > maxMessage {
+		r.Error = strings.ToValidUTF8(r.Error[:maxMessage], "")
+	}
+	path, err := j.path(results, vm)
 	if err == nil {
-		if len(r.LastError) > maxMessage {
-			r.LastError = strings.ToValidUTF8(r.LastError[:maxMessage], "")
-		}
-		err = j.save(path, kindResult, r, maxResult)
+		err = j.save(path, kindResult, stored{vm, r}, maxResult)
 	}
 	if err != nil {
 		return fmt.Errorf("write last result: %w", err)
@@ -37,29 +55,19 @@ func (j *Journal) SaveResult(r Result) error {
 	return nil
 }
 
-// Result returns the VM's last result. ErrNone: it never ran.
-func (j *Journal) Result(vm string) (Result, error) {
+// Last returns how the VM's last runs ended.
+func (j *Journal) Last(vm string) (Result, error) {
 	path, err := j.path(results, vm)
 	if err != nil {
 		return Result{}, fmt.Errorf("read last result: %w", err)
 	}
-	r, err := readResult(path)
+	var s stored
+	found, err := load(path, kindResult, &s, maxResult)
+	if found {
+		err = belongs(path, s.VM)
+	}
 	if err != nil {
 		return Result{}, fmt.Errorf("read last result: %w", err)
 	}
-	return r, nil
-}
-
-// Results returns the last result of every VM that ever ran, sorted by VM. Those
-// that cannot be read are joined into the error.
-func (j *Journal) Results() ([]Result, error) {
-	return each(j.folder(results), readResult)
-}
-
-func readResult(path string) (Result, error) {
-	var r Result
-	if err := load(path, kindResult, &r, maxResult); err != nil {
-		return Result{}, err
-	}
-	return r, belongs(path, r.VM)
+	return s.Result, nil
 }
