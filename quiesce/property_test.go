@@ -222,6 +222,9 @@ func (tr *trial) checkLevel(r quiesce.Report) []string {
 	if r.Level == quiesce.LevelFilesystem && !named["filesystem"] {
 		broken = append(broken, "level filesystem without its writer")
 	}
+	if r.Level == quiesce.LevelApplication && tr.fs != nil && tr.fs.Acts[quiescetest.Identify].Err == nil && !named["filesystem"] {
+		broken = append(broken, "level application without the file systems")
+	}
 	if r.Level == quiesce.LevelApplication && (len(named) == 0 || len(named) == 1 && named["filesystem"]) {
 		broken = append(broken, "level application without an application")
 	}
