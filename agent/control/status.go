@@ -1,0 +1,35 @@
+package control
+
+import "time"
+
+// Status is what an agent says of itself.
+type Status struct {
+	Version string      `json:"version,omitempty"`
+	PID     int         `json:"pid,omitempty"`
+	Started time.Time   `json:"started,omitzero"`
+	Runs    []RunStatus `json:"runs"` // under way, sorted by VM
+	VMs     []VMStatus  `json:"vms"`  // one for each VM of each group
+}
+
+// RunStatus is a run under way.
+type RunStatus struct {
+	VM    string    `json:"vm"` // host/name
+	Run   string    `json:"run"`
+	Group string    `json:"group,omitempty"`
+	Step  string    `json:"step"`            // agent.Step
+	Done  int64     `json:"done,omitempty"`  // bytes
+	Total int64     `json:"total,omitempty"` // bytes
+	Since time.Time `json:"since"`
+}
+
+// VMStatus is how a VM's backups go in one of its groups.
+type VMStatus struct {
+	VM          string    `json:"vm"` // host/name
+	Group       string    `json:"group"`
+	LastStart   time.Time `json:"last_start,omitzero"`
+	LastSuccess time.Time `json:"last_success,omitzero"`
+	LastError   string    `json:"last_error,omitempty"` // of the last run; empty when it ended well
+	LastPoint   string    `json:"last_point,omitempty"`
+	Next        time.Time `json:"next,omitzero"`
+	Running     bool      `json:"running"`
+}
