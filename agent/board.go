@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lull-backup/lull/agent/control"
+	"github.com/lull-backup/lull/agent/journal"
+)
+
+// Board is what the daemon shows of itself: it hears the events of the runs and
+// answers status questions. Safe for concurrent use.
+type Board struct {
+	version string
+	started time.Time
+	pid     int
+	journal *journal.Journal
+	groups  []Group
+
+	mu   sync.Mutex
+	due  map[string]time.Time         // by group
+	runs map[string]control.RunStatus // by VM
+}
+
+// NewBoard makes the board of a daemon that started now.
+func NewBoard(version string, pid int, started time.Time, j *journal.Journal, groups []Group) *Board {
+	return &Board{
+		version: version, pid: pid, started: started, journal: j, groups: groups,
+		due: map[string]time.Time{}, runs: map[string]control.RunStatus{},
+	}
+}
+
+// Hear is the Observer that keeps the board current.
+func (b *Board) Hear(e Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch e.Step {
+	case StepDone, StepFailed, StepRecovered:
+		delete(b.runs, e.VM)
+		return
+	case StepWarning:
+		return
+	}
+	r, running := b.runs[e.VM]
+	if !running {
+		r = control.RunStatus{VM: e.VM, Run: e.Run, Group: b.groupOf(e.VM), Since: e.Time}
+	}
+	r.Step = string(e.Step)
+	if e.Total > 0 {
+		r.Done, r.Total = e.Done, e.Total
+	}
+	b.runs[e.VM] = r
+}
+
+func (b *Board) groupOf(vm string) string {
+	for _, g := range b.groups {
+		if slices.Contains(g.VMs, vm) {
+			return g.Name
+		}
+	}
+	return ""
+}
+
+func (b *Board) next(g Group, due time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.due[g.Name] = due
+}
+
+// Status answers the control socket.
+func (b *Board) Status() (control.Status, error) {
+	b.mu.Lock()
+	s := control.Status{Version: b.version, PID: b.pid, Started: b.started}
+	for _, vm := range slices.Sorted(maps.Keys(b.runs)) {
+		s.Runs = append(s.Runs, b.runs[vm])
+	}
+	due := maps.Clone(b.due)
+	running := maps.Clone(b.runs)
+	b.mu.Unlock()
+
+	for _, g := range b.groups {
+		for _, vm := range g.VMs {
+			last, err := b.journal.Last(vm)
+			if err != nil {
+				return s, err
+			}
+			_, now := running[vm]
+			s.VMs = append(s.VMs, control.VMStatus{
+				VM: vm, Group: g.Name, LastStart: last.Start, LastSuccess: last.Success,
+				LastError: last.Error, LastPoint: last.Point, Next: due[g.Name], Running: now,
+			})
+		}
+	}
+	return s, nil
+}

@@ -1,0 +1,195 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lull-backup/lull/agent/schedule"
+)
+
+const (
+	// longestNap bounds how long the daemon trusts a timer: a suspended host
+	// or a clock that was set shows by then.
+	longestNap = time.Minute
+	// repairEvery is how often what an earlier run still owes is tried again.
+	repairEvery = time.Minute
+)
+
+// Group is VMs with one schedule and one repository.
+type Group struct {
+	Name     string
+	Schedule schedule.Schedule // zero: runs only by hand
+	Jitter   time.Duration     // a scheduled run starts up to this much later
+	CatchUp  bool              // a run missed while the daemon was off is made up for
+	VMs      []string          // host/vm
+	// Open readies the jobs of the named VMs, those of one repository that is
+	// open until close. It is called when they are about to run.
+	Open func(ctx context.Context, vms []string) (jobs []Job, close func() error, err error)
+}
+
+// Daemon drives the groups of one host by their schedules.
+type Daemon struct {
+	Runner   *Runner // its Observe hears everything; Board comes before it
+	Groups   []Group
+	Parallel int // runs at once over all groups
+	Resolve  Resolve
+	Board    *Board
+	Log      *slog.Logger
+	// Ready is called once leftovers were looked at and schedules are armed.
+	Ready func()
+}
+
+// Run serves until ctx ends; then the runs in progress are ended and merged, and
+// Run returns nil.
+func (d *Daemon) Run(ctx context.Context) error {
+	d.repair(ctx)
+	slots := make(chan struct{}, max(d.Parallel, 1))
+	var all sync.WaitGroup
+	for _, g := range d.Groups {
+		if !g.Schedule.IsZero() {
+			all.Go(func() { d.drive(ctx, g, slots) })
+		}
+	}
+	all.Go(func() { d.keepRepairing(ctx) })
+	d.Ready()
+	<-ctx.Done()
+	d.Log.Info("stopping: runs in progress are ended and merged")
+	all.Wait()
+	return nil
+}
+
+// drive runs one group at its times. A run that outlasts the next time makes
+// that one late, never double.
+func (d *Daemon) drive(ctx context.Context, g Group, slots chan struct{}) {
+	if missed := d.missed(g); len(missed) > 0 {
+		d.Log.Info("catch up on a missed run", "group", g.Name, "vms", missed)
+		d.run(ctx, g, missed, slots)
+	}
+	for {
+		next, ok := d.wait(ctx, g)
+		if !ok {
+			return
+		}
+		d.Log.Info("scheduled run", "group", g.Name, "due", next)
+		d.run(ctx, g, g.VMs, slots)
+	}
+}
+
+// wait sleeps until the group's next time; false when ctx ended first or no time
+// will ever come.
+func (d *Daemon) wait(ctx context.Context, g Group) (time.Time, bool) {
+	due := g.Schedule.Next(d.Runner.Now())
+	if due.IsZero() {
+		return due, false
+	}
+	due = due.Add(schedule.Jitter(g.Name, due, g.Jitter))
+	d.Board.next(g, due)
+	for {
+		left := due.Sub(d.Runner.Now())
+		if left <= 0 {
+			return due, ctx.Err() == nil
+		}
+		timer := time.NewTimer(min(left, longestNap))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return due, false
+		case <-timer.C:
+		}
+	}
+}
+
+// missed are the VMs whose last start lies before a time at which they were due.
+func (d *Daemon) missed(g Group) []string {
+	if !g.CatchUp {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(g.VMs), func(vm string) bool {
+		last, err := d.Runner.Journal.Last(vm)
+		if err != nil {
+			d.Log.Warn("read last result", "vm", vm, "error", err)
+			return true
+		}
+		if last.Start.IsZero() {
+			return true // never ran: it waits for its first time
+		}
+		_, due := g.Schedule.Missed(last.Start, d.Runner.Now())
+		return !due
+	})
+}
+
+// run backs up VMs of a group, as many at a time as there are slots.
+func (d *Daemon) run(ctx context.Context, g Group, vms []string, slots chan struct{}) {
+	jobs, closeRepo, err := g.Open(ctx, vms)
+	if err != nil {
+		d.fail(g, vms, fmt.Errorf("group %s: %w", g.Name, err))
+		return
+	}
+	var runs sync.WaitGroup
+	for _, job := range jobs {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		runs.Go(func() {
+			defer func() { <-slots }()
+			d.one(ctx, job)
+		})
+	}
+	runs.Wait()
+	if err := closeRepo(); err != nil {
+		d.Log.Warn("close repository", "group", g.Name, "error", err)
+	}
+}
+
+func (d *Daemon) one(ctx context.Context, job Job) {
+	res, err := d.Runner.Backup(ctx, job)
+	if err != nil {
+		d.Log.Error("backup failed", "vm", job.Name, "run", res.Run, "error", err)
+		return
+	}
+	d.Log.Info("backup done", "vm", job.Name, "run", res.Run, "point", res.Point.ID,
+		"level", res.Point.Quiesce.Level, "window", res.Point.Quiesce.Window,
+		"read", res.Point.Stats.Read, "stored", res.Point.Stats.Stored, "took", res.Took, "warnings", len(res.Warnings))
+}
+
+// fail records, for every VM of a run that could not even begin, why.
+func (d *Daemon) fail(g Group, vms []string, err error) {
+	d.Log.Error("group could not run", "group", g.Name, "error", err)
+	now := d.Runner.Now()
+	for _, vm := range vms {
+		if rerr := d.Runner.record(vm, now, "", err); rerr != nil {
+			d.Log.Error("record result", "vm", vm, "error", rerr)
+		}
+		d.Runner.emit(Event{VM: vm, Step: StepFailed, Error: err.Error()})
+	}
+}
+
+// keepRepairing tries again what earlier runs still owe: a guest that would not
+// be proven thawed, a merge that failed.
+func (d *Daemon) keepRepairing(ctx context.Context) {
+	tick := time.NewTicker(repairEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.repair(ctx)
+		}
+	}
+}
+
+func (d *Daemon) repair(ctx context.Context) {
+	if err := d.Runner.Recover(ctx, d.Resolve); err != nil && !errors.Is(err, context.Canceled) {
+		d.Log.Error("repair what an earlier run left", "error", err)
+	}
+}

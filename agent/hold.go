@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// hold makes the guest hold still, takes the snapshot, and lets the guest go on.
+func (b *backup) hold(ctx context.Context) error {
+	if b.plan.State == snapshot.StateOff {
+		return b.holdOff(ctx)
+	}
+	guest, writers, stop, err := b.guest(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	job := quiesce.Job{
+		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, Log: b.Log,
+		Take: b.take, Step: func(s quiesce.Step) { b.step(Step(s), "") },
+	}
+	if guest != nil {
+		job.Guest = guest
+	}
+	b.held, err = quiesce.Do(ctx, job)
+	b.owed = errors.Is(err, quiesce.ErrStillFrozen)
+	if err != nil {
+		return fmt.Errorf("hold still: %w", err)
+	}
+	b.report = b.held.Report()
+	if b.report.Level < b.report.Asked {
+		b.warn(fmt.Sprintf("%s consistency was asked for, %s was reached", b.report.Asked, b.report.Level))
+	}
+	for _, reason := range b.report.Reasons {
+		b.warn(reason)
+	}
+	return nil
+}
+
+// holdOff takes the snapshot of a VM that does not run: nothing in it is in
+// flight, so its disks are all that there is and the point is as good as asked.
+func (b *backup) holdOff(ctx context.Context) error {
+	asked := b.job.Policy.Ladder[0]
+	b.report = quiesce.Report{Asked: asked, Level: asked}
+	if err := b.take(ctx); err != nil {
+		return err
+	}
+	b.step(StepTaken, "")
+	return nil
+}
+
+// take is the one call inside the window.
+func (b *backup) take(ctx context.Context) error {
+	if err := b.job.Host.Take(ctx, b.plan); err != nil {
+		return fmt.Errorf("take snapshot: %w", err)
+	}
+	b.instant = b.Now()
+	return nil
+}
+
+// mayFreeze reports whether the run may ask the guest to freeze. The journal
+// knows it before anything is sent, so that recovery knows to thaw.
+func (b *backup) mayFreeze() bool {
+	return b.plan.State != snapshot.StateOff && b.job.Policy.Ladder[0] > quiesce.LevelSavedState
+}
+
+// guest opens the way into the guest and starts the writers, where the ladder
+// has a rung that needs them. A guest without a channel is no error: the ladder
+// says what that means.
+func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, func(), error) {
+	nothing := func() {}
+	if !b.mayFreeze() {
+		return nil, nil, nothing, nil
+	}
+	guest, err := b.job.Host.Guest(ctx, b.job.VM)
+	if errors.Is(err, snapshot.ErrNoGuest) {
+		return nil, nil, nothing, nil
+	}
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("reach guest: %w", err)
+	}
+	closeGuest := func() {
+		if err := guest.Close(); err != nil {
+			b.Log.Debug("close guest channel", "vm", b.job.Name, "error", err)
+		}
+	}
+	if b.job.Writers == nil {
+		return guest, nil, closeGuest, nil
+	}
+	writers, stopWriters, err := b.job.Writers(ctx, guest)
+	if err != nil {
+		closeGuest()
+		return nil, nil, nil, fmt.Errorf("start writers: %w", err)
+	}
+	return guest, writers, func() {
+		if err := stopWriters(); err != nil {
+			b.Log.Warn("stop writers", "vm", b.job.Name, "error", err)
+		}
+		closeGuest()
+	}, nil
+}

@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/transport"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// progressEvery bounds how often progress is told.
+const progressEvery = 200 * time.Millisecond
+
+// read stores every frozen disk and file, and describes the point. The VM is
+// watched meanwhile: one that cannot go on ends the reading at once.
+func (b *backup) read(ctx context.Context) (repo.Point, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if err := b.frozen.Watch(ctx); err != nil && ctx.Err() == nil {
+			cancel(err)
+		}
+	})
+	defer watch.Wait()
+	defer cancel(nil)
+
+	point, err := b.readAll(ctx)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	if err == nil {
+		b.step(StepRead, "")
+	}
+	return point, err
+}
+
+func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
+	point := repo.Point{
+		VM: b.job.Name, Frozen: b.instant.UTC(), Agent: b.Version,
+		Hardware: b.plan.Hardware, Excluded: b.plan.Excluded, Quiesce: b.report,
+	}
+	for _, x := range b.plan.Excluded {
+		if !x.Expected {
+			b.warn(fmt.Sprintf("disk %s is left out: %s", x.Disk.Name, x.Reason))
+		}
+	}
+	parent, err := b.parent(ctx)
+	if err != nil {
+		return point, err
+	}
+	progress := b.progress(StepReading)
+	for _, d := range b.plan.Disks {
+		disk, read, err := b.readDisk(ctx, d.Disk, parent, progress)
+		if err != nil {
+			return point, fmt.Errorf("read disk %s: %w", d.Name, err)
+		}
+		point.Disks = append(point.Disks, disk)
+		point.Stats.Read += read
+	}
+	for _, f := range b.plan.Files {
+		data, err := b.frozen.File(ctx, f.Path)
+		if err != nil {
+			b.warn(fmt.Sprintf("%s file %s is left out: %v", f.Role, f.Path, err))
+			continue
+		}
+		root, err := transport.BackupBytes(ctx, b.session, data)
+		if err != nil {
+			return point, fmt.Errorf("store %s file %s: %w", f.Role, f.Path, err)
+		}
+		point.Files = append(point.Files, repo.File{File: f, Root: root})
+	}
+	return point, nil
+}
+
+func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Point, progress func(int64)) (_ repo.Disk, read int64, err error) {
+	src, err := b.frozen.Disk(ctx, d.Name)
+	if err != nil {
+		return repo.Disk{}, 0, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	stored, err := transport.Backup(ctx, b.session, src, rootOf(parent, d), transport.Options{Workers: b.Workers, Progress: progress})
+	if err != nil {
+		return repo.Disk{}, 0, err
+	}
+	d.Size = src.Size()
+	return repo.Disk{Disk: d, Root: stored.Root}, stored.Read, nil
+}
+
+// parent is the VM's newest point, or the zero Point.
+func (b *backup) parent(ctx context.Context) (repo.Point, error) {
+	points, err := b.job.Repository.Points(ctx, b.job.Name)
+	if err != nil {
+		return repo.Point{}, fmt.Errorf("find the point before: %w", err)
+	}
+	if len(points) == 0 {
+		return repo.Point{}, nil
+	}
+	return points[len(points)-1], nil
+}
+
+// rootOf is the map of the same disk in the point before. A disk that changed its
+// size starts anew; its blocks are found by name all the same.
+func rootOf(p repo.Point, d snapshot.Disk) *repo.Root {
+	for i := range p.Disks {
+		if p.Disks[i].Name == d.Name && p.Disks[i].Root.Size == d.Size {
+			return &p.Disks[i].Root
+		}
+	}
+	return nil
+}
+
+// progress returns a function for the transfer that tells the observer now and
+// then how far all disks of the run are.
+func (b *backup) progress(s Step) func(int64) {
+	var total int64
+	for _, d := range b.plan.Disks {
+		total += d.Size
+	}
+	return meter(b.Now, total, func(done int64) { b.emit(Event{Step: s, Done: done, Total: total}) })
+}
+
+// meter adds up progress and tells it at most every progressEvery, and at the end.
+func meter(now func() time.Time, total int64, tell func(done int64)) func(int64) {
+	var mu sync.Mutex
+	var done int64
+	var last time.Time
+	return func(n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		done += n
+		if t := now(); t.Sub(last) >= progressEvery || done == total {
+			last = t
+			tell(done)
+		}
+	}
+}

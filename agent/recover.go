@@ -1,0 +1,94 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lull-backup/lull/agent/journal"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// thawTimeout bounds how long recovery follows a guest that does not answer.
+const thawTimeout = 5 * time.Minute
+
+// Resolve finds the host that serves a VM of the configuration, by the name
+// host/vm that the journal knows.
+type Resolve func(name string) (host snapshot.Host, vm string, err error)
+
+// Recover repairs what interrupted runs left of every VM in the journal: guests
+// are thawed, deltas merged. It goes on past a VM that fails; the errors are
+// joined, and the entries of those VMs stay.
+func (r *Runner) Recover(ctx context.Context, resolve Resolve) error {
+	entries, err := r.Journal.Pending()
+	errs := []error{err}
+	for _, e := range entries {
+		host, vm, err := resolve(e.VM)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("recover %s: %w", e.VM, err))
+			continue
+		}
+		errs = append(errs, r.recoverLocked(ctx, e.VM, host, vm))
+	}
+	return errors.Join(errs...)
+}
+
+// recoverLocked recovers one VM unless a live run owns the entry.
+func (r *Runner) recoverLocked(ctx context.Context, name string, host snapshot.Host, vm string) error {
+	lock, err := r.Journal.Lock(name)
+	if errors.Is(err, journal.ErrLocked) {
+		return nil // the run is alive and looks after itself
+	}
+	if err != nil {
+		return fmt.Errorf("recover %s: %w", name, err)
+	}
+	defer lock.Unlock()
+	return r.recoverEntry(ctx, name, host, vm)
+}
+
+// recoverEntry is the tail of a run, run again: thaw, merge, forget. The caller
+// holds the VM's lock.
+func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Host, vm string) error {
+	e, found, err := r.Journal.Read(name)
+	if err != nil || !found {
+		return err
+	}
+	tell := func(s Step, msg string) { r.emit(Event{Run: e.Run, VM: name, Step: s, Message: msg}) }
+	tell(StepRecovering, "an earlier run was interrupted")
+	r.Log.Warn("recover interrupted run", "vm", name, "run", e.Run, "started", e.Started)
+	// The merge comes even when the guest stays silent: they do not depend on
+	// each other, and a guest may have died with its agent.
+	thawErr := r.thaw(ctx, e, host, vm)
+	if err := host.Merge(ctx, e.Plan); err != nil {
+		return errors.Join(thawErr, fmt.Errorf("recover %s: merge delta: %w", name, err))
+	}
+	if thawErr != nil {
+		return fmt.Errorf("recover %s: %w", name, thawErr)
+	}
+	if err := r.Journal.Remove(name); err != nil {
+		return fmt.Errorf("recover %s: remove journal entry: %w", name, err)
+	}
+	tell(StepRecovered, "")
+	return nil
+}
+
+// thaw follows a guest that an interrupted run may have frozen until it is
+// proven to write again.
+func (r *Runner) thaw(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) error {
+	if !e.FreezeSent {
+		return nil
+	}
+	guest, err := host.Guest(ctx, vm)
+	if errors.Is(err, snapshot.ErrNoGuest) || errors.Is(err, snapshot.ErrUnreachable) {
+		return nil // nothing runs that could be frozen
+	}
+	if err != nil {
+		return fmt.Errorf("reach guest: %w", err)
+	}
+	defer guest.Close()
+	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
+	defer cancel()
+	return quiesce.EnsureThawed(ctx, guest, r.Log)
+}

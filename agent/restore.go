@@ -1,0 +1,263 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/transport"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// RestoreJob is one restore point to bring back into a folder.
+type RestoreJob struct {
+	Repository *repo.Repository
+	Point      repo.Point
+	Dir        string          // made when missing
+	Format     snapshot.Format // of the disks; empty: as they were
+	Images     snapshot.Images
+	Definer    snapshot.Definer // nil: the disks alone
+	Overwrite  bool             // replace files that are there
+	Observe    Observer         // may be nil
+	Now        func() time.Time
+	Workers    int // 0: the transfer's default
+}
+
+// RestoreResult is what a restore wrote.
+type RestoreResult struct {
+	VM    string                  `json:"vm"`
+	Point string                  `json:"point"`
+	Disks []snapshot.RestoredDisk `json:"disks"`
+	Files []snapshot.RestoredFile `json:"files,omitempty"`
+	// Start lists what makes the VM startable, such as a boot script.
+	Start []string      `json:"start,omitempty"`
+	Bytes int64         `json:"bytes"` // written; zeros are not
+	Took  time.Duration `json:"took"`
+}
+
+// Restore brings a point back whole. Until every byte of every disk is there and
+// proven no file appears under its name; on an error nothing is left but what
+// was there before.
+func Restore(ctx context.Context, job RestoreJob) (RestoreResult, error) {
+	r := &restore{RestoreJob: job, started: job.Now()}
+	if err := r.do(ctx); err != nil {
+		err = fmt.Errorf("restore %s@%s: %w", job.Point.VM, job.Point.ID, err)
+		r.emit(Event{Step: StepFailed, Error: err.Error()})
+		return r.result, err
+	}
+	r.result.Took = job.Now().Sub(r.started)
+	return r.result, nil
+}
+
+type restore struct {
+	RestoreJob
+	started time.Time
+	disks   []restoreDisk
+	files   []snapshot.RestoredFile
+	result  RestoreResult
+}
+
+// restoreDisk is a disk and the image that it is written into.
+type restoreDisk struct {
+	repo.Disk
+	path   string
+	format snapshot.Format
+	target snapshot.Target
+}
+
+func (r *restore) do(ctx context.Context) (err error) {
+	r.result.VM, r.result.Point = r.Point.VM, r.Point.ID
+	r.place()
+	if err := r.check(ctx); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	defer func() {
+		for _, d := range r.disks {
+			if d.target != nil {
+				err = errors.Join(err, d.target.Abort()) // nothing, after Commit
+			}
+		}
+	}()
+	if err := r.writeDisks(ctx); err != nil {
+		return err
+	}
+	if err := r.writeFiles(ctx); err != nil {
+		return err
+	}
+	for _, d := range r.disks {
+		if err := d.target.Commit(); err != nil {
+			return fmt.Errorf("finish disk %s: %w", d.Name, err)
+		}
+		r.result.Disks = append(r.result.Disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
+	}
+	r.result.Files = r.files
+	return r.define(ctx)
+}
+
+// place chooses a path in Dir for every disk and file.
+func (r *restore) place() {
+	names := newNames()
+	for _, d := range r.Point.Disks {
+		format := d.Format
+		if r.Format != "" {
+			format = r.Format
+		}
+		name := names.pick(d.Path, d.Name)
+		if format != d.Format {
+			name = strings.TrimSuffix(name, "."+string(d.Format)) + "." + string(format)
+		}
+		r.disks = append(r.disks, restoreDisk{Disk: d, path: filepath.Join(r.Dir, name), format: format})
+	}
+	for _, f := range r.Point.Files {
+		r.files = append(r.files, snapshot.RestoredFile{File: f.File, Now: filepath.Join(r.Dir, names.pick(f.Path, string(f.Role)))})
+	}
+}
+
+// check refuses before anything is written what could only fail later.
+func (r *restore) check(ctx context.Context) error {
+	if !r.Overwrite {
+		for _, p := range r.paths() {
+			if _, err := os.Lstat(p); err == nil {
+				return snapshot.WithHint(fmt.Errorf("%s: %w", p, snapshot.ErrExists), "choose another folder, or --force to replace it")
+			}
+		}
+	}
+	var need int64
+	for _, d := range r.disks {
+		if d.format != snapshot.FormatRaw && d.format != snapshot.FormatQcow2 {
+			return fmt.Errorf("disk %s: write format %q: %w", d.Name, d.format, snapshot.ErrUnsupported)
+		}
+		need += d.Root.Data
+	}
+	free, dir, err := freeSpace(r.Dir)
+	if err != nil {
+		return err
+	}
+	if need > free {
+		return snapshot.WithHint(fmt.Errorf("%s: %w: the disks take %s, %s are free", dir, snapshot.ErrNoSpace,
+			humanize.IBytes(uint64(need)), humanize.IBytes(uint64(free))), "make room or restore elsewhere")
+	}
+	return ctx.Err()
+}
+
+func (r *restore) paths() []string {
+	var all []string
+	for _, d := range r.disks {
+		all = append(all, d.path)
+	}
+	for _, f := range r.files {
+		all = append(all, f.Now)
+	}
+	return all
+}
+
+// freeSpace asks the file system that will hold dir, which need not exist yet.
+func freeSpace(dir string) (free int64, at string, err error) {
+	at, err = filepath.Abs(dir)
+	if err != nil {
+		return 0, dir, fmt.Errorf("find folder: %w", err)
+	}
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(at, &st)
+		if err == nil {
+			return int64(st.Bavail) * st.Bsize, at, nil
+		}
+		parent := filepath.Dir(at)
+		if !errors.Is(err, unix.ENOENT) || parent == at {
+			return 0, at, fmt.Errorf("ask for free space of %s: %w", at, err)
+		}
+		at = parent
+	}
+}
+
+func (r *restore) writeDisks(ctx context.Context) error {
+	var total int64
+	for _, d := range r.disks {
+		total += d.Root.Data
+	}
+	progress := meter(r.Now, total, func(done int64) {
+		r.result.Bytes = done
+		r.emit(Event{Step: StepWriting, Done: done, Total: total})
+	})
+	for i := range r.disks {
+		d := &r.disks[i]
+		var err error
+		if d.target, err = r.Images.Create(ctx, d.path, d.format, d.Root.Size, r.Overwrite); err != nil {
+			return fmt.Errorf("create disk %s: %w", d.Name, err)
+		}
+		o := transport.Options{Workers: r.Workers, Progress: progress}
+		if err := transport.Restore(ctx, r.Repository, d.Root, d.target, o); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
+		}
+	}
+	r.result.Bytes = total
+	return nil
+}
+
+func (r *restore) writeFiles(ctx context.Context) error {
+	for i, f := range r.Point.Files {
+		data, err := transport.RestoreBytes(ctx, r.Repository, f.Root, snapshot.MaxFileSize)
+		if err != nil {
+			return fmt.Errorf("%s file: %w", f.Role, err)
+		}
+		if err := writeFile(r.files[i].Now, data); err != nil {
+			return fmt.Errorf("%s file: %w", f.Role, err)
+		}
+	}
+	return nil
+}
+
+// writeFile puts a file in place whole or not at all.
+func writeFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".lull-*.partial")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// define makes the VM startable where its hardware is known.
+func (r *restore) define(ctx context.Context) error {
+	if r.Definer == nil || r.Point.Hardware.Hypervisor == "" {
+		return nil
+	}
+	start, err := r.Definer.Define(ctx, r.Dir, snapshot.Restored{
+		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: r.result.Disks, Files: r.files, Overwrite: r.Overwrite,
+	})
+	if err != nil {
+		return fmt.Errorf("describe the VM for this host: %w", err)
+	}
+	r.result.Start = start
+	return nil
+}
+
+func (r *restore) emit(e Event) {
+	e.Time, e.VM = r.Now(), r.Point.VM
+	if r.Observe != nil {
+		r.Observe(e)
+	}
+}
