@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"iter"
 	"time"
 
 	"github.com/lull-backup/lull/quiesce"
@@ -26,6 +27,22 @@ type Point struct {
 	Files    []File              `json:"files,omitempty"`
 	Quiesce  quiesce.Report      `json:"quiesce"`
 	Stats    Stats               `json:"stats"`
+}
+
+// roots are the maps of the point's disks and files.
+func (p *Point) roots() iter.Seq[Root] {
+	return func(yield func(Root) bool) {
+		for _, d := range p.Disks {
+			if !yield(d.Root) {
+				return
+			}
+		}
+		for _, f := range p.Files {
+			if !yield(f.Root) {
+				return
+			}
+		}
+	}
 }
 
 // Disk is one disk of a point.

@@ -1,0 +1,136 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/tree"
+)
+
+const idTime = "20060102T150405Z"
+
+// Commit makes the restore point: it flushes the packs, writes the index and,
+// last and only if its name is free, the manifest. It fills the point's ID,
+// Parent (when empty: the VM's newest point) and Stats. On an error there is no new
+// point, but for one case: when the store did not answer to the last request, the
+// point may be there.
+func (s *Session) Commit(ctx context.Context, p Point) (Point, error) {
+	if err := s.commit(ctx, &p); err != nil {
+		s.fail(err)
+		return Point{}, fmt.Errorf("commit restore point of %s: %w", p.VM, err)
+	}
+	s.fail(errClosed)
+	return p, nil
+}
+
+func (s *Session) commit(ctx context.Context, p *Point) error {
+	if err := checkPoint(p); err != nil {
+		return err
+	}
+	if err := s.flush(ctx); err != nil {
+		return err
+	}
+	vm := s.r.ring.VM(p.VM)
+	if p.Frozen.IsZero() {
+		p.Frozen = s.r.now()
+	}
+	p.Frozen = p.Frozen.UTC()
+	p.ID = newPointID(p.Frozen)
+	if p.Parent == "" {
+		parent, err := s.newest(ctx, vm)
+		if err != nil {
+			return err
+		}
+		p.Parent = parent
+	}
+	p.Stats = s.Stats()
+	object := pointObject(vm, p.ID)
+	sealed, err := s.r.sealPoint(object, p)
+	if err != nil {
+		return err
+	}
+	if err := s.store.Create(ctx, object, sealed); err != nil {
+		return fmt.Errorf("store %s: %w", object, err)
+	}
+	return nil
+}
+
+func checkPoint(p *Point) error {
+	if p.VM == "" {
+		return errors.New("the VM has no name")
+	}
+	for root := range p.roots() {
+		if err := tree.Root(root).Check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flush waits until every block of the session is in the store and in an index
+// object. No Put may follow.
+func (s *Session) flush(ctx context.Context) error {
+	if err := s.alive(ctx); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.fail(context.Cause(ctx))
+		s.cancel()
+	})
+	defer stop()
+	if err := errors.Join(s.data.flush(ctx), s.nodes.flush(ctx)); err != nil {
+		return err
+	}
+	s.end()
+	if err := s.alive(ctx); err != nil {
+		return err
+	}
+	s.listing.mu.Lock()
+	defer s.listing.mu.Unlock()
+	return s.writeIndex(ctx)
+}
+
+func newPointID(at time.Time) string {
+	var salt [4]byte
+	rand.Read(salt[:])
+	return at.UTC().Format(idTime) + "-" + hex.EncodeToString(salt[:])
+}
+
+// newest is the id of a VM's newest point. Ids sort by time, so names are enough.
+func (s *Session) newest(ctx context.Context, vm [16]byte) (id string, err error) {
+	err = s.store.List(ctx, vmPrefix(vm), func(i blob.Info) error {
+		if name := path.Base(i.Name); validPointName(name) {
+			id = max(id, strings.ToUpper(name[:len(idTime)])+name[len(idTime):])
+		}
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("list restore points: %w", err)
+	}
+	return id, nil
+}
+
+func validPointName(name string) bool {
+	return len(name) == len(idTime)+1+8
+}
+
+// sealPoint makes the object of a restore point.
+func (r *Repository) sealPoint(object string, p *Point) ([]byte, error) {
+	doc, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("encode restore point: %w", err)
+	}
+	packed, err := compress(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encode restore point: %w", err)
+	}
+	return r.ring.SealPoint(object, packed)
+}

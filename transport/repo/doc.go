@@ -1,0 +1,38 @@
+// Package repo is the repository: restore points made of deduplicated, compressed
+// and sealed blocks, on any blob.Store. docs/format.md has every byte of it.
+//
+// A backup:
+//
+//	r := Open(store)
+//	s := r.Begin()
+//	    st := s.Stream(size, parent)         one for each disk and file
+//	        st.Put | st.Zero | st.Keep       every window once, from many goroutines
+//	        root := st.Finish()
+//	    s.Commit(point)                      packs, index, then the manifest
+//	s.Close()
+//
+// What Put does, on the caller's goroutine:
+//
+//	cut the window, name its blocks, make and name its leaf
+//	the parent has this leaf at this place?   nothing else to do
+//	each block: known to the index or claimed by this session?  nothing to do
+//	            else claim it and add it to a segment
+//	a segment is full:  compress, take a place in the pack, seal, verify
+//	a pack is full:     directory, name, hand over to an uploader
+//
+// So the processors that compress are those of the callers, and what waits is
+// bounded: a window and a segment a caller, three data packs, two of map nodes.
+// A changed window's blocks are looked up in the local index rather than in the
+// parent's leaf: that would cost a request, the index costs none.
+//
+// Order of writes, each durable before the next begins:
+//
+//	pack < index object that lists it < manifest of a point that needs it
+//
+// Nothing else is promised about order, and nothing is ever overwritten: a crash
+// at any moment leaves at worst packs and index objects that no point needs. Blocks
+// of a session become known to other sessions with its index object, not before.
+//
+// Everything that is read is authenticated, bounded before it is allocated, and
+// blocks are compared with their names before they are handed out.
+package repo

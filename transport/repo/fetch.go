@@ -1,0 +1,140 @@
+package repo
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+const (
+	// maxRead bounds one range read in bytes.
+	maxRead = 8 << 20
+	// maxGap is what is read and thrown away between two segments rather than
+	// asking once more.
+	maxGap = 256 << 10
+)
+
+// fetcher reads batches. It belongs to one worker and keeps the worker's memory.
+type fetcher struct {
+	r     *Repository
+	store blob.Store
+	buf   []byte // of the batch
+	plain []byte // of a segment
+}
+
+// run reads a batch: each pack in order of offsets, each segment once.
+func (f *fetcher) run(ctx context.Context, b *batch, write Write) error {
+	if cap(f.buf) < b.size {
+		f.buf = make([]byte, b.size, max(b.size, min(2*b.size, batchSize)))
+	}
+	f.buf = f.buf[:b.size]
+	slices.SortFunc(b.wants, func(x, y want) int {
+		return cmp.Or(bytes.Compare(x.loc.Pack[:], y.loc.Pack[:]),
+			cmp.Compare(x.loc.SegmentOffset, y.loc.SegmentOffset), cmp.Compare(x.loc.BlockOffset, y.loc.BlockOffset))
+	})
+	for wants := b.wants; len(wants) > 0; {
+		n := together(wants)
+		if err := f.readRange(ctx, wants[:n]); err != nil {
+			return objectErr(packObject(wants[0].loc.Pack), err)
+		}
+		wants = wants[n:]
+	}
+	for _, r := range b.runs {
+		if err := write(ctx, r.off, f.buf[r.at:r.at+r.size]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end is where the segment of a location ends in the pack.
+func end(l *index.Location) int64 { return int64(l.SegmentOffset) + int64(l.SegmentLength) }
+
+// together is how many of the wants, in order of packs and offsets, one range read
+// serves.
+func together(wants []want) int {
+	first := &wants[0].loc
+	last := end(first)
+	for i := range wants {
+		l := &wants[i].loc
+		if l.Pack != first.Pack || int64(l.SegmentOffset) > last+maxGap || end(l)-int64(first.SegmentOffset) > maxRead {
+			return max(i, 1)
+		}
+		last = max(last, end(l))
+	}
+	return len(wants)
+}
+
+// readRange reads the segments of wants, which lie in one range of one pack.
+func (f *fetcher) readRange(ctx context.Context, wants []want) error {
+	first, last := &wants[0].loc, &wants[len(wants)-1].loc
+	from, to := int64(first.SegmentOffset), end(last)
+	if to-from > maxRead {
+		return fmt.Errorf("%w: segment of %d bytes", wire.ErrDamaged, to-from)
+	}
+	key, err := f.r.packKey(ctx, f.store, first.Pack)
+	if err != nil {
+		return err
+	}
+	read, err := f.store.Read(ctx, packObject(first.Pack), from, to-from)
+	if err != nil {
+		return err
+	}
+	for len(wants) > 0 {
+		l := &wants[0].loc
+		n := 1
+		for n < len(wants) && wants[n].loc.SegmentOffset == l.SegmentOffset {
+			n++
+		}
+		at := int64(l.SegmentOffset) - from
+		if at+int64(l.SegmentLength) > int64(len(read)) {
+			return fmt.Errorf("%w: segments overlap at %d", wire.ErrDamaged, l.SegmentOffset)
+		}
+		if err := f.segment(key, read[at:at+int64(l.SegmentLength)], wants[:n]); err != nil {
+			return err
+		}
+		wants = wants[n:]
+	}
+	return nil
+}
+
+// segment opens one segment and copies the blocks that are wanted from it.
+func (f *fetcher) segment(key *keys.PackKey, sealed []byte, wants []want) error {
+	packed, err := key.Open(sealed[:0], wants[0].loc.SegmentOffset, sealed)
+	if err != nil {
+		return err
+	}
+	if f.plain == nil {
+		f.plain = make([]byte, 0, pack.MaxSegment)
+	}
+	plain, err := f.r.codec.Unpack(f.plain, packed)
+	if err != nil {
+		return err
+	}
+	for i := range wants {
+		if err := f.block(plain, &wants[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fetcher) block(plain []byte, w *want) error {
+	data, err := cutBlock(plain, w.loc)
+	if err != nil {
+		return err
+	}
+	if len(data) != w.length || f.r.ring.Data.Name(data) != w.name {
+		return fmt.Errorf("%w: block %s has other content", wire.ErrDamaged, w.name)
+	}
+	copy(f.buf[w.at:], data)
+	return nil
+}

@@ -1,0 +1,55 @@
+package pack
+
+import (
+	"fmt"
+
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// Tail is how many bytes from a pack's end hold its directory as a rule.
+const Tail = 256 << 10
+
+// OpenDirectory reads the directory of a pack of size bytes from its last bytes.
+// When tail is too short for it, need tells how many are wanted.
+func OpenDirectory(ring *keys.Ring, tail []byte, size int64) (l Listing, need int, err error) {
+	if size > MaxPack || size < keys.PackHeaderSize+keys.IndexOverhead+trailerSize || len(tail) < trailerSize || int64(len(tail)) > size {
+		return l, 0, fmt.Errorf("%w: pack of %d bytes", wire.ErrDamaged, size)
+	}
+	trailer := tail[len(tail)-trailerSize:]
+	l.Size = uint32(size)
+	if l.Kind, err = wire.ParsePrefix(trailer[4:]); err != nil {
+		return l, 0, err
+	}
+	length := int64(wire.NewReader(trailer).Uint32())
+	if length > size-keys.PackHeaderSize-trailerSize {
+		return l, 0, fmt.Errorf("%w: directory of %d bytes", wire.ErrDamaged, length)
+	}
+	if whole := int(length) + trailerSize; whole > len(tail) {
+		return l, whole, nil
+	}
+	sealed := tail[len(tail)-trailerSize-int(length) : len(tail)-trailerSize]
+	plain, err := ring.OpenIndex(l.Kind, sealed)
+	if err != nil {
+		return l, 0, fmt.Errorf("directory: %w", err)
+	}
+	r := wire.NewReader(plain)
+	dir, end, err := parseDirectory(r)
+	if err != nil {
+		return l, 0, err
+	}
+	l.Directory = dir
+	if int64(end) != size-trailerSize-length {
+		return l, 0, fmt.Errorf("%w: directory: segments end at %d of %d", wire.ErrDamaged, end, size-trailerSize-length)
+	}
+	return l, 0, r.Done()
+}
+
+// Content is the length of a segment's content.
+func (s *Segment) Content() int {
+	n := 0
+	for i := range s.Blocks {
+		n += int(s.Blocks[i].Length)
+	}
+	return n
+}

@@ -1,0 +1,170 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// openIndex opens the index cache and adds what the store has and it has not.
+func openIndex(ctx context.Context, store blob.Store, ring *keys.Ring, cache string) (*index.Index, error) {
+	x, err := index.Open(cache)
+	if err != nil {
+		return nil, err
+	}
+	if err := syncIndex(ctx, store, ring, x); err != nil {
+		return nil, errors.Join(err, x.Close())
+	}
+	return x, nil
+}
+
+func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index) error {
+	infos, present, err := listIndex(ctx, store)
+	if err != nil {
+		return err
+	}
+	missing, err := x.Reconcile(present)
+	if err != nil {
+		return err
+	}
+	var damaged []index.Source
+	for _, id := range missing {
+		packs, err := readIndex(ctx, store, ring, infos[id])
+		if errors.Is(err, ErrCorrupt) {
+			damaged = append(damaged, id)
+			continue
+		}
+		if err == nil {
+			err = x.Add(ctx, id, entriesOf(packs))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return rebuild(ctx, store, ring, x, damaged)
+}
+
+// listIndex lists the index objects by the hash that they are named by.
+func listIndex(ctx context.Context, store blob.Store) (map[index.Source]blob.Info, []index.Source, error) {
+	all, err := list(ctx, store, indexPrefix)
+	if err != nil {
+		return nil, nil, err
+	}
+	infos := make(map[index.Source]blob.Info, len(all))
+	ids := make([]index.Source, 0, len(all))
+	for _, i := range all {
+		if id, ok := sumOf(i.Name); ok {
+			infos[id] = i
+			ids = append(ids, id)
+		}
+	}
+	return infos, ids, nil
+}
+
+func readIndex(ctx context.Context, store blob.Store, ring *keys.Ring, info blob.Info) ([]pack.Listing, error) {
+	b, err := readNamed(ctx, store, info, pack.MaxIndex)
+	if err != nil {
+		return nil, objectErr(info.Name, err)
+	}
+	packs, err := pack.OpenIndex(ring, b)
+	return packs, objectErr(info.Name, err)
+}
+
+// rebuild reads the directories of all packs in place of damaged index objects.
+// Check reports those; the backups that they listed can be read all the same.
+func rebuild(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index, damaged []index.Source) error {
+	if len(damaged) == 0 {
+		return nil
+	}
+	packs, err := list(ctx, store, packPrefix)
+	if err != nil {
+		return err
+	}
+	for i, id := range damaged {
+		if i > 0 {
+			packs = nil // the first one holds all
+		}
+		if err := x.Add(ctx, id, directories(ctx, store, ring, packs)); err != nil {
+			return fmt.Errorf("rebuild index: %w", err)
+		}
+	}
+	return nil
+}
+
+// directories yields every block of the packs whose directories can be read.
+func directories(ctx context.Context, store blob.Store, ring *keys.Ring, packs []blob.Info) iter.Seq2[index.Entry, error] {
+	return func(yield func(index.Entry, error) bool) {
+		for _, p := range packs {
+			l, err := readDirectory(ctx, store, ring, p)
+			if errors.Is(err, ErrCorrupt) {
+				continue
+			}
+			if err != nil {
+				yield(index.Entry{}, err)
+				return
+			}
+			for e := range entries(&l) {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// readDirectory reads the directory of a pack from its end.
+func readDirectory(ctx context.Context, store blob.Store, ring *keys.Ring, p blob.Info) (pack.Listing, error) {
+	name, ok := sumOf(p.Name)
+	if !ok || packObject(name) != p.Name {
+		return pack.Listing{}, objectErr(p.Name, fmt.Errorf("%w: no name of a pack", wire.ErrDamaged))
+	}
+	for length := min(p.Size, pack.Tail); ; {
+		tail, err := store.Read(ctx, p.Name, p.Size-length, length)
+		if err != nil {
+			return pack.Listing{}, objectErr(p.Name, err)
+		}
+		l, need, err := pack.OpenDirectory(ring, tail, p.Size)
+		if err != nil || need == 0 {
+			l.Pack = name
+			return l, objectErr(p.Name, err)
+		}
+		length = int64(need)
+	}
+}
+
+// entriesOf yields every block of some packs.
+func entriesOf(packs []pack.Listing) iter.Seq2[index.Entry, error] {
+	return func(yield func(index.Entry, error) bool) {
+		for i := range packs {
+			for e := range entries(&packs[i]) {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// entries yields every block of a pack.
+func entries(l *pack.Listing) iter.Seq[index.Entry] {
+	return func(yield func(index.Entry) bool) {
+		for i := range l.Directory {
+			s := &l.Directory[i]
+			e := index.Entry{Location: index.Location{Pack: l.Pack, SegmentOffset: s.Offset, SegmentLength: s.Length}}
+			for _, b := range s.Blocks {
+				e.Name, e.BlockLength = b.Name, b.Length
+				if !yield(e) {
+					return
+				}
+				e.BlockOffset += b.Length
+			}
+		}
+	}
+}

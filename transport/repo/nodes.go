@@ -1,0 +1,118 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
+	"github.com/lull-backup/lull/transport/repo/internal/tree"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// nodeSegments bounds the opened segments of map nodes that are kept, up to
+// 1 MiB each.
+const nodeSegments = 8
+
+// nodes reads map nodes. Nodes that are used together lie together, so a segment
+// that was opened for one serves the next ones. Safe for concurrent use.
+type nodes struct {
+	r     *Repository
+	store blob.Store
+	find  func(block.Name) (index.Location, bool, error)
+
+	mu    sync.Mutex
+	cache []nodeSegment // most recently used last
+}
+
+type nodeSegment struct {
+	pack   [32]byte
+	offset uint32
+	plain  []byte
+}
+
+func (r *Repository) nodes(store blob.Store) *nodes {
+	return &nodes{r: r, store: store, find: r.index.Lookup}
+}
+
+// load reads a node and checks it against its name.
+func (n *nodes) load(ctx context.Context, name block.Name) ([]byte, error) {
+	loc, ok, err := n.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, noBlock(name)
+	}
+	if int(loc.BlockLength) > tree.MaxNode {
+		return nil, objectErr(packObject(loc.Pack), fmt.Errorf("%w: map node of %d bytes", wire.ErrDamaged, loc.BlockLength))
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	plain, err := n.segment(ctx, loc)
+	if err != nil {
+		return nil, objectErr(packObject(loc.Pack), err)
+	}
+	node, err := cutBlock(plain, loc)
+	if err == nil && n.r.ring.Nodes.Name(node) != name {
+		err = fmt.Errorf("%w: map node %s has other content", wire.ErrDamaged, name)
+	}
+	return node, objectErr(packObject(loc.Pack), err)
+}
+
+// noBlock says that no index object lists a block.
+func noBlock(name block.Name) error {
+	return objectErr(indexPrefix, fmt.Errorf("%w: block %s is in no index object", wire.ErrDamaged, name))
+}
+
+// cutBlock takes a block out of its opened segment.
+func cutBlock(plain []byte, loc index.Location) ([]byte, error) {
+	if uint64(loc.BlockOffset)+uint64(loc.BlockLength) > uint64(len(plain)) {
+		return nil, fmt.Errorf("%w: block at %d+%d of a segment of %d", wire.ErrDamaged, loc.BlockOffset, loc.BlockLength, len(plain))
+	}
+	return plain[loc.BlockOffset:][:loc.BlockLength], nil
+}
+
+// segment opens the segment of a location, under the lock: who waits wants the
+// same segment as a rule.
+func (n *nodes) segment(ctx context.Context, loc index.Location) ([]byte, error) {
+	for i := len(n.cache) - 1; i >= 0; i-- {
+		if s := n.cache[i]; s.pack == loc.Pack && s.offset == loc.SegmentOffset {
+			n.cache = append(slices.Delete(n.cache, i, i+1), s)
+			return s.plain, nil
+		}
+	}
+	plain, err := n.r.readSegment(ctx, n.store, loc)
+	if err != nil {
+		return nil, err
+	}
+	if len(n.cache) == nodeSegments {
+		n.cache = slices.Delete(n.cache, 0, 1)
+	}
+	n.cache = append(n.cache, nodeSegment{pack: loc.Pack, offset: loc.SegmentOffset, plain: plain})
+	return plain, nil
+}
+
+// readSegment reads and opens one segment.
+func (r *Repository) readSegment(ctx context.Context, store blob.Store, loc index.Location) ([]byte, error) {
+	key, err := r.packKey(ctx, store, loc.Pack)
+	if err != nil {
+		return nil, err
+	}
+	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead {
+		return nil, fmt.Errorf("%w: segment of %d bytes", wire.ErrDamaged, loc.SegmentLength)
+	}
+	sealed, err := store.Read(ctx, packObject(loc.Pack), int64(loc.SegmentOffset), int64(loc.SegmentLength))
+	if err != nil {
+		return nil, err
+	}
+	packed, err := key.Open(sealed[:0], loc.SegmentOffset, sealed)
+	if err != nil {
+		return nil, err
+	}
+	return r.codec.Unpack(nil, packed)
+}

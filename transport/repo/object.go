@@ -1,0 +1,87 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// objectError is what is wrong with one object: ErrCorrupt or ErrVersion.
+type objectError struct {
+	kind   error
+	object string
+	err    error
+}
+
+func (e *objectError) Error() string   { return fmt.Sprintf("%v: %s: %v", e.kind, e.object, e.err) }
+func (e *objectError) Unwrap() []error { return []error{e.kind, e.err} }
+
+// Hint is the next step for the administrator.
+func (e *objectError) Hint() string {
+	if e.kind == ErrVersion {
+		return "update lull on this host"
+	}
+	return "run lull check --all to see what else is damaged"
+}
+
+// objectErr says what an error means that an object was read with. An object that
+// another one promises and that is missing or short is damaged.
+func objectErr(object string, err error) error {
+	var known *objectError
+	switch {
+	case err == nil || errors.As(err, &known):
+		return err
+	case errors.Is(err, wire.ErrNewer):
+		return &objectError{ErrVersion, object, err}
+	case errors.Is(err, wire.ErrDamaged), errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrRange):
+		return &objectError{ErrCorrupt, object, err}
+	}
+	return fmt.Errorf("read %s: %w", object, err)
+}
+
+// readObject reads a whole object of at most limit bytes.
+func readObject(ctx context.Context, store blob.Store, object string, limit int64) ([]byte, error) {
+	info, err := store.Stat(ctx, object)
+	if err != nil {
+		return nil, err
+	}
+	return readSized(ctx, store, info, limit)
+}
+
+// readSized reads a whole object whose size the store has told.
+func readSized(ctx context.Context, store blob.Store, info blob.Info, limit int64) ([]byte, error) {
+	if info.Size < 0 || info.Size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d belong here", wire.ErrDamaged, info.Size, limit)
+	}
+	return store.Read(ctx, info.Name, 0, info.Size)
+}
+
+// readNamed reads a whole object that is named by its hash.
+func readNamed(ctx context.Context, store blob.Store, info blob.Info, limit int64) ([]byte, error) {
+	b, err := readSized(ctx, store, info, limit)
+	if err != nil {
+		return nil, err
+	}
+	if sum, ok := sumOf(info.Name); !ok || blake3.Sum256(b) != sum {
+		return nil, fmt.Errorf("%w: content does not match the name", wire.ErrDamaged)
+	}
+	return b, nil
+}
+
+// list collects the objects under a prefix.
+func list(ctx context.Context, store blob.Store, prefix string) ([]blob.Info, error) {
+	var all []blob.Info
+	err := store.List(ctx, prefix, func(i blob.Info) error {
+		all = append(all, i)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", prefix, err)
+	}
+	return all, nil
+}

@@ -1,0 +1,174 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// Errors of a caller that uses a session wrongly.
+var (
+	errClosed = errors.New("the session is over")
+)
+
+// Sizes of what a session makes and holds.
+const (
+	dataPackSize = 24 << 20 // bytes; three such buffers are in use at most
+	nodePackSize = 8 << 20
+	dataBuffers  = 3 // one filling, two on their way
+	nodeBuffers  = 2
+	uploaders    = 2
+	// indexEvery is how many new blocks are put into the store without an index
+	// object: what a crash in a long session would store again, 2 GiB.
+	indexEvery = 1 << 17
+)
+
+// Session takes the streams of one restore point. New blocks go into the store
+// as they come; Commit is what makes a point of them.
+//
+// Stream, Put, Zero, Keep, Finish and Stats may be called at the same time.
+// Commit and Close may not be called while any of the others runs. After the
+// first error that concerns the store or the session, everything fails with it.
+type Session struct {
+	r     *Repository
+	store *counted
+	data  lane
+	nodes lane
+	count counters
+
+	claims  claims
+	index   *index.Session
+	listing listing
+
+	jobs   chan job
+	stop   chan struct{} // closed: no more jobs come
+	failed chan struct{} // closed: err is set
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	err  error
+	over bool
+}
+
+// counters are Stats but for what the store counts.
+type counters struct {
+	read, zero, dedup, fresh, blocks, newBlocks atomic.Int64
+}
+
+// job is a finished pack on its way to the store.
+type job struct {
+	lane *lane
+	pack finishedPack
+}
+
+// Begin starts a session. Its uploads run until Commit or Close, and end with ctx.
+func (r *Repository) Begin(ctx context.Context) (*Session, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	s := &Session{
+		r:      r,
+		store:  &counted{Store: r.store},
+		index:  r.index.Session(),
+		jobs:   make(chan job),
+		stop:   make(chan struct{}),
+		failed: make(chan struct{}),
+		cancel: cancel,
+	}
+	s.data.init(s, wire.DataPack, dataPackSize, dataBuffers)
+	s.nodes.init(s, wire.NodePack, nodePackSize, nodeBuffers)
+	for range uploaders {
+		s.wg.Go(func() { s.upload(ctx) })
+	}
+	return s, nil
+}
+
+// Stats tells what the session did until now.
+func (s *Session) Stats() Stats {
+	c := &s.count
+	return Stats{
+		Read: c.read.Load(), Zero: c.zero.Load(), Dedup: c.dedup.Load(), New: c.fresh.Load(),
+		Blocks: c.blocks.Load(), NewBlocks: c.newBlocks.Load(),
+		Stored: s.store.stored.Load(), Requests: s.store.requests.Load(), Objects: s.store.objects.Load(),
+	}
+}
+
+// Close gives the session up, unless it was committed. What it has put into the
+// store stays there, unused, until a later session meets it or a prune does.
+func (s *Session) Close() error {
+	s.fail(errClosed)
+	s.cancel()
+	s.end()
+	return s.index.Close()
+}
+
+// end waits for the uploads that are under way and lets no more begin.
+func (s *Session) end() {
+	s.mu.Lock()
+	if !s.over {
+		s.over = true
+		close(s.stop)
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}
+
+// fail makes err the session's end, unless it had one.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+		close(s.failed)
+	}
+}
+
+func (s *Session) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// known tells whether the repository or this session has a block already. If not,
+// the caller has claimed it and must add it to a lane: two workers that meet the
+// same new block store it once.
+func (s *Session) known(name block.Name) (bool, error) {
+	_, ok, err := s.index.Lookup(name)
+	if ok || err != nil {
+		return ok, err
+	}
+	return !s.claims.claim(name), nil
+}
+
+// claims are the new blocks whose packs are not in the store yet.
+type claims struct {
+	mu    sync.Mutex
+	names map[block.Name]struct{}
+}
+
+// claim reports whether the caller is the first to claim the name.
+func (c *claims) claim(name block.Name) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, taken := c.names[name]; taken {
+		return false
+	}
+	if c.names == nil {
+		c.names = map[block.Name]struct{}{}
+	}
+	c.names[name] = struct{}{}
+	return true
+}
+
+// drop forgets a claim: the block is in the index now.
+func (c *claims) drop(names []block.Name) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range names {
+		delete(c.names, n)
+	}
+}

@@ -1,0 +1,207 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/tree"
+)
+
+// Stream takes the windows of one disk or file, each exactly once: Put, Zero or
+// Keep. Safe for concurrent use until Finish.
+type Stream struct {
+	s       *Session
+	size    int64
+	builder *tree.Builder
+	parent  *tree.Parent // nil: none
+}
+
+// Stream begins a disk or file of size bytes. parent is the same disk in an
+// earlier point, and may be nil.
+func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream, error) {
+	st := &Stream{s: s, size: size}
+	if err := s.alive(ctx); err != nil {
+		return nil, fmt.Errorf("begin stream: %w", err)
+	}
+	if parent != nil {
+		p, err := tree.NewParent(tree.Root(*parent), s.r.nodes(s.store).load)
+		if err != nil {
+			return nil, fmt.Errorf("begin stream: parent: %w", err)
+		}
+		st.parent = p
+	}
+	b, err := tree.NewBuilder(size, st.parent, st.saveNode)
+	if err != nil {
+		return nil, fmt.Errorf("begin stream: %w", err)
+	}
+	st.builder = b
+	return st, nil
+}
+
+// alive fails when nothing more may be done.
+func (s *Session) alive(ctx context.Context) error {
+	if err := s.failure(); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// Put takes the content of a whole window; the stream's last one may be short.
+// Cutting, naming, looking up, compressing and sealing happen on the caller's
+// goroutine: as many processors work as there are callers. data is not kept.
+func (st *Stream) Put(ctx context.Context, window int64, data []byte) error {
+	if err := st.put(ctx, window, data); err != nil {
+		st.s.fail(err)
+		return fmt.Errorf("put window %d: %w", window, err)
+	}
+	return nil
+}
+
+// Zero takes count windows from first on that are known to be zeros.
+func (st *Stream) Zero(first, count int64) error {
+	if err := st.builder.Zero(first, count); err != nil {
+		return fmt.Errorf("zero windows: %w", err)
+	}
+	st.s.count.zero.Add(st.bytes(first, count))
+	return nil
+}
+
+// Keep takes count windows from first on that are equal to the parent's. Where
+// the parent ends differently in the last of them, Put it instead.
+func (st *Stream) Keep(first, count int64) error {
+	if err := st.builder.Keep(first, count); err != nil {
+		return fmt.Errorf("keep windows: %w", err)
+	}
+	return nil
+}
+
+// Finish returns the map of the stream, whose windows were all taken.
+func (st *Stream) Finish(ctx context.Context) (Root, error) {
+	if err := st.s.alive(ctx); err != nil {
+		return Root{}, fmt.Errorf("finish stream: %w", err)
+	}
+	root, err := st.builder.Finish(ctx)
+	if err != nil {
+		return Root{}, fmt.Errorf("finish stream: %w", err)
+	}
+	return Root(root), nil
+}
+
+// bytes is the length of count windows from first on.
+func (st *Stream) bytes(first, count int64) int64 {
+	return min((first+count)*block.WindowSize, st.size) - min(first*block.WindowSize, st.size)
+}
+
+// leafWork is the memory that naming a window takes.
+type leafWork struct {
+	entries []tree.Entry
+	leaf    []byte
+}
+
+var errWindow = errors.New("window number or length is wrong")
+
+func (st *Stream) put(ctx context.Context, window int64, data []byte) error {
+	if err := st.s.alive(ctx); err != nil {
+		return err
+	}
+	if window < 0 || window >= tree.Windows(st.size) || len(data) != tree.WindowLen(st.size, window) {
+		return errWindow
+	}
+	work := leafPool.Get().(*leafWork)
+	defer leafPool.Put(work)
+	stored := work.name(st.s.r, data)
+	st.s.count.read.Add(int64(len(data)))
+	st.s.count.zero.Add(int64(len(data) - stored))
+	st.s.count.blocks.Add(int64(len(work.entries)))
+	if len(work.entries) == 0 {
+		return st.builder.Set(ctx, window, tree.Ref{})
+	}
+	work.leaf = tree.AppendLeaf(work.leaf[:0], work.entries)
+	leaf := st.s.r.ring.Nodes.Name(work.leaf)
+	same, err := st.inParent(ctx, window, leaf)
+	if err != nil {
+		return err
+	}
+	if same {
+		st.s.count.dedup.Add(int64(stored))
+	} else if err := st.store(ctx, work, leaf, data); err != nil {
+		return err
+	}
+	return st.builder.Set(ctx, window, tree.Ref{Name: leaf, Data: int64(stored)})
+}
+
+// leafPool is shared by all: it holds no state, only memory.
+var leafPool = sync.Pool{New: func() any { return new(leafWork) }}
+
+// name cuts a window and names its blocks, and returns their length in all. Each
+// page is cut and hashed while the processor's cache has it.
+func (w *leafWork) name(r *Repository, data []byte) (stored int) {
+	w.entries = w.entries[:0]
+	for at := 0; ; {
+		start, end := r.ring.Cutter.Next(data, at)
+		if start == end {
+			return stored
+		}
+		w.entries = append(w.entries, tree.NewEntry(start, end, r.ring.Data.Name(data[start:end])))
+		stored += end - start
+		at = end
+	}
+}
+
+// inParent tells whether the parent has the same leaf at the same place: then
+// every block of the window is in the repository, and none needs a look-up. A
+// parent whose map is damaged is no help, but no hindrance either.
+func (st *Stream) inParent(ctx context.Context, window int64, leaf block.Name) (bool, error) {
+	if st.parent == nil || !st.parent.Covers(0, window, st.size) {
+		return false, nil
+	}
+	ref, err := st.parent.Child(ctx, 0, window)
+	if errors.Is(err, ErrCorrupt) {
+		return false, nil
+	}
+	return ref.Name == leaf, err
+}
+
+// store puts the window's new blocks, and its leaf when that is new, into
+// segments.
+func (st *Stream) store(ctx context.Context, work *leafWork, leaf block.Name, data []byte) error {
+	seg := st.s.data.take()
+	defer st.s.data.give(seg)
+	for i := range work.entries {
+		e := &work.entries[i]
+		start, end := e.Range(len(data))
+		known, err := st.s.known(e.Name)
+		if err != nil {
+			return err
+		}
+		if known {
+			st.s.count.dedup.Add(int64(end - start))
+			continue
+		}
+		st.s.count.newBlocks.Add(1)
+		st.s.count.fresh.Add(int64(end - start))
+		if err := st.s.data.add(ctx, seg, e.Name, data[start:end]); err != nil {
+			return err
+		}
+	}
+	return st.storeNode(ctx, leaf, work.leaf)
+}
+
+// saveNode is the builder's tree.Save.
+func (st *Stream) saveNode(ctx context.Context, node []byte) (block.Name, error) {
+	name := st.s.r.ring.Nodes.Name(node)
+	return name, st.storeNode(ctx, name, node)
+}
+
+func (st *Stream) storeNode(ctx context.Context, name block.Name, node []byte) error {
+	known, err := st.s.known(name)
+	if known || err != nil {
+		return err
+	}
+	seg := st.s.nodes.take()
+	defer st.s.nodes.give(seg)
+	return st.s.nodes.add(ctx, seg, name, node)
+}
