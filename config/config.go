@@ -110,26 +110,11 @@ type Group struct {
 
 // Repository finds a repository by name.
 func (c *Config) Repository(name string) (Repository, bool) {
-	return find(c.Repositories, name, func(r Repository) string { return r.Name })
-}
-
-// Host finds a host by name.
-func (c *Config) Host(name string) (Host, bool) {
-	return find(c.Hosts, name, func(h Host) string { return h.Name })
-}
-
-// Group finds a group by name.
-func (c *Config) Group(name string) (Group, bool) {
-	return find(c.Groups, name, func(g Group) string { return g.Name })
-}
-
-func find[T any](list []T, name string, nameOf func(T) string) (T, bool) {
-	i := slices.IndexFunc(list, func(v T) bool { return nameOf(v) == name })
+	i := slices.IndexFunc(c.Repositories, func(r Repository) bool { return r.Name == name })
 	if i < 0 {
-		var none T
-		return none, false
+		return Repository{}, false
 	}
-	return list[i], true
+	return c.Repositories[i], true
 }
 
 // VMs is host/name of every VM in the file, sorted.

@@ -137,7 +137,7 @@ func (s section) format() snapshot.Format {
 func (s section) diskName(path string) string {
 	name, line := s.text("name")
 	if _, given := s.get("name"); !given {
-		name, line = DiskName(path), s.at
+		name, line = stem(path), s.at
 	}
 	if name == "" || validDisk(name) {
 		return name
@@ -150,9 +150,9 @@ func validDisk(s string) bool {
 	return len(s) <= MaxName && regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`).MatchString(s)
 }
 
-// DiskName is the name of an image that was given none: its base name without
+// stem is the name of an image that was given none: its base name without
 // the ending.
-func DiskName(path string) string {
+func stem(path string) string {
 	if path == "" {
 		return ""
 	}

@@ -137,11 +137,8 @@ func TestLookups(t *testing.T) {
 	if _, ok := c.Repository("main"); !ok {
 		t.Error("no repository main")
 	}
-	if _, ok := c.Host("lab"); !ok {
-		t.Error("no host lab")
-	}
-	if g, ok := c.Group("nothing"); ok {
-		t.Errorf("a group that is not there: %v", g)
+	if r, ok := c.Repository("nothing"); ok {
+		t.Errorf("a repository that is not there: %v", r)
 	}
 	names := func(vm string) (out []string) {
 		for _, g := range c.GroupsOf(vm) {

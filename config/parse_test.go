@@ -247,7 +247,7 @@ func FuzzParse(f *testing.F) {
 		if !ok || len(list) == 0 {
 			t.Fatalf("error of type %T with %d problems", err, len(list))
 		}
-		lines := 2 // a problem at the end of the file may stand one past it
+		lines := 2                                                                  // a problem at the end of the file may stand one past it
 		for _, ending := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029"} { // all that YAML takes for one
 			lines += strings.Count(string(data), ending)
 		}
