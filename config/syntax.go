@@ -37,16 +37,19 @@ func message(err error) (line int, text string) {
 	return max(line, 1), text
 }
 
-// locateLimit bounds the files, in lines, for which locate reads them anew from
-// the top for every line.
-const locateLimit = 1000
+// locateLines and locateBytes bound the files that locate reads anew from the
+// top for every line.
+const (
+	locateLines = 1000
+	locateBytes = 64 << 10
+)
 
 // locate finds the line that an error is about. The library names the line where
 // the section with the error began, or the one before; so cut lines off the end
 // until the error goes: the last that was cut is meant.
 func locate(data []byte, reported int, text string) int {
 	ends := lineEnds(data)
-	if len(ends) > locateLimit {
+	if len(ends) > locateLines || len(data) > locateBytes {
 		return min(reported, len(ends))
 	}
 	for n := len(ends); n > 1; n-- {
