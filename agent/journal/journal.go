@@ -49,6 +49,9 @@ func open(dir string, f files) (*Journal, error) {
 	j := &Journal{dir: dir, files: f}
 	for _, d := range []string{j.dir, j.folder(runs), j.folder(results), j.folder(locks)} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
+			if errors.Is(err, fs.ErrPermission) {
+				err = snapshot.WithHint(err, "run lull as root, or set another state_dir")
+			}
 			return nil, fmt.Errorf("open state folder: %w", err)
 		}
 	}
