@@ -129,13 +129,13 @@ type Restored struct {
 
 // RestoredDisk says where a disk of the hardware description is now.
 type RestoredDisk struct {
-	Name   string // Disk.Name
-	Path   string
-	Format Format
+	Name   string `json:"name"` // Disk.Name
+	Path   string `json:"path"`
+	Format Format `json:"format"`
 }
 
 // RestoredFile says where a small file of the VM is now.
 type RestoredFile struct {
-	File // as it was
-	Now  string
+	File        // as it was
+	Now  string `json:"now"`
 }
