@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
@@ -107,8 +105,8 @@ func newPointID(at time.Time) string {
 // newest is the id of a VM's newest point. Ids sort by time, so names are enough.
 func (s *Session) newest(ctx context.Context, vm [16]byte) (id string, err error) {
 	err = s.store.List(ctx, vmPrefix(vm), func(i blob.Info) error {
-		if name := path.Base(i.Name); validPointName(name) {
-			id = max(id, strings.ToUpper(name[:len(idTime)])+name[len(idTime):])
+		if found, ok := pointID(i.Name); ok {
+			id = max(id, found)
 		}
 		return nil
 	})
@@ -116,10 +114,6 @@ func (s *Session) newest(ctx context.Context, vm [16]byte) (id string, err error
 		return "", fmt.Errorf("list restore points: %w", err)
 	}
 	return id, nil
-}
-
-func validPointName(name string) bool {
-	return len(name) == len(idTime)+1+8
 }
 
 // sealPoint makes the object of a restore point.

@@ -32,6 +32,15 @@ func vmPrefix(vm [16]byte) string { return pointPrefix + hex.EncodeToString(vm[:
 // case.
 func pointObject(vm [16]byte, id string) string { return vmPrefix(vm) + strings.ToLower(id) }
 
+// pointID is the id of the point that an object holds.
+func pointID(object string) (id string, ok bool) {
+	name := path.Base(object)
+	if !strings.HasPrefix(object, pointPrefix) || len(name) != len(idTime)+1+8 {
+		return "", false
+	}
+	return strings.ToUpper(name[:len(idTime)]) + name[len(idTime):], true
+}
+
 // sumOf reads the hash that an object is named by, the last part of its name.
 func sumOf(object string) (sum [32]byte, ok bool) {
 	s := path.Base(object)

@@ -26,6 +26,8 @@ type OpenOptions struct {
 	Cache string
 	// Now is the host's clock; nil: time.Now.
 	Now func() time.Time
+
+	limits limits // zero: defaultLimits
 }
 
 // Repository is an open repository. Its methods are safe for concurrent use.
@@ -37,6 +39,7 @@ type Repository struct {
 	codec  *pack.Codec
 	index  *index.Index
 	now    func() time.Time
+	limits limits
 
 	packKeys packKeys
 	scratch  sync.Pool // *sealing
@@ -54,9 +57,12 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{id: id, config: conf, store: store, ring: ring, now: o.Now}
+	r := &Repository{id: id, config: conf, store: store, ring: ring, now: o.Now, limits: o.limits}
 	if r.now == nil {
 		r.now = time.Now
+	}
+	if r.limits == (limits{}) {
+		r.limits = defaultLimits()
 	}
 	r.scratch.New = func() any { return new(sealing) }
 	if r.codec, err = pack.NewCodec(); err != nil {

@@ -11,22 +11,22 @@ import (
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
-// Errors of a caller that uses a session wrongly.
-var (
-	errClosed = errors.New("the session is over")
-)
+var errClosed = errors.New("the session is over")
 
-// Sizes of what a session makes and holds.
-const (
-	dataPackSize = 24 << 20 // bytes; three such buffers are in use at most
-	nodePackSize = 8 << 20
-	dataBuffers  = 3 // one filling, two on their way
-	nodeBuffers  = 2
-	uploaders    = 2
-	// indexEvery is how many new blocks are put into the store without an index
-	// object: what a crash in a long session would store again, 2 GiB.
-	indexEvery = 1 << 17
-)
+// limits are the sizes of what a session makes and holds. The format leaves them
+// free, within pack.MaxPack and pack.MaxIndex.
+type limits struct {
+	dataPack  int // bytes; uploaders + 1 such buffers are in use at most
+	nodePack  int // bytes; two at most
+	uploaders int
+	// index is how many new blocks are put into the store without an index
+	// object: what a crash in a long session makes the next one store again.
+	index int
+}
+
+func defaultLimits() limits {
+	return limits{dataPack: 24 << 20, nodePack: 8 << 20, uploaders: 2, index: 1 << 17}
+}
 
 // Session takes the streams of one restore point. New blocks go into the store
 // as they come; Commit is what makes a point of them.
@@ -79,9 +79,9 @@ func (r *Repository) Begin(ctx context.Context) (*Session, error) {
 		failed: make(chan struct{}),
 		cancel: cancel,
 	}
-	s.data.init(s, wire.DataPack, dataPackSize, dataBuffers)
-	s.nodes.init(s, wire.NodePack, nodePackSize, nodeBuffers)
-	for range uploaders {
+	s.data.init(s, wire.DataPack, r.limits.dataPack, r.limits.uploaders+1)
+	s.nodes.init(s, wire.NodePack, r.limits.nodePack, 2)
+	for range r.limits.uploaders {
 		s.wg.Go(func() { s.upload(ctx) })
 	}
 	return s, nil

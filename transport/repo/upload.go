@@ -54,7 +54,7 @@ func (s *Session) stored(ctx context.Context, l pack.Listing) error {
 	s.claims.drop(names)
 	s.listing.packs = append(s.listing.packs, l)
 	s.listing.blocks += len(names)
-	if s.listing.blocks < indexEvery {
+	if s.listing.blocks < s.r.limits.index {
 		return nil
 	}
 	return s.writeIndex(ctx)

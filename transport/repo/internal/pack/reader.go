@@ -3,6 +3,7 @@ package pack
 import (
 	"fmt"
 
+	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -45,11 +46,17 @@ func OpenDirectory(ring *keys.Ring, tail []byte, size int64) (l Listing, need in
 	return l, 0, r.Done()
 }
 
-// Content is the length of a segment's content.
-func (s *Segment) Content() int {
-	n := 0
+// Verify checks the opened content of s: lengths, and every block by its name.
+func (s *Segment) Verify(plain []byte, namer block.Namer) error {
 	for i := range s.Blocks {
-		n += int(s.Blocks[i].Length)
+		b := &s.Blocks[i]
+		if int(b.Length) > len(plain) || namer.Name(plain[:b.Length]) != b.Name {
+			return fmt.Errorf("%w: segment at %d: block %s has other content", wire.ErrDamaged, s.Offset, b.Name)
+		}
+		plain = plain[b.Length:]
 	}
-	return n
+	if len(plain) > 0 {
+		return fmt.Errorf("%w: segment at %d: %d bytes too many", wire.ErrDamaged, s.Offset, len(plain))
+	}
+	return nil
 }
