@@ -1,0 +1,135 @@
+package image
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// draft is a file that is not at its path yet.
+type draft struct {
+	f         *os.File // beside path, under a hidden name
+	path      string
+	overwrite bool
+
+	end  sync.Once
+	done error // of the end
+}
+
+func newDraft(path string, overwrite bool) (*draft, error) {
+	if err := replaceable(path, overwrite); err != nil {
+		return nil, err
+	}
+	dir, name := filepath.Split(path)
+	// The hidden name must fit into the 255 bytes that file systems allow.
+	hidden := fmt.Sprintf(".%s.lull-%s.partial", name[:min(len(name), 180)], rand.Text()[:12])
+	f, err := os.OpenFile(filepath.Join(dir, hidden), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &draft{f: f, path: path, overwrite: overwrite}, nil
+}
+
+// replaceable sees whether a new file may take the place of what is at path.
+func replaceable(path string, overwrite bool) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !overwrite:
+		return fmt.Errorf("%s: %w", path, snapshot.ErrExists)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is no regular file, it cannot be replaced: %w", path, snapshot.ErrUnsupported)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return checkUnused(f)
+}
+
+// commit writes what is left by finish, makes the file durable, and puts it at
+// its path. When that fails the file is removed.
+func (d *draft) commit(finish func() error) error {
+	d.end.Do(func() {
+		if d.done = finish(); d.done == nil {
+			d.done = d.publish()
+		}
+		if d.done != nil {
+			d.done = errors.Join(d.done, d.remove())
+		}
+	})
+	return d.done
+}
+
+func (d *draft) publish() error {
+	if err := d.f.Sync(); err != nil {
+		return err
+	}
+	if err := replaceable(d.path, d.overwrite); err != nil {
+		return err
+	}
+	if err := d.rename(); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(d.path)); err != nil {
+		return err
+	}
+	return d.f.Close()
+}
+
+// rename never replaces a file that came up meanwhile, unless it was told to.
+func (d *draft) rename() error {
+	if d.overwrite {
+		return os.Rename(d.f.Name(), d.path)
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, d.f.Name(), unix.AT_FDCWD, d.path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		if err = os.Link(d.f.Name(), d.path); err == nil { // the file system cannot: do it in two steps
+			err = os.Remove(d.f.Name())
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s: %w", d.path, snapshot.ErrExists)
+	}
+	return err
+}
+
+// abort removes the file. After commit it does nothing.
+func (d *draft) abort() error {
+	var err error
+	d.end.Do(func() {
+		d.done = fs.ErrClosed
+		err = d.remove()
+	})
+	return err
+}
+
+func (d *draft) remove() error {
+	err := os.Remove(d.f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	d.f.Close() // the file is gone: what it could not write does not matter
+	return err
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
