@@ -11,7 +11,7 @@ import (
 
 const (
 	maxText  = 256 // bytes
-	minEvery = time.Minute
+	minEvery = time.Second
 	maxEvery = 366 * 24 * time.Hour
 )
 
@@ -63,7 +63,7 @@ func parseEvery(text string) (time.Duration, error) {
 	case err != nil:
 		return 0, problem("@every %s is no duration", text).instead("write a number with its unit, such as @every 6h or @every 90m")
 	case d < minEvery || d > maxEvery:
-		return 0, problem("@every %s is out of range", text).instead("use 1m to 8784h")
+		return 0, problem("@every %s is out of range", text).instead("use 1s to 8784h")
 	case d%time.Second != 0:
 		return 0, problem("@every %s holds parts of a second", text).instead("use whole seconds")
 	}
