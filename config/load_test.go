@@ -46,11 +46,11 @@ func TestLoadLooksAtNamedFiles(t *testing.T) {
 		got = append(got, strings.ReplaceAll(w.String(), dir, "DIR"))
 	}
 	want := []string{
-		`DIR/lull.yaml:1: others may write this file (mode 0666): chmod go-w DIR/lull.yaml`,
-		`DIR/lull.yaml:2: anyone may read the passphrase_file of repository "a" (mode 0644): chmod 600 DIR/open`,
-		`DIR/lull.yaml:4: passphrase_file of repository "c" does not exist: create DIR/none`,
-		`DIR/lull.yaml:5: passphrase_file of repository "d" is no regular file: name a file`,
-		`DIR/lull.yaml:6: anyone may read the credentials_file of s3 of repository "e" (mode 0644): chmod 600 DIR/open`,
+		`DIR/lull.yaml:1: others may write this file (mode 0666); chmod go-w DIR/lull.yaml`,
+		`DIR/lull.yaml:2: anyone may read the passphrase_file of repository "a" (mode 0644); chmod 600 DIR/open`,
+		`DIR/lull.yaml:4: passphrase_file of repository "c" does not exist; create DIR/none`,
+		`DIR/lull.yaml:5: passphrase_file of repository "d" is no regular file; name a file`,
+		`DIR/lull.yaml:6: anyone may read the credentials_file of s3 of repository "e" (mode 0644); chmod 600 DIR/open`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

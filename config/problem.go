@@ -14,13 +14,13 @@ type Problem struct {
 	Instead string // what to write instead
 }
 
-// String is file:line: what is wrong: what to write instead.
+// String is file:line: what is wrong; what to write instead.
 func (p Problem) String() string {
 	at := p.File
 	if p.Line > 0 {
 		at = fmt.Sprintf("%s:%d", p.File, p.Line)
 	}
-	return at + ": " + p.What + ": " + p.Instead
+	return at + ": " + p.What + "; " + p.Instead
 }
 
 // Errors is everything that is wrong in a file, sorted by line. Load and Parse
