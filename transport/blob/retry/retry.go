@@ -1,0 +1,171 @@
+// Package retry is a decorator that tries an operation again when a store fails
+// for a moment: a connection cut, a server restarted, a network away for a minute.
+//
+// Permanent errors (blob.Permanent) and the end of ctx stop it at once. A creation
+// keeps its nonce over all tries, so that one whose reply was lost is known again.
+// The decorator goes outermost: what is below it sees every try.
+package retry
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+)
+
+// Options say how long to go on. The zero value is right for a backup.
+type Options struct {
+	// Total is how long one operation is tried, from its first failure: 3
+	// minutes by default, three times the longest cut that a run survives.
+	Total time.Duration
+	// First is the same for a store that has not answered once yet, 15 seconds
+	// by default: a wrong address is said while someone is still looking.
+	First time.Duration
+	// Base and Cap bound the wait between two tries: it doubles from Base, 200 ms
+	// by default, to Cap, 10 s by default, less up to half of it by chance.
+	Base, Cap time.Duration
+	// Rand returns a number in [0,1); rand.Float64 by default.
+	Rand func() float64
+	// Log is told once an operation that it will be tried again; may be nil.
+	Log *slog.Logger
+}
+
+// Store is the decorator.
+type Store struct {
+	inner    blob.Store
+	o        Options
+	answered atomic.Bool // the store has done something, or refused it
+}
+
+// New puts the decorator around inner.
+func New(inner blob.Store, o Options) *Store {
+	o.Total = orElse(o.Total, 3*time.Minute)
+	o.First = orElse(o.First, 15*time.Second)
+	o.Base = orElse(o.Base, 200*time.Millisecond)
+	o.Cap = orElse(o.Cap, 10*time.Second)
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{inner: inner, o: o}
+}
+
+func orElse(d, standard time.Duration) time.Duration {
+	if d <= 0 {
+		return standard
+	}
+	return d
+}
+
+// do calls op until it succeeds or trying on is of no use, and returns its last
+// error.
+func (s *Store) do(ctx context.Context, what, name string, op func() error) error {
+	var failed time.Time
+	for try := 1; ; try++ {
+		err := op()
+		if err == nil || blob.Permanent(err) {
+			s.answered.Store(s.answered.Load() || ctx.Err() == nil)
+			return err
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		if failed.IsZero() {
+			failed = time.Now()
+			s.o.Log.WarnContext(ctx, "store failed, trying again", "operation", what, "object", name, "error", err)
+		}
+		wait := s.wait(try)
+		if spent := time.Since(failed) + wait; spent > s.budget() {
+			return fmt.Errorf("%w (gave up after %d tries in %v)", err, try, time.Since(failed).Round(time.Second))
+		}
+		if !sleep(ctx, wait) {
+			return fmt.Errorf("%w; before that: %w", ctx.Err(), err)
+		}
+	}
+}
+
+func (s *Store) budget() time.Duration {
+	if s.answered.Load() {
+		return s.o.Total
+	}
+	return min(s.o.First, s.o.Total)
+}
+
+// wait is the time between try number try and the next one.
+func (s *Store) wait(try int) time.Duration {
+	d := s.o.Cap
+	if try < 32 {
+		d = min(d, s.o.Base<<(try-1))
+	}
+	return d - time.Duration(float64(d)/2*s.o.Rand())
+}
+
+// sleep reports whether it slept to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *Store) Create(ctx context.Context, name string, data []byte) error {
+	ctx = blob.WithNonce(ctx)
+	return s.do(ctx, "create", name, func() error { return s.inner.Create(ctx, name, data) })
+}
+
+func (s *Store) Read(ctx context.Context, name string, off, length int64) (data []byte, err error) {
+	err = s.do(ctx, "read", name, func() error {
+		data, err = s.inner.Read(ctx, name, off, length)
+		return err
+	})
+	return data, err
+}
+
+func (s *Store) Stat(ctx context.Context, name string) (info blob.Info, err error) {
+	err = s.do(ctx, "stat", name, func() error {
+		info, err = s.inner.Stat(ctx, name)
+		return err
+	})
+	return info, err
+}
+
+// List remembers what fn was told, so that a listing that starts again after it
+// broke off tells nothing twice.
+func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
+	told := map[string]struct{}{}
+	var own error // fn's, which is nothing to try again
+	err := s.do(ctx, "list", prefix, func() error {
+		err := s.inner.List(ctx, prefix, func(info blob.Info) error {
+			if _, again := told[info.Name]; again {
+				return nil
+			}
+			told[info.Name] = struct{}{}
+			own = fn(info)
+			return own
+		})
+		if own != nil {
+			return nil
+		}
+		return err
+	})
+	if own != nil {
+		return own
+	}
+	return err
+}
+
+func (s *Store) Delete(ctx context.Context, name string) error {
+	return s.do(ctx, "delete", name, func() error { return s.inner.Delete(ctx, name) })
+}
+
+func (s *Store) String() string { return s.inner.String() }
