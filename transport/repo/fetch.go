@@ -77,14 +77,10 @@ func together(wants []want) int {
 func (f *fetcher) readRange(ctx context.Context, wants []want) error {
 	first, last := &wants[0].loc, &wants[len(wants)-1].loc
 	from, to := int64(first.SegmentOffset), end(last)
-	if to-from > maxRead {
-		return fmt.Errorf("%w: segment of %d bytes", wire.ErrDamaged, to-from)
+	if to-from > maxRead || from < keys.PackHeaderSize {
+		return fmt.Errorf("%w: segment at %d of %d bytes", wire.ErrDamaged, from, to-from)
 	}
-	key, err := f.r.packKey(ctx, f.store, first.Pack)
-	if err != nil {
-		return err
-	}
-	read, err := f.store.Read(ctx, packObject(first.Pack), from, to-from)
+	key, read, err := f.r.readPack(ctx, f.store, first.Pack, from, to)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -99,14 +100,10 @@ func (n *nodes) segment(ctx context.Context, loc index.Location) ([]byte, error)
 
 // readSegment reads and opens one segment.
 func (r *Repository) readSegment(ctx context.Context, store blob.Store, loc index.Location) ([]byte, error) {
-	key, err := r.packKey(ctx, store, loc.Pack)
-	if err != nil {
-		return nil, err
+	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead || loc.SegmentOffset < keys.PackHeaderSize {
+		return nil, fmt.Errorf("%w: segment at %d of %d bytes", wire.ErrDamaged, loc.SegmentOffset, loc.SegmentLength)
 	}
-	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead {
-		return nil, fmt.Errorf("%w: segment of %d bytes", wire.ErrDamaged, loc.SegmentLength)
-	}
-	sealed, err := store.Read(ctx, packObject(loc.Pack), int64(loc.SegmentOffset), int64(loc.SegmentLength))
+	key, sealed, err := r.readPack(ctx, store, loc.Pack, int64(loc.SegmentOffset), end(&loc))
 	if err != nil {
 		return nil, err
 	}

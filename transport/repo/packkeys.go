@@ -39,19 +39,30 @@ func (k *packKeys) put(pack [32]byte, key *keys.PackKey) {
 	k.keys[pack] = key
 }
 
-// packKey returns the key of a pack.
-func (r *Repository) packKey(ctx context.Context, store blob.Store, pack [32]byte) (*keys.PackKey, error) {
-	if key := r.packKeys.get(pack); key != nil {
-		return key, nil
+// readPack reads the bytes from..to of a pack, and returns them with the pack's key.
+// A key that is not known yet is at the pack's start: one read fetches both when
+// that is near.
+func (r *Repository) readPack(ctx context.Context, store blob.Store, pack [32]byte, from, to int64) (*keys.PackKey, []byte, error) {
+	key := r.packKeys.get(pack)
+	if key != nil {
+		b, err := store.Read(ctx, packObject(pack), from, to-from)
+		return key, b, err
 	}
-	header, err := store.Read(ctx, packObject(pack), 0, keys.PackHeaderSize)
-	if err != nil {
-		return nil, err
+	header := int64(keys.PackHeaderSize)
+	if from <= maxGap {
+		header = to
 	}
-	key, _, err := r.ring.OpenPackKey(header)
+	b, err := store.Read(ctx, packObject(pack), 0, header)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if key, _, err = r.ring.OpenPackKey(b[:keys.PackHeaderSize]); err != nil {
+		return nil, nil, err
 	}
 	r.packKeys.put(pack, key)
-	return key, nil
+	if from <= maxGap {
+		return key, b[from:], nil
+	}
+	b, err = store.Read(ctx, packObject(pack), from, to-from)
+	return key, b, err
 }

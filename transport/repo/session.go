@@ -41,6 +41,8 @@ type Session struct {
 	nodes lane
 	count counters
 
+	parents *nodes // reads parents' maps, for all streams
+
 	claims  claims
 	index   *index.Session
 	listing listing
@@ -79,6 +81,7 @@ func (r *Repository) Begin(ctx context.Context) (*Session, error) {
 		failed: make(chan struct{}),
 		cancel: cancel,
 	}
+	s.parents = r.nodes(s.store)
 	s.data.init(s, wire.DataPack, r.limits.dataPack, r.limits.uploaders+1)
 	s.nodes.init(s, wire.NodePack, r.limits.nodePack, 2)
 	for range r.limits.uploaders {

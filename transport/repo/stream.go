@@ -27,7 +27,7 @@ func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream
 		return nil, fmt.Errorf("begin stream: %w", err)
 	}
 	if parent != nil {
-		p, err := tree.NewParent(tree.Root(*parent), s.r.nodes(s.store).load)
+		p, err := tree.NewParent(tree.Root(*parent), s.parents.load)
 		if err != nil {
 			return nil, fmt.Errorf("begin stream: parent: %w", err)
 		}
