@@ -8,9 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What each part installs with apt-get.
-build_packages=(git make protobuf-compiler)
-guest_packages=(qemu-system-x86 qemu-utils busybox-static e2fsprogs)
-s3_packages=(openssl ca-certificates)
+# ca-certificates: Go fetches modules over TLS.
+build_packages=(ca-certificates git make protobuf-compiler)
+guest_packages=(ca-certificates qemu-system-x86 qemu-utils busybox-static e2fsprogs)
+s3_packages=(ca-certificates openssl)
 test_packages=(gcc libc6-dev qemu-block-extra ovmf nbdkit libnbd-bin zstd xfsprogs time) # gcc: the race detector
 
 # The module that is the S3 server of the tests.

@@ -91,43 +91,46 @@ func write(ctx context.Context, args []string) error {
 // acks tells the world which records are durable.
 type acks struct {
 	state string
-	port  int // -1: none
+	port  string // virtio port; empty: none
+	fd    int    // of the open port; -1: not open
 }
 
 func newAcks(state, port string, found record.Report) (*acks, error) {
 	if err := os.MkdirAll(state, 0o755); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)
 	}
-	a := &acks{state: state, port: -1}
+	a := &acks{state: state, port: port, fd: -1}
 	b, err := json.Marshal(found)
 	if err != nil {
 		return nil, fmt.Errorf("encode report: %w", err)
 	}
-	if err := a.replace("found.json", b); err != nil {
-		return nil, err
-	}
-	if port == "" {
-		return a, nil
-	}
-	// Not blocking: with nobody at the other end the recorder must not stop.
-	a.port, err = unix.Open(port, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, fmt.Errorf("open port %s: %w", port, err)
-	}
-	return a, nil
+	return a, a.replace("found.json", b)
 }
 
-// acked publishes n. The port is a courtesy: it may lose lines.
+// acked publishes n.
 func (a *acks) acked(n uint64) error {
 	line := strconv.AppendUint(nil, n, 10)
 	if err := a.replace("acked", line); err != nil {
 		return err
 	}
-	if a.port >= 0 {
-		_, err := unix.Write(a.port, append(line, '\n'))
-		if err != nil && !errors.Is(err, unix.EAGAIN) {
-			return fmt.Errorf("write to port: %w", err)
+	return a.send(append(line, '\n'))
+}
+
+// send is a courtesy: a line may get lost while the port is not there yet, or
+// nobody is at its other end. The recorder must not stop for that.
+func (a *acks) send(line []byte) error {
+	var err error
+	if a.fd < 0 && a.port != "" {
+		a.fd, err = unix.Open(a.port, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("open port %s: %w", a.port, err)
 		}
+	}
+	if a.fd < 0 {
+		return nil
+	}
+	if _, err := unix.Write(a.fd, line); err != nil && !errors.Is(err, unix.EAGAIN) {
+		return fmt.Errorf("write to port: %w", err)
 	}
 	return nil
 }
@@ -146,7 +149,7 @@ func (a *acks) replace(name string, data []byte) error {
 }
 
 func (a *acks) close() {
-	if a.port >= 0 {
-		unix.Close(a.port)
+	if a.fd >= 0 {
+		unix.Close(a.fd)
 	}
 }
