@@ -1,0 +1,26 @@
+// Package plugins runs writer plugins: programs that lull starts beside itself
+// and talks to in gRPC.
+//
+//	p, err := plugins.Start(ctx, spec, guest, log)  // process, handshake, guest service
+//	         quiesce.Do(..., Writers: {p}, ...)     // *Plugin is a quiesce.Writer
+//	         p.Close()                              // process, sockets, folder are gone
+//
+// A plugin is not trusted. What it cannot do:
+//
+//   - Outlive its host. The kernel kills it when the thread that forked it dies
+//     (Pdeathsig); that thread is kept by a goroutine locked to it until the
+//     process has ended, since the Go runtime may end other threads earlier.
+//     Folders of hosts that died are removed at the next start.
+//   - See the host's environment, standard input or other plugins' sockets. Its
+//     sockets lie in a folder of this one start that only this user can enter, and
+//     both ends prove themselves with certificates of this start. A handshake that
+//     names another address is refused.
+//   - Take more time than a call's context, more memory than a message
+//     (proto.MaxMessage), more log than the limits of this package. One that writes
+//     without end is killed, and one that does not answer Abort twice.
+//   - Reach into the guest beyond its grants, or freeze it when no Freeze is under
+//     way: a freeze that was given up cannot come late through this package.
+//
+// Whatever happens to it, calls end with a typed failure; when its process is gone
+// they wrap quiesce.ErrWriterGone.
+package plugins

@@ -1,0 +1,198 @@
+package plugins
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Limits of what a plugin may have logged.
+const (
+	maxLine   = 1 << 10 // bytes of one line; the rest is cut
+	lineBurst = 100
+	lineRate  = 10 // lines a second after the burst
+)
+
+// lineLog passes what a plugin says on to a slog.Logger, within limits. It is
+// go-plugin's logger too. Safe for concurrent use.
+type lineLog struct {
+	log *slog.Logger
+	now func() time.Time
+
+	mu      sync.Mutex
+	tokens  float64
+	filled  time.Time
+	dropped int
+}
+
+func newLineLog(l *slog.Logger) *lineLog {
+	return &lineLog{log: l, now: time.Now, tokens: lineBurst, filled: time.Now()}
+}
+
+// say logs one line of the plugin, or counts it as dropped.
+func (l *lineLog) say(level slog.Level, line string) {
+	dropped, ok := l.admit()
+	if !ok {
+		return
+	}
+	if len(line) > maxLine {
+		line = line[:maxLine] + "…"
+	}
+	attrs := []slog.Attr{slog.String("line", strings.ToValidUTF8(line, "?"))}
+	if dropped > 0 {
+		attrs = append(attrs, slog.Int("dropped", dropped))
+	}
+	l.log.LogAttrs(context.Background(), level, "plugin says", attrs...)
+}
+
+// admit takes a token from the bucket; dropped is how many lines got none since
+// the last that did.
+func (l *lineLog) admit() (dropped int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	l.tokens = min(lineBurst, l.tokens+lineRate*now.Sub(l.filled).Seconds())
+	l.filled = now
+	if l.tokens < 1 {
+		l.dropped++
+		return 0, false
+	}
+	l.tokens--
+	dropped, l.dropped = l.dropped, 0
+	return dropped, true
+}
+
+// lineWriter cuts a stream into lines for a lineLog. Long lines are logged by
+// their beginning.
+type lineWriter struct {
+	to    *lineLog
+	level slog.Level
+	line  []byte
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		line, after, whole := bytes.Cut(rest, []byte{'\n'})
+		if room := maxLine + 1 - len(w.line); room > 0 {
+			w.line = append(w.line, line[:min(room, len(line))]...)
+		}
+		if whole {
+			w.flush()
+		}
+		rest = after
+	}
+	return len(p), nil
+}
+
+func (w *lineWriter) flush() {
+	if len(w.line) > 0 {
+		w.to.say(w.level, string(w.line))
+	}
+	w.line = w.line[:0]
+}
+
+// hostLog is an hclog.Logger over slog. What go-plugin says of itself goes to
+// the debug level: errors that matter are returned. What it read from the
+// plugin comes through a logger that it names after the program.
+type hostLog struct {
+	lines      *lineLog
+	fromPlugin bool
+	name       string
+}
+
+var _ hclog.Logger = (*hostLog)(nil)
+
+func slogLevel(l hclog.Level) slog.Level {
+	switch l {
+	case hclog.Error:
+		return slog.LevelError
+	case hclog.Warn:
+		return slog.LevelWarn
+	case hclog.Info:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// Log passes a message on.
+func (h *hostLog) Log(level hclog.Level, msg string, args ...any) {
+	if h.fromPlugin {
+		if len(args) > 0 {
+			msg += " " + strings.TrimSpace(fmt.Sprintln(args...))
+		}
+		h.lines.say(slogLevel(level), msg)
+		return
+	}
+	h.lines.log.Debug("go-plugin: "+msg, args...)
+}
+
+// Trace is dropped: it is one line a message.
+func (h *hostLog) Trace(string, ...any) {}
+
+// Debug logs at the debug level.
+func (h *hostLog) Debug(msg string, args ...any) { h.Log(hclog.Debug, msg, args...) }
+
+// Info logs at the info level.
+func (h *hostLog) Info(msg string, args ...any) { h.Log(hclog.Info, msg, args...) }
+
+// Warn logs at the warning level.
+func (h *hostLog) Warn(msg string, args ...any) { h.Log(hclog.Warn, msg, args...) }
+
+// Error logs at the error level.
+func (h *hostLog) Error(msg string, args ...any) { h.Log(hclog.Error, msg, args...) }
+
+// IsTrace is false.
+func (h *hostLog) IsTrace() bool { return false }
+
+// IsDebug is true: slog decides.
+func (h *hostLog) IsDebug() bool { return true }
+
+// IsInfo is true.
+func (h *hostLog) IsInfo() bool { return true }
+
+// IsWarn is true.
+func (h *hostLog) IsWarn() bool { return true }
+
+// IsError is true.
+func (h *hostLog) IsError() bool { return true }
+
+// ImpliedArgs are none.
+func (h *hostLog) ImpliedArgs() []any { return nil }
+
+// With adds nothing: go-plugin does not use it.
+func (h *hostLog) With(...any) hclog.Logger { return h }
+
+// Name is the last given.
+func (h *hostLog) Name() string { return h.name }
+
+// Named tells go-plugin's own parts from the plugin.
+func (h *hostLog) Named(name string) hclog.Logger {
+	return &hostLog{lines: h.lines, name: name, fromPlugin: name != "stdio"}
+}
+
+// ResetNamed is Named.
+func (h *hostLog) ResetNamed(name string) hclog.Logger { return h.Named(name) }
+
+// SetLevel does nothing.
+func (h *hostLog) SetLevel(hclog.Level) {}
+
+// GetLevel is debug.
+func (h *hostLog) GetLevel() hclog.Level { return hclog.Debug }
+
+// StandardLogger writes lines at the debug level.
+func (h *hostLog) StandardLogger(o *hclog.StandardLoggerOptions) *log.Logger {
+	return log.New(h.StandardWriter(o), "", 0)
+}
+
+// StandardWriter writes lines at the debug level.
+func (h *hostLog) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
+	return &lineWriter{to: h.lines, level: slog.LevelDebug}
+}

@@ -1,0 +1,232 @@
+package plugins
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/lull-backup/lull/plugins/proto"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+const (
+	// startLimit is how long a plugin may take until it answers.
+	startLimit = 30 * time.Second
+	// stopLimit is how long it may take to end by itself.
+	stopLimit = 2 * time.Second
+	// maxHeaders bounds the headers of an answer, failures among them, in bytes.
+	maxHeaders = 64 << 10
+)
+
+// Plugin is a running writer plugin. It is a quiesce.Writer; calls fail with
+// quiesce.ErrWriterGone once its process has ended.
+type Plugin struct {
+	spec    Spec
+	log     *slog.Logger
+	folder  *folder
+	process *process
+	options *goplugin.ClientConfig
+	client  *goplugin.Client
+	writer  proto.WriterClient
+	guest   *guestServer // nil: none
+	server  *grpc.Server // of the guest service; nil: none
+	serving sync.WaitGroup
+
+	deafAborts atomic.Int32 // Aborts in a row without an answer
+
+	close    sync.Once
+	closeErr error
+}
+
+// Start starts a plugin and waits until it answers, for 30 seconds at most. guest
+// may be nil; the plugin does not close it. On an error nothing is left behind.
+func Start(ctx context.Context, spec Spec, guest snapshot.Guest, log *slog.Logger) (*Plugin, error) {
+	if err := spec.check(); err != nil {
+		return nil, fmt.Errorf("start plugin %s: %w", spec.Name, err)
+	}
+	folder, err := newFolder(spec.RuntimeDir)
+	if err != nil {
+		return nil, fmt.Errorf("start plugin %s: %w", spec.Name, err)
+	}
+	log = log.With("plugin", spec.Name)
+	lines := newLineLog(log)
+	p := &Plugin{spec: spec, log: log, folder: folder, process: newProcess(spec, folder.path, lines)}
+	p.options = p.config(lines)
+	p.client = goplugin.NewClient(p.options)
+	if guest != nil {
+		p.guest = &guestServer{guest: guest, plugin: spec.Name, grants: spec.Grants}
+	}
+	if err := p.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start plugin %s: %w", spec.Name, err), p.Close())
+	}
+	return p, nil
+}
+
+func (p *Plugin) config(lines *lineLog) *goplugin.ClientConfig {
+	return &goplugin.ClientConfig{
+		HandshakeConfig: goplugin.HandshakeConfig{
+			ProtocolVersion: proto.Version, MagicCookieKey: proto.CookieKey, MagicCookieValue: proto.CookieValue,
+		},
+		Plugins:          goplugin.PluginSet{proto.PluginName: &dispenser{}},
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		SkipHostEnv:      true,
+		// Only with a runner of our own does go-plugin keep to the folder, and
+		// then it checks no checksum: process.Start does.
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.folder.path},
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
+			p.process.command(cmd.Env)
+			return p.process, nil
+		},
+		StartTimeout: startLimit,
+		Logger:       &hostLog{lines: lines},
+		Stderr:       io.Discard,
+		SyncStdout:   &floodWriter{&lineWriter{to: lines, level: slog.LevelInfo}, p.process.flood},
+		SyncStderr:   &floodWriter{&lineWriter{to: lines, level: slog.LevelInfo}, p.process.flood},
+		GRPCDialOptions: []grpc.DialOption{
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(proto.MaxMessage), grpc.MaxCallSendMsgSize(proto.MaxMessage)),
+			grpc.WithMaxHeaderListSize(maxHeaders),
+			// A connection that go-plugin drops without closing does not last.
+			grpc.WithIdleTimeout(10 * time.Second),
+		},
+	}
+}
+
+// start connects to the plugin on a goroutine, since go-plugin knows no context:
+// when time is over, killing the process ends whatever go-plugin waits for.
+func (p *Plugin) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- p.connect(ctx) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		p.process.kill(fmt.Errorf("killed: no answer to its start: %w", context.Cause(ctx)))
+		err = <-done
+	}
+	if err == nil {
+		return nil
+	}
+	p.process.kill(err)
+	if cause := p.deathCause(); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%v)", cause, err)
+	}
+	return err
+}
+
+// deathCause waits for a process that was started and is about to die.
+func (p *Plugin) deathCause() error {
+	if p.process.ID() == "" {
+		return nil
+	}
+	<-p.process.ended
+	return p.process.died()
+}
+
+// connect makes the handshake, opens the guest service and says Connect.
+func (p *Plugin) connect(ctx context.Context) error {
+	protocol, err := p.client.Client()
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	raw, err := protocol.Dispense(proto.PluginName)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	ends, ok := raw.(*dispensed)
+	if !ok {
+		return errors.New("connect: not a writer plugin")
+	}
+	p.writer = proto.NewWriterClient(ends.conn)
+	id, err := p.serveGuest(ends.broker)
+	if err != nil {
+		return fmt.Errorf("serve guest: %w", err)
+	}
+	_, err = p.writer.Connect(ctx, &proto.ConnectRequest{GuestBrokerId: id})
+	return optional(err)
+}
+
+// serveGuest starts the guest service; 0 is the id of none.
+func (p *Plugin) serveGuest(broker *goplugin.GRPCBroker) (uint32, error) {
+	if p.guest == nil {
+		return 0, nil
+	}
+	id := broker.NextId()
+	listener, err := broker.Accept(id)
+	if err != nil {
+		return 0, err
+	}
+	p.server = grpc.NewServer(
+		// go-plugin has put the certificates of this start there, ours and the
+		// plugin's; its own AcceptAndServe uses the same.
+		grpc.Creds(credentials.NewTLS(p.options.TLSConfig)),
+		grpc.MaxRecvMsgSize(proto.MaxMessage), grpc.MaxSendMsgSize(proto.MaxMessage),
+		grpc.UnaryInterceptor(recoverer(p.log)), grpc.WaitForHandlers(true),
+	)
+	proto.RegisterGuestServer(p.server, p.guest)
+	p.serving.Go(func() {
+		if err := p.server.Serve(listener); err != nil {
+			p.log.Warn("guest service ended", "error", err)
+		}
+	})
+	return id, nil
+}
+
+// Close ends the plugin: it is asked to, and killed when it does not. On return
+// its process, its sockets and its folder are gone. Safe to call again.
+func (p *Plugin) Close() error {
+	p.close.Do(func() {
+		p.stop()
+		if p.server != nil {
+			p.server.Stop()
+		}
+		p.serving.Wait()
+		p.closeErr = p.folder.remove()
+	})
+	return p.closeErr
+}
+
+// stop lets go-plugin end the process. Its way has no deadline of its own.
+func (p *Plugin) stop() {
+	killer := time.AfterFunc(stopLimit, func() { p.process.kill(errors.New("killed: it did not end when asked to")) })
+	defer killer.Stop()
+	p.client.Kill()
+	p.process.kill(errors.New("killed at the end"))
+	if p.process.ID() != "" {
+		<-p.process.ended
+	}
+}
+
+// dispenser hands the two ends of the connection over to Start.
+type dispenser struct {
+	goplugin.NetRPCUnsupportedPlugin
+}
+
+type dispensed struct {
+	broker *goplugin.GRPCBroker
+	conn   *grpc.ClientConn
+}
+
+// GRPCServer is the other side's.
+func (dispenser) GRPCServer(*goplugin.GRPCBroker, *grpc.Server) error {
+	return errors.New("the host is no plugin")
+}
+
+// GRPCClient is called by Dispense.
+func (dispenser) GRPCClient(_ context.Context, broker *goplugin.GRPCBroker, conn *grpc.ClientConn) (any, error) {
+	return &dispensed{broker, conn}, nil
+}

@@ -1,0 +1,76 @@
+package sdk
+
+import (
+	"context"
+
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// The types of the contract, so that a plugin imports this package alone.
+type (
+	// Request is the run that a call belongs to.
+	Request = quiesce.Request
+	// RestoreRequest is the restore that a call belongs to.
+	RestoreRequest = quiesce.RestoreRequest
+	// ThawResult is what Thaw found.
+	ThawResult = quiesce.ThawResult
+	// Identity is what a writer says of itself.
+	Identity = quiesce.Identity
+	// Failure is a typed error.
+	Failure = quiesce.Failure
+	// Guest reaches into the guest of this plugin. What was not granted to the
+	// plugin fails with ErrDenied; freezing file systems is allowed only
+	// inside Freeze. Close does nothing.
+	Guest = snapshot.Guest
+)
+
+// Writer is the least that a plugin does. The rules of both calls are those of
+// quiesce.Writer.
+type Writer interface {
+	Freeze(ctx context.Context, r Request) error
+	Thaw(ctx context.Context, r Request) (ThawResult, error)
+}
+
+// Connector gets the guest before any other call, once. Guest is nil where the
+// VM has none.
+type Connector interface {
+	Connect(ctx context.Context, g Guest) error
+}
+
+// Identifier says who the writer is. Without it the writer is an application of
+// the back-end tier named after its program.
+type Identifier interface {
+	Identify(ctx context.Context) (Identity, error)
+}
+
+// Preparer works ahead of the freeze window.
+type Preparer interface {
+	Prepare(ctx context.Context, r Request) error
+}
+
+// PostSnapshoter returns a document to store with the restore point.
+type PostSnapshoter interface {
+	PostSnapshot(ctx context.Context, r Request) ([]byte, error)
+}
+
+// Completer hears that the restore point is durable.
+type Completer interface {
+	Complete(ctx context.Context, r Request) error
+}
+
+// Aborter undoes whatever was done. Without it, Abort thaws where Freeze was
+// called since the last Thaw that went well.
+type Aborter interface {
+	Abort(ctx context.Context, r Request) error
+}
+
+// PreRestorer is called before a restore, perhaps again.
+type PreRestorer interface {
+	PreRestore(ctx context.Context, r RestoreRequest) error
+}
+
+// PostRestorer is called after a restore, perhaps again.
+type PostRestorer interface {
+	PostRestore(ctx context.Context, r RestoreRequest) error
+}

@@ -1,0 +1,79 @@
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"github.com/lull-backup/lull/plugins/proto"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// ErrNotStartedByLull: a plugin was started by hand.
+var ErrNotStartedByLull = errors.New("this is a plugin of lull, which starts it by itself")
+
+// Serve answers lull until it ends the plugin. It takes over standard output and
+// standard error of the process: call it once, last in main.
+func Serve(w Writer) error {
+	if os.Getenv(proto.CookieKey) != proto.CookieValue {
+		return snapshot.WithHint(ErrNotStartedByLull, "name the program in lull's configuration")
+	}
+	ignored := make(chan os.Signal, 1)
+	signal.Notify(ignored, syscall.SIGTERM)
+	defer signal.Stop(ignored)
+
+	// go-plugin replaces os.Stderr; the log keeps the real one.
+	log := hclog.New(&hclog.LoggerOptions{Output: os.Stderr, Level: hclog.Warn, JSONFormat: true})
+	goplugin.Serve(&goplugin.ServeConfig{
+		HandshakeConfig: goplugin.HandshakeConfig{
+			ProtocolVersion: proto.Version, MagicCookieKey: proto.CookieKey, MagicCookieValue: proto.CookieValue,
+		},
+		Plugins: goplugin.PluginSet{proto.PluginName: &servedPlugin{writer: w}},
+		Logger:  log,
+		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(opts,
+				grpc.MaxRecvMsgSize(proto.MaxMessage), grpc.MaxSendMsgSize(proto.MaxMessage),
+				grpc.UnaryInterceptor(recoverer(log)))...)
+		},
+	})
+	return nil
+}
+
+// servedPlugin registers the writer with go-plugin's server.
+type servedPlugin struct {
+	goplugin.NetRPCUnsupportedPlugin
+	writer Writer
+}
+
+// GRPCServer is called once.
+func (p *servedPlugin) GRPCServer(broker *goplugin.GRPCBroker, s *grpc.Server) error {
+	proto.RegisterWriterServer(s, &server{writer: p.writer, broker: broker, turn: make(chan struct{}, 1)})
+	return nil
+}
+
+// GRPCClient is the other side's.
+func (p *servedPlugin) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("the SDK is no client")
+}
+
+// recoverer turns a panic of a call into its failure.
+func recoverer(log hclog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("writer panicked", "call", info.FullMethod, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				err = toStatus(ctx, fmt.Errorf("panicked: %v", p))
+			}
+		}()
+		res, err = handler(ctx, req)
+		return res, toStatus(ctx, err)
+	}
+}

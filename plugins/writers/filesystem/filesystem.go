@@ -1,0 +1,169 @@
+package filesystem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lull-backup/lull/plugins/sdk"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// Name of the writer.
+const Name = "filesystem"
+
+// Tries of a thaw come faster at first.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 2 * time.Second
+)
+
+const (
+	hintAgent = "install qemu-guest-agent in the guest, start it, and give the VM a channel for it"
+	hintFroze = "see in the guest agent's log why it froze no file system"
+)
+
+// Writer freezes the file systems of one guest.
+type Writer struct {
+	guest snapshot.Guest
+
+	mu     sync.Mutex
+	frozen int // by the last Freeze that went well; 0 after a thaw
+}
+
+// New is the writer of a guest; nil is a VM without a way into its guest.
+func New(guest snapshot.Guest) *Writer { return &Writer{guest: guest} }
+
+// Serve is the main function of the plugin.
+func Serve() error { return sdk.Serve(New(nil)) }
+
+var (
+	_ quiesce.Writer = (*Writer)(nil)
+	_ sdk.Connector  = (*Writer)(nil)
+)
+
+// Connect gets the guest where the writer is a plugin.
+func (w *Writer) Connect(_ context.Context, g sdk.Guest) error {
+	w.guest = g
+	return nil
+}
+
+// Identify does not ask the guest.
+func (w *Writer) Identify(context.Context) (quiesce.Identity, error) {
+	return quiesce.Identity{Name: Name, Version: "1", Tier: quiesce.System, Level: quiesce.LevelFilesystem}, nil
+}
+
+// Prepare finds out whether the guest answers, while there is time.
+func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
+	if w.guest == nil {
+		return failure(snapshot.ErrNoGuest)
+	}
+	_, err := w.guest.Info(ctx)
+	return failure(err)
+}
+
+// Freeze freezes every file system of the guest.
+func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
+	if w.guest == nil {
+		return failure(snapshot.ErrNoGuest)
+	}
+	n, err := w.guest.FreezeFilesystems(ctx, nil)
+	if err != nil {
+		return failure(err)
+	}
+	if n == 0 {
+		return &quiesce.Failure{Writer: Name, Err: errors.New("not quiesced: the guest froze no file system"), Next: hintFroze}
+	}
+	w.setFrozen(n)
+	return nil
+}
+
+// Thaw thaws every file system of the guest.
+func (w *Writer) Thaw(ctx context.Context, _ quiesce.Request) (quiesce.ThawResult, error) {
+	if w.guest == nil {
+		return quiesce.ThawResult{}, failure(snapshot.ErrNoGuest)
+	}
+	n, err := w.guest.ThawFilesystems(ctx)
+	if err != nil {
+		return quiesce.ThawResult{}, failure(err)
+	}
+	// A writer that was restarted since does not know how many there were.
+	return quiesce.ThawResult{Held: n > 0 && n >= w.setFrozen(0)}, nil
+}
+
+// Abort thaws until the guest says that nothing is frozen.
+func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
+	if w.guest == nil {
+		return nil
+	}
+	var last error
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := w.thawOnce(ctx)
+		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
+			w.setFrozen(0)
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // and not that time is over
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return failure(fmt.Errorf("thaw guest: %w", last))
+		}
+	}
+}
+
+func (w *Writer) thawOnce(ctx context.Context) error {
+	if _, err := w.guest.ThawFilesystems(ctx); err != nil {
+		return err
+	}
+	frozen, err := w.guest.FilesystemsFrozen(ctx)
+	if err == nil && frozen {
+		err = errors.New("file systems are still frozen")
+	}
+	return err
+}
+
+// PostSnapshot has no document.
+func (w *Writer) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) { return nil, nil }
+
+// Complete has nothing to do.
+func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
+
+// PreRestore has nothing to do.
+func (w *Writer) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }
+
+// PostRestore has nothing to do.
+func (w *Writer) PostRestore(context.Context, quiesce.RestoreRequest) error { return nil }
+
+func (w *Writer) setFrozen(n int) (before int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before, w.frozen = w.frozen, n
+	return before
+}
+
+// failure types a guest's error.
+func failure(err error) error {
+	if err == nil {
+		return nil
+	}
+	f := &quiesce.Failure{Writer: Name, Err: err}
+	switch {
+	case errors.Is(err, snapshot.ErrNoGuest):
+		f.Class, f.Next = quiesce.NotPresent, hintAgent
+	case errors.Is(err, snapshot.ErrGuestSilent), errors.Is(err, context.DeadlineExceeded):
+		f.Class, f.Next = quiesce.Timeout, hintAgent
+	}
+	var h interface{ Hint() string }
+	if errors.As(err, &h) && h.Hint() != "" {
+		f.Next = h.Hint()
+	}
+	return f
+}

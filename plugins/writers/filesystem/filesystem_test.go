@@ -1,0 +1,151 @@
+package filesystem_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lull-backup/lull/plugins"
+	"github.com/lull-backup/lull/plugins/writers/filesystem"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// servedArg makes the test binary the plugin, as lull's own binary is.
+const servedArg = "plugin-serve"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == servedArg {
+		if err := filesystem.Serve(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestWriterInProcess(t *testing.T) {
+	quiescetest.RunWriter(t, func(*testing.T) quiescetest.Fixture {
+		g := quiescetest.NewGuest()
+		return quiescetest.Fixture{Writer: filesystem.New(g), Frozen: g.IsFrozen}
+	})
+}
+
+func TestWriterAsPlugin(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiescetest.RunWriter(t, func(t *testing.T) quiescetest.Fixture {
+		g := quiescetest.NewGuest()
+		p, err := plugins.Start(t.Context(), plugins.Spec{
+			Name: filesystem.Name, Path: self, Args: []string{servedArg},
+			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
+		}, g, quiescetest.Logger(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return quiescetest.Fixture{Writer: p, Frozen: g.IsFrozen}
+	})
+}
+
+func TestFailures(t *testing.T) {
+	silent := fmt.Errorf("sync: %w", snapshot.ErrGuestSilent)
+	tests := []struct {
+		name  string
+		guest snapshot.Guest
+		class quiesce.Class
+	}{
+		{"no guest", nil, quiesce.NotPresent},
+		{"no channel", faulty(snapshot.ErrNoGuest), quiesce.NotPresent},
+		{"silent agent", faulty(silent), quiesce.Timeout},
+		{"late agent", faulty(context.DeadlineExceeded), quiesce.Timeout},
+		{"refusal", faulty(errors.New("no")), quiesce.NotRetryable},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			w := filesystem.New(test.guest)
+			for what, err := range map[string]error{
+				"prepare": w.Prepare(t.Context(), quiesce.Request{}),
+				"freeze":  w.Freeze(t.Context(), quiesce.Request{}),
+			} {
+				var f *quiesce.Failure
+				if !errors.As(err, &f) || f.Class != test.class {
+					t.Errorf("%s: %v, want a failure of class %v", what, err, test.class)
+				} else if test.class != quiesce.NotRetryable && f.Hint() == "" {
+					t.Errorf("%s: %v has no hint", what, err)
+				}
+			}
+		})
+	}
+}
+
+func faulty(err error) *quiescetest.Guest {
+	g := quiescetest.NewGuest()
+	g.Fault = func(context.Context, string) error { return err }
+	return g
+}
+
+func TestNothingFroze(t *testing.T) {
+	g := &quiescetest.Guest{}
+	var f *quiesce.Failure
+	if err := filesystem.New(g).Freeze(t.Context(), quiesce.Request{}); !errors.As(err, &f) {
+		t.Errorf("freeze of a guest without file systems: %v, want a failure", err)
+	}
+}
+
+func TestThawedBehindItsBack(t *testing.T) {
+	g := quiescetest.NewGuest()
+	w := filesystem.New(g)
+	if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	g.Filesystems = 1 // the other one was thawed by somebody
+	if res, err := w.Thaw(t.Context(), quiesce.Request{}); err != nil || res.Held {
+		t.Errorf("thaw: %+v, %v; want a freeze that had not held", res, err)
+	}
+}
+
+func TestAbortTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := quiescetest.NewGuest()
+		w := filesystem.New(g)
+		if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		refuse := 5
+		g.Fault = func(_ context.Context, method string) error {
+			if method == "ThawFilesystems" && refuse > 0 {
+				refuse--
+				return snapshot.ErrGuestSilent
+			}
+			return nil
+		}
+		if err := w.Abort(t.Context(), quiesce.Request{}); err != nil || g.IsFrozen() {
+			t.Errorf("abort: %v, frozen %v", err, g.IsFrozen())
+		}
+	})
+}
+
+func TestAbortEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := filesystem.New(faulty(snapshot.ErrGuestSilent))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var f *quiesce.Failure
+		if err := w.Abort(ctx, quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.Timeout {
+			t.Errorf("abort: %v, want a timeout", err)
+		}
+	})
+}
