@@ -1,0 +1,49 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+func TestChoosePoint(t *testing.T) {
+	at := func(id string, year, month, day, hour int) repo.Point {
+		return repo.Point{ID: id, VM: "lab/web", Frozen: time.Date(year, time.Month(month), day, hour, 30, 0, 0, time.Local)}
+	}
+	points := []repo.Point{
+		at("20261119T013000Z-11111111", 2026, 11, 19, 1),
+		at("20261120T013000Z-22222222", 2026, 11, 20, 1),
+		at("20261120T133000Z-33333333", 2026, 11, 20, 13),
+		at("20261121T013000Z-44444444", 2026, 11, 21, 1),
+	}
+	for _, c := range []struct {
+		which, want string
+		code        int
+	}{
+		{"", "20261121T013000Z-44444444", 0},
+		{"latest", "20261121T013000Z-44444444", 0},
+		{"20261119T013000Z-11111111", "20261119T013000Z-11111111", 0},
+		{"20261119", "20261119T013000Z-11111111", 0},
+		{"20261120", "", exitUsage}, // two ids begin so
+		{"20261120T13", "20261120T133000Z-33333333", 0},
+		{"2026-11-20", "20261120T133000Z-33333333", 0}, // the last of that day
+		{"2026-11-20 01", "20261120T013000Z-22222222", 0},
+		{"2026-11-20T01:30", "20261120T013000Z-22222222", 0},
+		{"2026-", "20261121T013000Z-44444444", 0},
+		{"2027-01-01", "", exitNotFound},
+		{"9", "", exitNotFound},
+		{"Latest", "", exitNotFound},
+	} {
+		t.Run(c.which, func(t *testing.T) {
+			got, err := choosePoint(points, c.which)
+			if exitCode(err) != c.code || got.ID != c.want {
+				t.Errorf("choosePoint(%q) = %q, %v; want %q and exit code %d", c.which, got.ID, err, c.want, c.code)
+			}
+		})
+	}
+	utc, err := choosePoint(points, points[1].Frozen.UTC().Format("2006-01-02T15:04Z"))
+	if err != nil || utc.ID != points[1].ID {
+		t.Errorf("by its time in UTC: %q, %v; want %q", utc.ID, err, points[1].ID)
+	}
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// restoreFlags are those of `lull restore` alone.
+type restoreFlags struct {
+	to     string
+	force  bool
+	format string
+}
+
+func (in *invocation) restoreCommand() *cobra.Command {
+	var flags restoreFlags
+	cmd := in.addRepositoryFlags(&cobra.Command{
+		Use:   "restore VM[@POINT] --to DIR",
+		Short: "Write a restore point back into a folder",
+		Long: "Write every disk of a restore point into a folder, under its own file name, with\n" +
+			"what is needed to start the VM there.\n\n" +
+			"POINT is an id, the start of one, \"latest\" (the default), or the start of a local\n" +
+			"time: 2026-11-20 is the last point of that day.",
+		Example: "  lull restore lab/web --to /srv/restored\n" +
+			"  lull restore web@2026-11-20 --repo /srv/backup --to /tmp/web --disk-format raw",
+		Args: argCount(1, 1, "the VM"),
+		RunE: in.run(func(cmd *cobra.Command, args []string) error { return in.restore(cmd.Context(), args[0], flags) }),
+	})
+	f := cmd.Flags()
+	f.StringVar(&flags.to, "to", "", "folder `DIR` to restore into; made when missing")
+	f.BoolVar(&flags.force, "force", false, "replace files that are there")
+	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were)")
+	return cmd
+}
+
+func (in *invocation) restore(ctx context.Context, what string, flags restoreFlags) error {
+	if flags.to == "" {
+		return withHint(usagef("restore: --to is missing"), "name the folder to restore into: --to DIR")
+	}
+	format, err := parseFormat("--disk-format", flags.format)
+	if err != nil {
+		return err
+	}
+	vm, which, _ := strings.Cut(what, "@")
+	if vm == "" {
+		return usagef("restore %s: the VM's name is missing", what)
+	}
+	t, err := in.target()
+	if err != nil {
+		return err
+	}
+	return in.withRepository(ctx, t, func(r *repo.Repository) error {
+		points, err := pointsOf(ctx, r, vm)
+		if err != nil && (len(points) == 0 || !partial(err)) {
+			return fmt.Errorf("restore %s: %w", what, err)
+		}
+		if err != nil {
+			in.warn("%s", plainError(err))
+		}
+		point, err := choosePoint(points, which)
+		if err != nil {
+			return fmt.Errorf("restore %s: %w", what, err)
+		}
+		return in.restorePoint(ctx, agent.RestoreJob{
+			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force,
+		})
+	})
+}
+
+func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) error {
+	story := in.newStory("restore")
+	defer story.close()
+	job.Images, job.Definer, job.Observe, job.Now = diskImages(), definer(), story.hear, time.Now
+	in.note("restore %s as of %s (%s) into %s", job.Point.VM, moment(job.Point.Frozen), job.Point.ID, job.Dir)
+	res, err := agent.Restore(ctx, job)
+	story.close()
+	if err != nil {
+		return err
+	}
+	if in.flags.json {
+		return in.line(eventLine{
+			Event:    agent.Event{Time: time.Now(), VM: res.VM, Step: agent.StepDone},
+			Restored: &res,
+		})
+	}
+	if in.flags.quiet {
+		return nil
+	}
+	return restoreTable(job.Point, res).write(in.Stdout)
+}
+
+func restoreTable(p repo.Point, res agent.RestoreResult) *table {
+	t := newTable("WHAT", "FILE", "FORMAT", "SIZE")
+	for i, d := range res.Disks {
+		t.add("disk "+d.Name, d.Path, string(d.Format), size(p.Disks[i].Root.Size))
+	}
+	for _, f := range res.Files {
+		t.add(string(f.Role), f.Now, "", "")
+	}
+	for _, s := range res.Start {
+		t.add("start", s, "", "")
+	}
+	t.add("in all", took(res.Took), "", size(res.Bytes)+" written")
+	return t
+}
+
+// parseFormat reads the value of a format flag; empty stays empty.
+func parseFormat(flag, s string) (snapshot.Format, error) {
+	switch f := snapshot.Format(s); f {
+	case "", snapshot.FormatRaw, snapshot.FormatQcow2:
+		return f, nil
+	}
+	return "", withHint(usagef("%s %s: unknown format", flag, s), "use raw or qcow2")
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/agent/control"
+	"github.com/lull-backup/lull/config"
+)
+
+func (in *invocation) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show what the agent does, how the last backups ended and when the next begin",
+		Long: "Show what the agent does, how the last backup of every VM ended and when the next\n" +
+			"one begins. Without a running agent it says so and shows what is on record.",
+		Args: argCount(0, 0, ""),
+		RunE: in.run(func(cmd *cobra.Command, _ []string) error { return in.status(cmd.Context()) }),
+	}
+}
+
+// statusResult is the status as --json shows it.
+type statusResult struct {
+	Running bool `json:"running"` // an agent answered
+	control.Status
+}
+
+func (in *invocation) status(ctx context.Context) error {
+	cfg, err := in.loadConfig()
+	if err != nil {
+		return err
+	}
+	res := statusResult{Running: true}
+	res.Status, err = askAgent(ctx, cfg.Agent.Socket)
+	if errors.Is(err, control.ErrNotRunning) {
+		res.Running = false
+		res.Status, err = in.recordedStatus(cfg, time.Now())
+	}
+	if err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	if in.flags.json {
+		return writeJSON(in.Stdout, res)
+	}
+	return in.showStatus(cfg, res)
+}
+
+// recordedStatus is what can be said without an agent.
+func (in *invocation) recordedStatus(cfg *config.Config, now time.Time) (control.Status, error) {
+	state, err := in.openJournal(cfg)
+	if err != nil {
+		return control.Status{}, err
+	}
+	s := control.Status{Runs: []control.RunStatus{}, VMs: []control.VMStatus{}}
+	for _, g := range cfg.Groups {
+		for _, vm := range g.VMs {
+			last, err := state.Last(vm)
+			if err != nil {
+				return s, err
+			}
+			s.VMs = append(s.VMs, control.VMStatus{
+				VM: vm, Group: g.Name, LastStart: last.Start, LastSuccess: last.Success,
+				LastError: last.Error, LastPoint: last.Point, Next: g.Schedule.Next(now),
+			})
+		}
+	}
+	return s, nil
+}
+
+// askAgent asks the agent that serves the socket.
+func askAgent(ctx context.Context, socket string) (control.Status, error) {
+	client, err := control.Dial(socket)
+	if err != nil {
+		return control.Status{}, err
+	}
+	defer client.Close()
+	return client.Status(ctx)
+}
+
+func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
+	head := fmt.Sprintf("agent: not running (nobody answers at %s); nothing starts by itself", cfg.Agent.Socket)
+	if res.Running {
+		head = fmt.Sprintf("agent: running since %s, process %d, lull %s", moment(res.Started), res.PID, printable(res.Version))
+	}
+	if _, err := fmt.Fprintln(in.Stdout, head); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	if len(res.Runs) > 0 {
+		if err := runTable(res.Runs).write(in.Stdout); err != nil {
+			return err
+		}
+	}
+	return vmStatusTable(res.VMs).write(in.Stdout)
+}
+
+func runTable(runs []control.RunStatus) *table {
+	t := newTable("RUNNING", "GROUP", "SINCE", "STEP", "DONE")
+	for _, r := range runs {
+		done := ""
+		if r.Total > 0 {
+			done = fmt.Sprintf("%s of %s", size(r.Done), size(r.Total))
+		}
+		t.add(r.VM, r.Group, moment(r.Since), r.Step, done)
+	}
+	return t
+}
+
+func vmStatusTable(vms []control.VMStatus) *table {
+	t := newTable("VM", "GROUP", "LAST GOOD", "LAST POINT", "NEXT", "LAST ERROR")
+	for _, v := range vms {
+		t.add(v.VM, v.Group, moment(v.LastSuccess), v.LastPoint, moment(v.Next), v.LastError)
+	}
+	return t
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/lull-backup/lull/agent"
+)
+
+// eventLine is one line of --json of a long command: an event and, in the last
+// one, what it came to.
+type eventLine struct {
+	agent.Event
+	Restored *agent.RestoreResult `json:"restored,omitempty"`
+	Checked  *checkResult         `json:"checked,omitempty"`
+}
+
+// line writes one line of --json.
+func (in *invocation) line(l eventLine) error { return writeJSON(in.Stdout, l) }
+
+// story tells the user how long work goes on: as JSON lines, as a bar on a
+// terminal with the turning points above it, or as plain lines.
+type story struct {
+	in   *invocation
+	what string // shown beside the bar
+
+	mu   sync.Mutex
+	bars *mpb.Progress // nil until there is progress to draw
+	bar  *mpb.Bar
+}
+
+func (in *invocation) newStory(what string) *story { return &story{in: in, what: what} }
+
+// hear is an agent.Observer.
+func (s *story) hear(e agent.Event) {
+	if s.in.Observe != nil {
+		s.in.Observe(e)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.in.flags.json:
+		// An unwritable stdout shows when the result is written.
+		_ = s.in.line(eventLine{Event: e})
+	case s.in.flags.quiet:
+	case e.Total > 0:
+		s.draw(e.Done, e.Total)
+	default:
+		s.tell(e)
+	}
+}
+
+// checking is the progress of a check.
+func (s *story) checking(done, total int64) {
+	s.hear(agent.Event{Time: time.Now(), Step: agent.StepReading, Done: done, Total: total})
+}
+
+// tell writes the turning points; the finer steps are for --json and the log.
+func (s *story) tell(e agent.Event) {
+	text := ""
+	switch e.Step {
+	case agent.StepStarted:
+		text = "backup begins"
+	case agent.StepRecovering:
+		text = "repairing what an earlier run left"
+	case agent.StepRecovered:
+		text = "repaired"
+	case agent.StepTaken:
+		text = "disks are frozen"
+	case agent.StepThawed:
+		text = "the guest goes on"
+	case agent.StepMerging:
+		s.endBar(true)
+		return
+	case agent.StepWarning:
+		text = "warning: " + e.Message
+	case agent.StepDone, agent.StepFailed:
+		s.endBar(e.Step == agent.StepFailed)
+		return
+	default:
+		return
+	}
+	fmt.Fprintf(s.out(), "lull: %s: %s\n", printable(e.VM), printable(text))
+}
+
+// out is where lines go without tearing a bar apart.
+func (s *story) out() io.Writer {
+	if s.bars != nil {
+		return s.bars
+	}
+	return s.in.Stderr
+}
+
+func (s *story) draw(done, total int64) {
+	if !s.in.Terminal {
+		return
+	}
+	if s.bar == nil {
+		s.bars = mpb.New(mpb.WithOutput(s.in.Stderr), mpb.WithWidth(40), mpb.WithAutoRefresh())
+		s.bar = s.bars.AddBar(total,
+			mpb.PrependDecorators(decor.Name(s.what, decor.WCSyncSpaceR), decor.Percentage(decor.WC{W: 5})),
+			mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Name("  "),
+				decor.AverageSpeed(decor.SizeB1024(0), "% .1f"), decor.Name("  "), decor.AverageETA(decor.ET_STYLE_GO)))
+	}
+	s.bar.SetTotal(total, false)
+	s.bar.SetCurrent(done)
+}
+
+// endBar stops drawing; an unfinished bar stays as it was.
+func (s *story) endBar(unfinished bool) {
+	if s.bar == nil {
+		return
+	}
+	if unfinished {
+		s.bar.Abort(false)
+	} else {
+		s.bar.SetTotal(-1, true)
+	}
+	s.bars.Wait()
+	s.bar, s.bars = nil, nil
+}
+
+// close ends all drawing. Safe to call twice.
+func (s *story) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endBar(true)
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/plugins"
+	"github.com/lull-backup/lull/plugins/sdk"
+	"github.com/lull-backup/lull/plugins/writers/filesystem"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
+	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/blob/dir"
+	"github.com/lull-backup/lull/transport/blob/retry"
+	"github.com/lull-backup/lull/transport/blob/s3"
+)
+
+// This file alone names the implementations behind the contracts.
+
+// openStore opens the store of a repository, with patience around it. With make,
+// a folder that is not there is made.
+func (in *invocation) openStore(ctx context.Context, r config.Repository, make bool) (blob.Store, io.Closer, error) {
+	if r.S3 != nil {
+		return in.openBucket(ctx, *r.S3)
+	}
+	if make {
+		if err := dir.Make(r.Dir); err != nil {
+			return nil, nil, err
+		}
+	}
+	store, err := dir.Open(r.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	return in.patient(store), store, nil
+}
+
+func (in *invocation) openBucket(ctx context.Context, c config.S3) (blob.Store, io.Closer, error) {
+	store, err := s3.Open(ctx, s3.Config{
+		Endpoint: c.Endpoint, Bucket: c.Bucket, Prefix: c.Prefix, Region: c.Region,
+		CAFile: c.CAFile, CredentialsFile: c.CredentialsFile,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return in.patient(store), store, nil
+}
+
+// patient tries again what fails for a moment.
+func (in *invocation) patient(store blob.Store) blob.Store {
+	return retry.New(store, retry.Options{Log: in.logger(slog.LevelWarn)})
+}
+
+// openHosts makes the hosts of a configuration, by name. It reaches for no VM.
+func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
+	hosts := map[string]snapshot.Host{}
+	for _, h := range cfg.Hosts {
+		if len(h.QEMU) > 0 {
+			hosts[h.Name] = in.qemuHost(h.QEMU)
+		} else {
+			hosts[h.Name] = imageHost(h.Images)
+		}
+	}
+	return hosts
+}
+
+func (in *invocation) qemuHost(configured []config.QEMUVM) snapshot.Host {
+	var vms []qemu.VM
+	for _, vm := range configured {
+		vms = append(vms, qemu.VM{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent})
+	}
+	return qemu.NewHost(vms, qemu.Options{Log: in.logger(slog.LevelWarn)})
+}
+
+// imageHost serves powered-off VMs and loose images.
+func imageHost(configured []config.ImageVM) snapshot.Host {
+	var vms []image.VM
+	for _, vm := range configured {
+		var disks []image.DiskSpec
+		for _, d := range vm.Disks {
+			disks = append(disks, image.DiskSpec{Name: d.Name, Path: d.Path, Format: d.Format})
+		}
+		vms = append(vms, image.VM{Name: vm.Name, Disks: disks})
+	}
+	return image.NewHost(vms)
+}
+
+// diskImages creates the disks that are restored into.
+func diskImages() snapshot.Images { return image.Images{} }
+
+// definer makes a restored VM startable.
+func definer() snapshot.Definer { return qemu.Definer{} }
+
+// filesystemWriter is the name of the writer that freezes guest file systems.
+const filesystemWriter = "filesystem"
+
+// writers starts the writers of one guest, each in a process of its own made of
+// this very program.
+func (in *invocation) writers() agent.Writers {
+	return func(ctx context.Context, guest snapshot.Guest) ([]quiesce.Writer, func() error, error) {
+		p, err := plugins.Start(ctx, plugins.Spec{
+			Name:   filesystemWriter,
+			Path:   in.Program,
+			Args:   []string{pluginServe, filesystemWriter},
+			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
+		}, guest, in.logger(slog.LevelWarn))
+		if err != nil {
+			return nil, nil, err
+		}
+		return []quiesce.Writer{p}, p.Close, nil
+	}
+}
+
+// pluginServe is the hidden command that a plugin process runs.
+const pluginServe = "plugin-serve"
+
+func (in *invocation) pluginServeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    pluginServe + " NAME",
+		Short:  "Be a writer plugin; lull starts it by itself",
+		Hidden: true,
+		Args:   oneOf("plugin", filesystemWriter),
+		RunE: in.run(func(*cobra.Command, []string) error {
+			err := filesystem.Serve()
+			if errors.Is(err, sdk.ErrNotStartedByLull) {
+				return &marked{err, errUsage}
+			}
+			if err != nil {
+				return fmt.Errorf("serve plugin: %w", err)
+			}
+			return nil
+		}),
+	}
+}
