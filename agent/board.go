@@ -69,7 +69,7 @@ func (b *Board) next(g Group, due time.Time) {
 	b.due[g.Name] = due
 }
 
-// Status answers the control socket.
+// Status answers the control socket; it has no error of its own.
 func (b *Board) Status() (control.Status, error) {
 	b.mu.Lock()
 	s := control.Status{Version: b.version, PID: b.pid, Started: b.started}
@@ -84,7 +84,7 @@ func (b *Board) Status() (control.Status, error) {
 		for _, vm := range g.VMs {
 			last, err := b.journal.Last(vm)
 			if err != nil {
-				return s, err
+				last.Error = err.Error() // one damaged file hides no other VM
 			}
 			_, now := running[vm]
 			s.VMs = append(s.VMs, control.VMStatus{

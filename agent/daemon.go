@@ -40,6 +40,7 @@ type Daemon struct {
 	Resolve  Resolve
 	Board    *Board
 	Log      *slog.Logger
+	Machine  string // this machine's name: jitter spreads machines, not only groups
 	// Ready is called once leftovers were looked at and schedules are armed.
 	Ready func()
 }
@@ -87,7 +88,7 @@ func (d *Daemon) wait(ctx context.Context, g Group) (time.Time, bool) {
 	if due.IsZero() {
 		return due, false
 	}
-	due = due.Add(schedule.Jitter(g.Name, due, g.Jitter))
+	due = due.Add(schedule.Jitter(d.Machine+"/"+g.Name, due, g.Jitter))
 	d.Board.next(g, due)
 	for {
 		left := due.Sub(d.Runner.Now())

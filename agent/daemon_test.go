@@ -1,0 +1,125 @@
+package agent_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/agent/journal"
+	"github.com/lull-backup/lull/agent/schedule"
+)
+
+// tower is a daemon whose groups note when they run, and run nothing.
+type tower struct {
+	daemon *agent.Daemon
+	mu     sync.Mutex
+	opened []string // "group time vms"
+	begun  time.Time
+}
+
+func newTower(t *testing.T, j *journal.Journal, groups ...agent.Group) *tower {
+	t.Helper()
+	w := &tower{begun: time.Now()}
+	for i := range groups {
+		g := &groups[i]
+		g.Open = func(_ context.Context, vms []string) ([]agent.Job, func() error, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.opened = append(w.opened, g.Name+" "+time.Since(w.begun).String())
+			return nil, func() error { return nil }, nil
+		}
+	}
+	log := slog.New(slog.DiscardHandler)
+	w.daemon = &agent.Daemon{
+		Runner: &agent.Runner{Journal: j, Log: log, Now: time.Now},
+		Groups: groups, Parallel: 1, Log: log, Ready: func() {},
+		Board: agent.NewBoard("test", os.Getpid(), time.Now(), j, groups),
+	}
+	return w
+}
+
+// during runs the daemon for d and returns which group ran when.
+func (w *tower) during(t *testing.T, d time.Duration) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	must(t, w.daemon.Run(ctx))
+	return w.opened
+}
+
+func every(t *testing.T, text string) schedule.Schedule {
+	t.Helper()
+	s, err := schedule.Parse(text, time.UTC)
+	must(t, err)
+	return s
+}
+
+func TestDaemonKeepsTheSchedule(t *testing.T) {
+	j, err := journal.Open(t.TempDir())
+	must(t, err)
+	synctest.Test(t, func(t *testing.T) { // begins at midnight, 2000-01-01 UTC
+		w := newTower(t, j, agent.Group{Name: "nightly", Schedule: every(t, "30 1 * * *"), VMs: []string{vmName}},
+			agent.Group{Name: "by-hand", VMs: []string{vmName}})
+		got := w.during(t, 50*time.Hour)
+		if want := []string{"nightly 1h30m0s", "nightly 25h30m0s", "nightly 49h30m0s"}; !slices.Equal(got, want) {
+			t.Errorf("ran %q, want %q", got, want)
+		}
+		status, err := w.daemon.Board.Status()
+		must(t, err)
+		if want := w.begun.Add(73*time.Hour + 30*time.Minute); !status.VMs[0].Next.Equal(want) {
+			t.Errorf("next %v, want %v", status.VMs[0].Next, want)
+		}
+	})
+}
+
+func TestDaemonCatchesUp(t *testing.T) {
+	j, err := journal.Open(t.TempDir())
+	must(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		must(t, j.Record("lab/missed", journal.Result{Start: now.Add(-48 * time.Hour)}))
+		must(t, j.Record("lab/done", journal.Result{Start: now.Add(-time.Hour)}))
+		group := agent.Group{Name: "nightly", Schedule: every(t, "0 12 * * *"), CatchUp: true, VMs: []string{"lab/missed", "lab/done", "lab/new"}}
+		if got, want := newTower(t, j, group).during(t, time.Hour), []string{"nightly 0s"}; !slices.Equal(got, want) {
+			t.Errorf("ran %q, want %q", got, want)
+		}
+		group.VMs = []string{"lab/done", "lab/new"}
+		if got := newTower(t, j, group).during(t, time.Hour); len(got) > 0 {
+			t.Errorf("ran %q, and nothing was missed", got)
+		}
+	})
+}
+
+// A daemon that is told to stop ends the run in progress and merges its deltas.
+func TestDaemonStopsCleanly(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w.hear = func(e agent.Event) {
+		if e.Step == agent.StepThawed {
+			cancel()
+		}
+	}
+	groups := []agent.Group{{
+		Name: "often", Schedule: every(t, "@every 1s"), VMs: []string{vmName},
+		Open: func(context.Context, []string) ([]agent.Job, func() error, error) {
+			return []agent.Job{w.job()}, func() error { return nil }, nil
+		},
+	}}
+	d := &agent.Daemon{
+		Runner: w.runner, Groups: groups, Parallel: 1, Resolve: w.resolve, Log: w.runner.Log, Ready: func() {},
+		Board: agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, groups),
+	}
+	must(t, d.Run(ctx))
+	w.tidy()
+	points, err := w.repo.Points(t.Context(), "")
+	if err != nil || len(points) != 0 {
+		t.Errorf("%d points, %v; the run was to be ended", len(points), err)
+	}
+}
