@@ -24,8 +24,8 @@ type Fixture struct {
 	// death of the one before: only the new one is used afterwards.
 	Reopen func(t testing.TB) snapshot.Host
 
-	// Write fills a range of a disk as the guest would. Ranges are multiples
-	// of 4096. Nil for a VM that is powered off. Safe to call while the host
+	// Write fills a range of a disk as the guest would, and flushes it. Ranges
+	// are multiples of 4096. Nil for a VM that is powered off. Safe to call while the host
 	// works.
 	Write func(disk string, off, length int64, fill byte) error
 

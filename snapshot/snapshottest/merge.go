@@ -2,6 +2,7 @@ package snapshottest
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -133,9 +134,10 @@ func (k *kit) mergeOffline(p snapshot.Plan) {
 	k.t.Helper()
 	for range 2 {
 		k.merge(p)
-		files, _ := k.sides() // the chain died with the hypervisor
-		if len(files) != len(k.files) {
-			k.t.Errorf("files after the crash: %v, before: %v", files, k.files)
+		for _, f := range k.Fixture.Files(k.t) { // a hypervisor takes its own with it
+			if !slices.Contains(k.files, f) {
+				k.t.Errorf("%s is left behind", f)
+			}
 		}
 		k.content()
 	}

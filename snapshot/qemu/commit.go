@@ -1,0 +1,84 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
+)
+
+// commit merges a delta that is on the device into the image below it, from
+// whatever point an earlier attempt has reached. It returns how the disk lies
+// then: with the image on the device.
+func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view, error) {
+	for range mergeTries {
+		err := m.commitOnce(ctx, d, v)
+		if err != nil && v.committing {
+			err = nil // how an earlier attempt ended tells nothing about the next
+		}
+		var lookErr error
+		if v, lookErr = m.look(ctx, d); lookErr != nil {
+			return v, lookErr
+		}
+		if v.top == "" && !v.committing {
+			return v, nil
+		}
+		if err := fileOf(d).unmark(); err != nil { // the pivot did not happen
+			return v, err
+		}
+		if err != nil {
+			return v, fmt.Errorf("commit delta %s: %w", d.Delta, err)
+		}
+	}
+	return v, fmt.Errorf("commit delta %s: its job ends without moving the disk back: %w", d.Delta, snapshot.ErrBusy)
+}
+
+// commitOnce takes one commit job to its end.
+func (m *monitor) commitOnce(ctx context.Context, d snapshot.DiskPlan, v view) error {
+	if !v.committing {
+		if err := m.startCommit(ctx, d, v); err != nil {
+			return err
+		}
+	}
+	id := commitJob(d.DeltaNode)
+	j, err := m.awaitJob(ctx, id, "ready")
+	if err != nil {
+		return err
+	}
+	if j != nil && j.Status == "ready" {
+		if err := m.pivot(ctx, d, id); err != nil {
+			return err
+		}
+	}
+	return m.finish(ctx, id)
+}
+
+func (m *monitor) startCommit(ctx context.Context, d snapshot.DiskPlan, v view) error {
+	if v.below == "" {
+		return fmt.Errorf("no node of %s under the delta: %w", d.Path, snapshot.ErrUnsupported)
+	}
+	return m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,
+		"base-node": v.below, "auto-dismiss": false}, nil)
+}
+
+// pivot makes the image take all writes again. The file is renamed first: after
+// a crash its name tells that the image may be the newer one. The job is ready,
+// so the two are the same but for the guest's latest writes, which job-complete
+// waits for.
+func (m *monitor) pivot(ctx context.Context, d snapshot.DiskPlan, id string) error {
+	if err := fileOf(d).mark(); err != nil {
+		return err
+	}
+	err := m.Execute(ctx, "job-complete", args{"id": id}, nil)
+	var refused *qmp.Error
+	if errors.As(err, &refused) { // it has ended meanwhile, or was completed before
+		j, lookErr := m.findJob(ctx, id)
+		if lookErr == nil && j != nil && j.Status == "ready" {
+			return err
+		}
+		return lookErr
+	}
+	return err
+}

@@ -1,0 +1,159 @@
+package qemu
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// Names of what Define writes.
+const (
+	scriptName = "boot.sh"
+	recordName = "vm.json"
+)
+
+// Definer writes a script that starts a restored VM in a plain QEMU process. It
+// implements snapshot.Definer.
+type Definer struct{}
+
+var _ snapshot.Definer = Definer{}
+
+// Define writes boot.sh and vm.json into dir. The script runs in its own folder
+// and keeps its sockets there; files that lie in that folder are named relative
+// to it, so the folder can be moved.
+func (Definer) Define(ctx context.Context, dir string, vm snapshot.Restored) ([]string, error) {
+	record, err := json.MarshalIndent(vm, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("define %s: %w", vm.Name, err)
+	}
+	text := script(vm.Name, rewrite(dir, vm))
+	var paths []string
+	for _, f := range []struct {
+		name    string
+		content []byte
+		mode    fs.FileMode
+	}{{recordName, append(record, '\n'), 0o600}, {scriptName, []byte(text), 0o700}} {
+		if err := ctx.Err(); err != nil {
+			return paths, err
+		}
+		path := filepath.Join(dir, f.name)
+		if err := writeFile(path, f.content, f.mode, vm.Overwrite); err != nil {
+			return paths, fmt.Errorf("define %s: %w", vm.Name, err)
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// writeFile puts a file at its path whole and durably, or not at all.
+func writeFile(path string, content []byte, mode fs.FileMode, overwrite bool) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // gone after a rename
+	_, err = tmp.Write(content)
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, spaceOr(err))
+	}
+	if overwrite {
+		err = os.Rename(tmp.Name(), path)
+	} else {
+		err = os.Link(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, spaceOr(err))
+	}
+	return syncDir(path)
+}
+
+// start is a command that starts a VM.
+type start struct {
+	program string
+	accels  []string // in the order in which they are tried; none: QEMU's choice
+	options []option
+	remarks []string // what differs from the VM that was backed up
+}
+
+// script is the text of boot.sh. All that comes from the VM is quoted: it is
+// data, whatever it holds.
+func script(name string, s start) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "#!/bin/sh\n# Starts the restored VM %s. Written by lull.\n#\n", comment(name))
+	b.WriteString("# More options for QEMU can be given as arguments. LULL_QEMU names another\n" +
+		"# program, LULL_ACCEL another accelerator, such as kvm or tcg,thread=multi.\n")
+	for _, r := range s.remarks {
+		fmt.Fprintf(&b, "# Not as before: %s\n", comment(r))
+	}
+	b.WriteString("set -eu\ncd -- \"$(dirname -- \"$0\")\"\n")
+	b.WriteString("if [ -n \"${LULL_ACCEL:-}\" ]; then\n\tset -- -accel \"$LULL_ACCEL\" \"$@\"\n")
+	if len(s.accels) > 0 {
+		b.WriteString("else\n\tset --")
+		for _, a := range s.accels {
+			b.WriteString(" -accel " + quote(a))
+		}
+		b.WriteString(" \"$@\"\n")
+	}
+	b.WriteString("fi\n")
+	fmt.Fprintf(&b, "program=%s\nexec \"${LULL_QEMU:-$program}\" \\\n", quote(s.program))
+	for _, o := range s.options {
+		words := o.argv()
+		for i := range words {
+			words[i] = quote(words[i])
+		}
+		fmt.Fprintf(&b, "\t%s \\\n", strings.Join(words, " "))
+	}
+	b.WriteString("\t\"$@\"\n")
+	return b.String()
+}
+
+// quote makes one word of a shell of any string.
+func quote(s string) string {
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=,./:+@%"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// comment keeps a text on its line.
+func comment(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// program is the QEMU to start, by its plain name where it has one, so that the
+// PATH of the new host finds it.
+func program(hw snapshot.Hardware) string {
+	if len(hw.CommandLine) > 0 {
+		if name := filepath.Base(hw.CommandLine[0]); strings.HasPrefix(name, "qemu-system-") {
+			return name
+		}
+	}
+	return "qemu-system-" + cmp.Or(hw.Arch, "x86_64")
+}
+
+// here names a file for a script that runs in dir. The "./" keeps QEMU from
+// seeing a protocol in a name with a colon.
+func here(dir, path string) string {
+	rel, err := filepath.Rel(dir, path)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		if abs, err := filepath.Abs(path); err == nil {
+			return abs
+		}
+		return path
+	}
+	return "./" + rel
+}

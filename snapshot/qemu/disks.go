@@ -1,0 +1,211 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// maxLayers bounds a backing chain; QEMU gets slow long before.
+const maxLayers = 200
+
+// disk is a drive that goes into a restore point.
+type disk struct {
+	snapshot.Disk
+	block
+	layers  []snapshot.Layer
+	regular bool // the top layer is a regular file
+}
+
+// found is what a look at a VM's drives gives.
+type found struct {
+	disks    []disk
+	excluded []snapshot.Excluded
+	nvram    []snapshot.File
+	uefi     bool
+}
+
+// inspect sorts the drives of a VM into those to back up and the others.
+func (m *monitor) inspect(ctx context.Context) (found, error) {
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return found{}, err
+	}
+	var f found
+	taken := map[string]bool{}
+	for i, b := range drives {
+		d := disk{block: b}
+		d.Name = diskName(b, i, taken)
+		if b.Inserted != nil {
+			if err := m.follow(&d); err != nil {
+				return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
+			}
+		}
+		f.sort(d)
+	}
+	return f, nil
+}
+
+func (f *found) sort(d disk) {
+	if strings.HasPrefix(d.QDev, "/machine/system.flash") || strings.HasPrefix(d.Device, "pflash") {
+		f.uefi = true
+		if d.Inserted != nil && !d.Inserted.ReadOnly && d.Path != "" {
+			f.nvram = append(f.nvram, snapshot.File{Role: snapshot.RoleNVRAM, Path: d.Path})
+			f.exclude(d, "firmware variables, kept as a file", true)
+			return
+		}
+		f.exclude(d, "firmware", true)
+		return
+	}
+	switch reason, expected := d.unfit(); {
+	case reason != "":
+		f.exclude(d, reason, expected)
+	default:
+		f.disks = append(f.disks, d)
+	}
+}
+
+func (f *found) exclude(d disk, reason string, expected bool) {
+	f.excluded = append(f.excluded, snapshot.Excluded{Disk: d.Disk, Reason: reason, Expected: expected})
+}
+
+// unfit says why a drive is left out, or nothing.
+func (d disk) unfit() (reason string, expected bool) {
+	switch {
+	case d.Inserted == nil:
+		return "empty drive", true
+	case d.Removable:
+		return "removable medium", true
+	case d.Inserted.ReadOnly:
+		return "read-only drive", true
+	case d.QDev == "":
+		return "drive without a device", true
+	case d.Inserted.Encrypted:
+		return "encrypted by QEMU: its delta would not be", false
+	case d.Format == "":
+		return fmt.Sprintf("driver %s is not supported", d.Inserted.Driver), false
+	}
+	return "", false
+}
+
+// diskName finds the name that stays the same: the device's id, else the
+// drive's, else the node's, else the place in the list.
+func diskName(b block, place int, taken map[string]bool) string {
+	choices := []string{qdevID(b.QDev), b.Device, "", fmt.Sprintf("disk%d", place)}
+	if b.Inserted != nil && !strings.HasPrefix(b.Inserted.Node, nodePrefix) {
+		choices[2] = b.Inserted.Node
+	}
+	for _, name := range choices {
+		if wellFormed(name) && !taken[name] {
+			taken[name] = true
+			return name
+		}
+	}
+	name := fmt.Sprintf("disk%d-%d", place, len(taken)) // an administrator named another drive "disk<place>"
+	taken[name] = true
+	return name
+}
+
+// qdevID is the id of a device from what query-block calls it: the id itself, or
+// a path that holds it.
+func qdevID(qdev string) string {
+	id, inPath := strings.CutPrefix(qdev, "/machine/peripheral/")
+	if !inPath && strings.HasPrefix(qdev, "/") {
+		return ""
+	}
+	id, _, _ = strings.Cut(id, "/")
+	return id
+}
+
+// wellFormed is QEMU's rule for ids; what it makes up itself begins with '#'.
+func wellFormed(id string) bool {
+	ok, err := regexp.MatchString(`^[A-Za-z][A-Za-z0-9._-]{0,127}$`, id)
+	return ok && err == nil
+}
+
+// follow fills in what is known of a drive's chain.
+func (m *monitor) follow(d *disk) error {
+	in := d.Inserted
+	d.Size = in.Image.Size
+	d.Format = formatOf(in.Driver)
+	for l := &in.Image; l != nil; l = l.Backing {
+		if len(d.layers) == maxLayers {
+			return fmt.Errorf("more than %d layers: %w", maxLayers, snapshot.ErrUnsupported)
+		}
+		path, ok := m.path(l.Filename)
+		if !ok {
+			path = l.Filename
+		}
+		d.layers = append(d.layers, snapshot.Layer{Path: path, Format: formatOf(l.Format)})
+	}
+	if path, ok := m.path(in.Image.Filename); ok {
+		d.Path = path
+		info, err := os.Stat(path)
+		d.regular = err == nil && info.Mode().IsRegular()
+	}
+	return nil
+}
+
+// formatOf is the format of an image by its driver. A protocol without a format
+// upon it shows the guest its bytes as they are.
+func formatOf(driver string) snapshot.Format {
+	switch driver {
+	case "qcow2":
+		return snapshot.FormatQcow2
+	case "raw", "file", "host_device", "nbd", "rbd", "iscsi", "nvme":
+		return snapshot.FormatRaw
+	}
+	return ""
+}
+
+// path finds the file behind a filename of QEMU. That is a path, or a protocol
+// and an address, or a description in JSON where no filename says it all.
+func (m *monitor) path(filename string) (string, bool) {
+	if doc, ok := strings.CutPrefix(filename, "json:"); ok {
+		return m.pathInJSON(doc)
+	}
+	if p, ok := strings.CutPrefix(filename, "file:"); ok {
+		filename = p
+	} else if !strings.HasPrefix(filename, "/") && schemed(filename) {
+		return "", false
+	}
+	if filename == "" {
+		return "", false
+	}
+	return m.proc.find(filename)
+}
+
+func schemed(filename string) bool {
+	scheme, _, ok := strings.Cut(filename, ":")
+	return ok && !strings.Contains(scheme, "/")
+}
+
+// pathInJSON follows the "file" children down to a file. Options that shift the
+// content within it make it no path.
+func (m *monitor) pathInJSON(doc string) (string, bool) {
+	type node struct {
+		Driver   string          `json:"driver"`
+		Filename string          `json:"filename"`
+		Offset   json.RawMessage `json:"offset"`
+		Size     json.RawMessage `json:"size"`
+		File     json.RawMessage `json:"file"`
+	}
+	raw := json.RawMessage(doc)
+	for range 8 { // format, filters, protocol
+		var n node
+		if err := json.Unmarshal(raw, &n); err != nil || n.Offset != nil || n.Size != nil {
+			return "", false
+		}
+		if slices.Contains([]string{"file", "host_device"}, n.Driver) {
+			return m.proc.find(n.Filename)
+		}
+		raw = n.File
+	}
+	return "", false
+}

@@ -1,0 +1,42 @@
+// Package qemu is the host of VMs that run in plain QEMU processes, 7.2 or
+// newer. All it needs of each is a monitor socket (QMP) and, for what happens in
+// the guest, the socket of the guest agent.
+//
+// One run, disk by disk (QEMU-FACTS section 3):
+//
+//	Prepare  create <image>.lull-<run>.delta (O_EXCL, owner and mode of the image)
+//	         blockdev-add file, blockdev-create qcow2, blockdev-add qcow2 backing:null
+//	Take     transaction[blockdev-snapshot, for every disk]        one command
+//	Open     nbd-server-start on a passed socket, block-export-add of the frozen node
+//	Merge    block-export-del, nbd-server-stop
+//	         block-commit delta -> image, wait for READY
+//	         rename <delta> to <delta>.merged, fsync folder        the durable marker
+//	         job-complete, look whether the image is on the device again
+//	         blockdev-del, unlink
+//
+// Merge does not remember what was done. It looks at three things and decides:
+//
+//	QEMU             delta in QEMU   file            what it does
+//	the same         on the device   any             commit, live
+//	the same         open            <delta>         close, unlink
+//	the same         no              .merged         unlink: the pivot was seen
+//	any              no              untouched       unlink
+//	another          on the device   any             commit, live
+//	another          no              written to      ErrDiverged
+//	gone             -               <delta>         qemu-img commit, unlink
+//	gone             -               .merged         unlink when it says the same as the image, else ErrDiverged
+//
+// "The same" is the same process: PID, start time and boot. "Untouched" is a
+// qcow2 file whose L1 table is empty: the guest has never written to it.
+//
+// Invariants:
+//
+//   - A delta that holds a write which the image may lack is never removed, and
+//     never committed over an image that may have moved on.
+//   - No file is touched while another process holds QEMU's lock on it.
+//   - Every wait for an event asks the monitor too: events get lost.
+//   - All names that a run makes in QEMU begin with "lull-" and follow from the
+//     plan, so any process finds them again.
+//   - A VM that QEMU stopped for want of space under the delta goes on after the
+//     merge.
+package qemu

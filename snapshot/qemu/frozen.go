@@ -1,0 +1,183 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/nbd"
+)
+
+// closeTimeout bounds the end of exports, where no context comes from outside.
+const closeTimeout = 30 * time.Second
+
+// Open serves the frozen nodes from QEMU itself: what it has cached and decoded
+// need not be read twice, and any kind of disk can be read.
+func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, error) {
+	err := h.during(ctx, p, func(m *monitor) error {
+		if err := m.frozen(ctx, p); err != nil {
+			return err
+		}
+		if err := h.unserve(ctx, m, p); err != nil { // left by a process that died
+			return err
+		}
+		if err := h.serve(ctx, m, p); err != nil {
+			return err
+		}
+		for _, d := range p.Disks {
+			if err := m.export(ctx, d); err != nil {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+				defer cancel()
+				return errors.Join(err, h.unserve(ctx, m, p))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", p.VM, err)
+	}
+	return &frozen{host: h, plan: p}, nil
+}
+
+// frozen makes sure that every node to be read has its delta upon it.
+func (m *monitor) frozen(ctx context.Context, p snapshot.Plan) error {
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range p.Disks {
+		if !slices.ContainsFunc(drives, func(b block) bool {
+			return b.Inserted != nil && b.Inserted.Node == d.DeltaNode
+		}) {
+			return fmt.Errorf("disk %s is not frozen", d.Name)
+		}
+	}
+	return nil
+}
+
+// frozen is a set of frozen disks that are being read.
+type frozen struct {
+	host *Host
+	plan snapshot.Plan
+
+	mu      sync.Mutex
+	closed  bool
+	readers []*nbd.Client
+}
+
+var errClosed = errors.New("frozen disks are closed")
+
+// Disk connects to the export of a disk.
+func (f *frozen) Disk(ctx context.Context, name string) (snapshot.Source, error) {
+	i := slices.IndexFunc(f.plan.Disks, func(d snapshot.DiskPlan) bool { return d.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("no disk %q in the plan", name)
+	}
+	c, err := nbd.Dial(ctx, "unix", f.host.socketPath(f.plan), f.plan.Disks[i].Export, nbd.Options{})
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		_ = c.Close() // nothing was asked of it
+		return nil, errClosed
+	}
+	f.readers = append(f.readers, c)
+	return c, nil
+}
+
+// File reads one of the plan's files.
+func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
+	if !slices.ContainsFunc(f.plan.Files, func(x snapshot.File) bool { return x.Path == path }) {
+		return nil, fmt.Errorf("no file %q in the plan", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read file of VM: %w", err)
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, snapshot.MaxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read file of VM: %w", err)
+	}
+	if len(b) > snapshot.MaxFileSize {
+		return nil, fmt.Errorf("read file of VM: %s is longer than %d bytes: %w", path, snapshot.MaxFileSize, snapshot.ErrUnsupported)
+	}
+	return b, ctx.Err()
+}
+
+// Watch looks after each event that may mean trouble.
+func (f *frozen) Watch(ctx context.Context) error {
+	for {
+		err := f.host.during(ctx, f.plan, func(m *monitor) error {
+			return m.await(ctx, func() (bool, error) { return false, m.trouble(ctx, f.plan) },
+				"BLOCK_IO_ERROR", "STOP", "SHUTDOWN", "DEVICE_DELETED")
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", f.plan.VM, err)
+		}
+	}
+}
+
+// trouble is what must end the run, or nil.
+func (m *monitor) trouble(ctx context.Context, p snapshot.Plan) error {
+	full, err := m.outOfSpace(ctx, p)
+	if err != nil {
+		return err
+	}
+	if full {
+		return fmt.Errorf("QEMU stopped the VM, its delta cannot grow: %w", snapshot.ErrNoSpace)
+	}
+	return nil
+}
+
+// outOfSpace tells whether QEMU stopped the VM because a disk of the plan cannot
+// grow.
+func (m *monitor) outOfSpace(ctx context.Context, p snapshot.Plan) (bool, error) {
+	status, err := m.status(ctx)
+	if err != nil || status != "io-error" {
+		return false, err
+	}
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(drives, func(b block) bool {
+		return b.IOStatus == "nospace" && slices.ContainsFunc(p.Disks, func(d snapshot.DiskPlan) bool { return d.Device == b.QDev })
+	}), nil
+}
+
+// Close disconnects all readers, then ends exports and server.
+func (f *frozen) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil
+	}
+	f.closed = true
+	var all sync.WaitGroup
+	for _, c := range f.readers {
+		all.Go(func() { _ = c.Close() }) // it only reads
+	}
+	all.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := f.host.during(ctx, f.plan, func(m *monitor) error { return f.host.unserve(ctx, m, f.plan) })
+	if errors.Is(err, snapshot.ErrGone) {
+		return removeSocket(f.host.socketPath(f.plan)) // exports and server went with it
+	}
+	if err != nil {
+		return fmt.Errorf("close frozen disks of %s: %w", f.plan.VM, err)
+	}
+	return nil
+}

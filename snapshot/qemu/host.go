@@ -1,0 +1,148 @@
+package qemu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
+)
+
+// Kind is what Plan.Host says.
+const Kind = "qemu"
+
+// VM is one QEMU process, by its sockets.
+type VM struct {
+	Name       string
+	QMP        string // path of the monitor's unix socket
+	GuestAgent string // path of the agent's unix socket; empty: none
+
+	// Nodes are the block nodes that are this VM's disks, for a process without
+	// devices: a qemu-storage-daemon. Empty for a VM.
+	Nodes []string
+}
+
+// Options of a Host. The zero value is good.
+type Options struct {
+	// RuntimeDir holds the sockets over which frozen disks are read. It must
+	// be the same after a restart, and nobody else's. Default: /run/lull, or
+	// lull-UID in the folder for temporary files when not root.
+	RuntimeDir string
+	// DeltaDir holds the deltas of disks that are no regular file and so have
+	// no folder of their own. Default: /var/lib/lull/deltas.
+	DeltaDir string
+	// QemuImg is the program that merges after QEMU has gone. Default: qemu-img.
+	QemuImg string
+	Monitor qmp.Options
+	Agent   qmp.AgentOptions
+	Log     *slog.Logger // nil: none
+}
+
+// Host serves the VMs that it was given. It implements snapshot.Host.
+type Host struct {
+	opt   Options
+	lines map[string]*line
+	names []string
+}
+
+var _ snapshot.Host = (*Host)(nil)
+
+// NewHost makes a host of these VMs, whose names differ.
+func NewHost(vms []VM, opt Options) *Host {
+	if opt.RuntimeDir == "" {
+		opt.RuntimeDir = "/run/lull"
+		if os.Geteuid() != 0 {
+			opt.RuntimeDir = filepath.Join(os.TempDir(), fmt.Sprintf("lull-%d", os.Geteuid()))
+		}
+	}
+	opt.DeltaDir = cmp.Or(opt.DeltaDir, "/var/lib/lull/deltas")
+	opt.QemuImg = cmp.Or(opt.QemuImg, "qemu-img")
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	h := &Host{opt: opt, lines: map[string]*line{}}
+	for _, v := range vms {
+		h.lines[v.Name] = newLine(v, opt.Monitor)
+		h.names = append(h.names, v.Name)
+	}
+	slices.Sort(h.names)
+	return h
+}
+
+// Close drops the connections that a run between Prepare and Merge keeps. The
+// Host can be used on.
+func (h *Host) Close() error {
+	for _, l := range h.lines {
+		l.hold(false)
+	}
+	return nil
+}
+
+func (h *Host) line(vm string) (*line, error) {
+	if l := h.lines[vm]; l != nil {
+		return l, nil
+	}
+	return nil, snapshot.WithHint(fmt.Errorf("VM %q: %w", vm, snapshot.ErrNotFound), "see lull vms for the names")
+}
+
+// VMs asks all processes at once.
+func (h *Host) VMs(ctx context.Context) ([]snapshot.VM, error) {
+	list := make([]snapshot.VM, len(h.names))
+	var all sync.WaitGroup
+	for i, name := range h.names {
+		all.Go(func() { list[i] = h.describe(ctx, h.lines[name]) })
+	}
+	all.Wait()
+	return list, ctx.Err()
+}
+
+func (h *Host) describe(ctx context.Context, l *line) snapshot.VM {
+	vm := snapshot.VM{Name: l.vm.Name, Guest: l.vm.GuestAgent != ""}
+	err := l.use(ctx, func(m *monitor) error {
+		var err error
+		if vm.State, err = m.state(ctx); err != nil {
+			return err
+		}
+		found, err := m.inspect(ctx)
+		if err != nil {
+			return err
+		}
+		for _, d := range found.disks {
+			vm.Disks = append(vm.Disks, d.Disk)
+		}
+		for _, x := range found.excluded {
+			if !x.Expected {
+				vm.Disks = append(vm.Disks, x.Disk)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return snapshot.VM{Name: l.vm.Name, Guest: vm.Guest, State: snapshot.StateUnreachable, Problem: err.Error()}
+	}
+	return vm
+}
+
+// Guest makes the channel to the agent. That nobody answers shows with the first
+// call.
+func (h *Host) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
+	l, err := h.line(vm)
+	if err != nil {
+		return nil, err
+	}
+	if l.vm.GuestAgent == "" {
+		return nil, snapshot.WithHint(fmt.Errorf("VM %q: %w", vm, snapshot.ErrNoGuest),
+			"give the VM a guest_agent socket in the configuration")
+	}
+	if _, err := os.Stat(l.vm.GuestAgent); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("VM %q: %w: no socket %s", vm, snapshot.ErrNoGuest, l.vm.GuestAgent)
+	}
+	return qmp.NewAgent(l.vm.GuestAgent, h.opt.Agent), ctx.Err()
+}

@@ -1,0 +1,91 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
+)
+
+// askAgain is how often a wait for an event asks the monitor all the same.
+const askAgain = time.Second
+
+// await calls look until it says that it is done: at once, after each of the
+// events, and every second.
+func (m *monitor) await(ctx context.Context, look func() (bool, error), events ...string) error {
+	sub := m.Subscribe(events...)
+	defer sub.Close()
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for {
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		select {
+		case <-sub.Events():
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.Done():
+			return qmp.ErrClosed
+		}
+	}
+}
+
+// findJob is the job of that id, or nil.
+func (m *monitor) findJob(ctx context.Context, id string) (*job, error) {
+	jobs, err := m.jobs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range jobs {
+		if jobs[i].ID == id {
+			return &jobs[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// awaitJob waits until a job has one of the states; "concluded" and that it is
+// gone always count.
+func (m *monitor) awaitJob(ctx context.Context, id string, states ...string) (*job, error) {
+	var found *job
+	err := m.await(ctx, func() (bool, error) {
+		j, err := m.findJob(ctx, id)
+		if err != nil {
+			return false, err
+		}
+		found = j
+		return j == nil || j.Status == "concluded" || slices.Contains(states, j.Status), nil
+	}, "JOB_STATUS_CHANGE", "BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED")
+	return found, err
+}
+
+// finish waits for the end of a job, if there is one, removes it and returns
+// what it failed with.
+func (m *monitor) finish(ctx context.Context, id string) error {
+	j, err := m.awaitJob(ctx, id)
+	if err != nil || j == nil {
+		return err
+	}
+	if err := m.Execute(ctx, "job-dismiss", args{"id": id}, nil); err != nil {
+		return err
+	}
+	if j.Error != "" {
+		return jobError(j)
+	}
+	return nil
+}
+
+func jobError(j *job) error {
+	err := errors.New(j.Error)
+	if strings.Contains(j.Error, "No space left") || strings.Contains(j.Error, "Disk quota exceeded") {
+		err = fmt.Errorf("%w: %w", snapshot.ErrNoSpace, err)
+	}
+	return fmt.Errorf("%s job: %w", j.Type, err)
+}

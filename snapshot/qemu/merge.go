@@ -1,0 +1,273 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
+)
+
+// exitTimeout is how long a QEMU that closed its monitor may take to let go of
+// its images.
+const exitTimeout = 30 * time.Second
+
+// mergeTries bounds how often a merge starts over because QEMU went away under
+// it, or came back.
+const mergeTries = 3
+
+// Merge looks at what is there and does what is left to do; see the package's
+// table. The connection that Prepare kept is given up.
+func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
+	l, err := h.line(p.VM)
+	if err != nil {
+		return fmt.Errorf("merge: %w", err)
+	}
+	for range mergeTries {
+		err = l.use(ctx, func(m *monitor) error { return h.mergeLive(ctx, m, p) })
+		if errors.Is(err, snapshot.ErrUnreachable) {
+			err = h.mergeOffline(ctx, p)
+			break
+		}
+		if !errors.Is(err, qmp.ErrClosed) {
+			break
+		}
+	}
+	l.hold(false)
+	if err != nil {
+		return fmt.Errorf("merge %s: %w", p.VM, err)
+	}
+	return nil
+}
+
+// mergeLive merges with QEMU there, this one or another than the plan's.
+func (h *Host) mergeLive(ctx context.Context, m *monitor, p snapshot.Plan) error {
+	err := h.mergeDisks(ctx, m, p)
+	if errors.Is(err, qmp.ErrClosed) {
+		return errors.Join(err, m.awaitExit(ctx))
+	}
+	return err
+}
+
+// awaitExit waits until a process that closed its monitor has ended.
+func (m *monitor) awaitExit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, exitTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for m.proc.alive() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil // alive without our connection: dial again
+		}
+	}
+	return nil
+}
+
+func (h *Host) mergeDisks(ctx context.Context, m *monitor, p snapshot.Plan) error {
+	if err := h.unserve(ctx, m, p); err != nil {
+		return err
+	}
+	full, err := m.outOfSpace(ctx, p)
+	if err != nil {
+		return err
+	}
+	same := p.Instance != "" && m.proc.instance == p.Instance
+	var errs []error
+	for _, d := range p.Disks {
+		if err := m.mergeDisk(ctx, d, same); err != nil {
+			errs = append(errs, fmt.Errorf("disk %s: %w", d.Name, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if full {
+		h.opt.Log.Info("resuming a VM that was out of space", "vm", p.VM)
+		return m.Execute(ctx, "cont", nil, nil)
+	}
+	return nil
+}
+
+// mergeDisk brings one disk back to its chain.
+func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool) error {
+	if err := ignoreRefused(m.finish(ctx, createJob(d.DeltaNode))); err != nil {
+		return err // of a Prepare that was given up; how it ended does not matter
+	}
+	v, err := m.look(ctx, d)
+	if err != nil {
+		return err
+	}
+	seen := same && v.onDevice
+	if v.buried && !v.committing {
+		return snapshot.WithHint(fmt.Errorf("another layer lies on the delta %s: %w", d.Delta, snapshot.ErrBusy),
+			"merge the upper layer with the tool that made it")
+	}
+	if v.committing || v.top != "" {
+		if v, err = m.commit(ctx, d, v); err != nil {
+			return err
+		}
+		seen = true
+	}
+	if err := m.closeNodes(ctx, d, v); err != nil {
+		return err
+	}
+	return dropFile(d, seen)
+}
+
+// ignoreRefused keeps only the errors of the connection.
+func ignoreRefused(err error) error {
+	if errors.Is(err, qmp.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// view is how a disk of a plan lies in QEMU.
+type view struct {
+	committing bool     // there is a commit job of ours, in whatever state
+	top        string   // node of the delta, when it is on the device
+	below      string   // node of the image, when the delta is on the device
+	onDevice   bool     // the image itself is on a device
+	buried     bool     // another layer lies on the delta
+	open       []string // nodes of the delta, top first
+}
+
+func (m *monitor) look(ctx context.Context, d snapshot.DiskPlan) (view, error) {
+	j, err := m.findJob(ctx, commitJob(d.DeltaNode))
+	if err != nil {
+		return view{}, err
+	}
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return view{}, err
+	}
+	nodes, err := m.nodes(ctx, true)
+	if err != nil {
+		return view{}, err
+	}
+	v := view{committing: j != nil}
+	for _, b := range drives {
+		switch in := b.Inserted; {
+		case in == nil:
+		case m.isDelta(d, in):
+			v.top, v.below = in.Node, m.imageNode(d, nodes)
+		case in.Node == d.Node || m.isImage(d, in):
+			v.onDevice = true
+		}
+	}
+	for i := range nodes {
+		switch n := &nodes[i]; {
+		case !m.isDelta(d, n):
+			path, ok := m.path(n.BackingFile)
+			v.buried = v.buried || ok && n.Depth > 0 && path == d.Delta
+		default:
+			v.open = append(v.open, n.Node)
+			if v.top == "" && n.Depth > 0 { // its device was unplugged
+				v.top, v.below = n.Node, m.imageNode(d, nodes)
+			}
+		}
+	}
+	slices.SortFunc(v.open, func(a, b string) int { return len(a) - len(b) }) // "-file" comes last
+	return v, nil
+}
+
+// isDelta tells whether a node is of the delta: the one that Prepare made, or
+// one by which the VM was started from the delta.
+func (m *monitor) isDelta(d snapshot.DiskPlan, n *inserted) bool {
+	if n.Node == d.DeltaNode || n.Node == fileNode(d.DeltaNode) {
+		return true
+	}
+	path, ok := m.path(n.File)
+	return ok && (path == d.Delta || path == d.Delta+mergedSuffix)
+}
+
+// isImage tells whether a node is the image, by its file: after a restart of
+// QEMU it may have another name.
+func (m *monitor) isImage(d snapshot.DiskPlan, n *inserted) bool {
+	path, ok := m.path(n.File)
+	return ok && d.Path != "" && path == d.Path && formatOf(n.Driver) == d.Format
+}
+
+// imageNode finds the image under a delta.
+func (m *monitor) imageNode(d snapshot.DiskPlan, nodes []inserted) string {
+	if findNode(nodes, d.Node) != nil {
+		return d.Node
+	}
+	name := ""
+	for i := range nodes {
+		if n := &nodes[i]; m.isImage(d, n) && (name == "" || n.Driver != "file") {
+			name = n.Node
+		}
+	}
+	return name
+}
+
+// closeNodes closes the nodes of a delta that is not in any chain. Those by
+// which an administrator started the VM from it go away by themselves.
+func (m *monitor) closeNodes(ctx context.Context, d snapshot.DiskPlan, v view) error {
+	for _, node := range v.open {
+		err := m.Execute(ctx, "blockdev-del", args{"node-name": node}, nil)
+		ours := node == d.DeltaNode || node == fileNode(d.DeltaNode)
+		var refused *qmp.Error
+		if err != nil && (ours || !errors.As(err, &refused)) {
+			return fmt.Errorf("close delta: %w", err)
+		}
+	}
+	return nil
+}
+
+// dropFile removes the file of a delta that is open nowhere in this QEMU, if
+// nothing in it can be missing from the image. seen says that the image was seen
+// on the device by the process in which the delta was there too.
+func dropFile(d snapshot.DiskPlan, seen bool) error {
+	f := fileOf(d)
+	plain, merged, err := f.exists()
+	if err != nil {
+		return err
+	}
+	if merged && !plain && seen {
+		return f.remove() // the pivot has happened: nothing else moves a disk back
+	}
+	for path, there := range map[string]bool{f.path: plain, f.merged: merged} {
+		if !there {
+			continue
+		}
+		if err := closed(path); err != nil {
+			return err
+		}
+		empty, err := untouched(path)
+		if err != nil {
+			return err
+		}
+		if !empty {
+			return diverged(d, path)
+		}
+	}
+	return f.remove()
+}
+
+// closed fails while a process has the image open.
+func closed(path string) error {
+	used, err := inUse(path)
+	if err != nil {
+		return err
+	}
+	if used {
+		return snapshot.WithHint(fmt.Errorf("%s is open in another process: %w", path, snapshot.ErrBusy),
+			"find it with lsof; if it is the VM's QEMU, make its QMP socket reachable again")
+	}
+	return nil
+}
+
+// diverged says what an administrator can do.
+func diverged(d snapshot.DiskPlan, delta string) error {
+	err := fmt.Errorf("%s holds writes, but the VM does not run from it: %w", delta, snapshot.ErrDiverged)
+	return snapshot.WithHint(err, fmt.Sprintf("decide which is right: to keep the disk as it is now, rm %s; "+
+		"to have the writes of the delta instead and lose what was written to the disk since, stop the VM, then qemu-img commit -d %s && rm %s",
+		quote(delta), quote(delta), quote(delta)))
+}

@@ -1,0 +1,79 @@
+package qemu
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// nodePrefix begins the name of everything that lull makes inside QEMU.
+const nodePrefix = "lull-"
+
+// mergedSuffix is added to a delta's path when its pivot is ordered.
+const mergedSuffix = ".merged"
+
+var errBadRun = errors.New("a run is named by 1 to 64 of 0-9 A-Z a-z -")
+
+func checkRun(run string) error {
+	const allowed = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-"
+	if run == "" || len(run) > 64 || strings.Trim(run, allowed) != "" {
+		return errBadRun
+	}
+	return nil
+}
+
+// runName is the stem of all names of a run in QEMU. QEMU allows 31 bytes in a
+// node name, and "-file" has to fit behind the number of the disk.
+func runName(vm, run string) string {
+	sum := sha256.Sum256([]byte(vm + "\x00" + run))
+	return nodePrefix + hex.EncodeToString(sum[:6])
+}
+
+func deltaNode(vm, run string, disk int) string {
+	return fmt.Sprintf("%s-%d", runName(vm, run), disk)
+}
+
+// Names that follow from the node of a delta.
+func fileNode(delta string) string  { return delta + "-file" }
+func createJob(delta string) string { return delta + "-create" }
+func commitJob(delta string) string { return delta + "-commit" }
+
+// isDelta tells whether a path is that of a delta, merged ones too.
+func isDelta(path string) bool {
+	stem, ok := strings.CutSuffix(strings.TrimSuffix(path, mergedSuffix), ".delta")
+	i := strings.LastIndex(stem, ".lull-")
+	return ok && i >= 0 && checkRun(stem[i+len(".lull-"):]) == nil
+}
+
+// deltaPath is where the delta of a disk goes: beside the image, or into dir
+// where the disk is no regular file.
+func deltaPath(dir, vm string, d snapshot.Disk, regular bool, run string) (string, error) {
+	base := d.Path
+	if !regular {
+		base = filepath.Join(dir, fileWord(vm)+"-"+fileWord(d.Name))
+	}
+	path := base + ".lull-" + run + ".delta"
+	if n := len(filepath.Base(path)) + len(mergedSuffix); n > 255 {
+		return "", fmt.Errorf("name the delta of %s: a name of %d bytes: %w", d.Path, n, snapshot.ErrUnsupported)
+	}
+	return path, nil
+}
+
+// fileWord makes any string good for a file name, reversibly enough to stay
+// unique.
+func fileWord(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '-' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "_%02x", c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,135 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// Plan looks at the VM and writes nothing.
+func (h *Host) Plan(ctx context.Context, vm, run string) (snapshot.Plan, error) {
+	l, err := h.line(vm)
+	if err != nil {
+		return snapshot.Plan{}, err
+	}
+	if err := checkRun(run); err != nil {
+		return snapshot.Plan{}, fmt.Errorf("plan %s: run %q: %w", vm, run, err)
+	}
+	var p snapshot.Plan
+	err = l.use(ctx, func(m *monitor) error {
+		p, err = h.plan(ctx, m, run)
+		return err
+	})
+	if err != nil {
+		return snapshot.Plan{}, fmt.Errorf("plan %s: %w", vm, err)
+	}
+	return p, nil
+}
+
+func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan, error) {
+	p := snapshot.Plan{Host: Kind, VM: m.vm.Name, Run: run, Instance: m.proc.instance}
+	f, err := m.inspect(ctx)
+	if err != nil {
+		return p, err
+	}
+	if len(f.disks) == 0 {
+		return p, fmt.Errorf("it has no disk that can be backed up: %w", snapshot.ErrUnsupported)
+	}
+	for i, d := range f.disks {
+		dp, err := h.planDisk(m, d, run, i)
+		if err != nil {
+			return p, err
+		}
+		p.Disks = append(p.Disks, dp)
+	}
+	p.Excluded = f.excluded
+	if err := m.free(ctx); err != nil {
+		return p, err
+	}
+	if p.State, err = m.state(ctx); err != nil {
+		return p, err
+	}
+	if p.Hardware, err = m.hardware(ctx, f); err != nil {
+		return p, err
+	}
+	p.Files, err = m.smallFiles(f)
+	return p, err
+}
+
+func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPlan, error) {
+	delta, err := deltaPath(h.opt.DeltaDir, m.vm.Name, d.Disk, d.regular, run)
+	if err != nil {
+		return snapshot.DiskPlan{}, err
+	}
+	if err := pending(d, delta, run); err != nil {
+		return snapshot.DiskPlan{}, err
+	}
+	node := deltaNode(m.vm.Name, run, i)
+	return snapshot.DiskPlan{
+		Disk: d.Disk, Device: d.QDev, Node: d.Inserted.Node,
+		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers,
+	}, nil
+}
+
+// pending looks for the delta of an earlier run, in the chain and beside it.
+func pending(d disk, delta, run string) error {
+	err := func(path string) error {
+		return snapshot.WithHint(fmt.Errorf("disk %s: %s: %w", d.Name, path, snapshot.ErrMergePending),
+			"let lull recover: start the agent, or run the backup again with the same repository")
+	}
+	for _, l := range d.layers {
+		if isDelta(l.Path) {
+			return err(l.Path)
+		}
+	}
+	if strings.HasPrefix(d.Inserted.Node, nodePrefix) {
+		return err("node " + d.Inserted.Node)
+	}
+	stem := strings.TrimSuffix(delta, ".lull-"+run+".delta") + ".lull-"
+	entries, readErr := os.ReadDir(filepath.Dir(delta))
+	if readErr != nil && !errors.Is(readErr, fs.ErrNotExist) {
+		return fmt.Errorf("look for earlier deltas: %w", readErr)
+	}
+	for _, e := range entries {
+		if path := filepath.Join(filepath.Dir(delta), e.Name()); strings.HasPrefix(path, stem) && isDelta(path) {
+			return err(path)
+		}
+	}
+	return nil
+}
+
+// free fails while another tool works on the VM's disks.
+func (m *monitor) free(ctx context.Context) error {
+	jobs, err := m.jobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if slices.Contains([]string{"commit", "stream", "mirror", "backup"}, j.Type) && j.Status != "concluded" {
+			return snapshot.WithHint(fmt.Errorf("QEMU runs the %s job %q: %w", j.Type, j.ID, snapshot.ErrBusy),
+				"wait until the other tool has finished, or end its job")
+		}
+	}
+	exports, err := m.exports(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range exports {
+		if e.Type == "nbd" {
+			return foreignServer(e.ID)
+		}
+	}
+	return nil
+}
+
+func foreignServer(id string) error {
+	return snapshot.WithHint(fmt.Errorf("QEMU's NBD server is in use (export %q): %w", id, snapshot.ErrBusy),
+		"end the other tool's export, or send nbd-server-stop to the monitor")
+}

@@ -1,0 +1,116 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
+)
+
+// Prepare makes the deltas and opens them beside the running disks. From here
+// to the end of Merge the connection is kept, so that Take need not dial.
+func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
+	err := h.during(ctx, p, func(m *monitor) error {
+		drives, err := m.drives(ctx)
+		if err != nil {
+			return err
+		}
+		for i, d := range p.Disks {
+			in, err := asPlanned(drives, d)
+			if err != nil {
+				return err
+			}
+			if err := h.prepareDisk(ctx, m, d, in); err != nil {
+				return fmt.Errorf("disk %d, %s: %w", i, d.Name, err)
+			}
+		}
+		h.lines[p.VM].hold(true)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w", p.VM, err)
+	}
+	return nil
+}
+
+// asPlanned finds the node of a disk and makes sure that it still is what the
+// plan says.
+func asPlanned(drives []block, d snapshot.DiskPlan) (*inserted, error) {
+	for _, b := range drives {
+		if b.QDev == d.Device && b.Inserted != nil && b.Inserted.Node == d.Node && b.Inserted.Image.Size == d.Size {
+			return b.Inserted, nil
+		}
+	}
+	return nil, fmt.Errorf("disk %s has changed since the plan was made: %w", d.Name, snapshot.ErrBusy)
+}
+
+func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan, in *inserted) error {
+	if filepath.Dir(d.Delta) == filepath.Clean(h.opt.DeltaDir) {
+		if err := os.MkdirAll(h.opt.DeltaDir, 0o755); err != nil { // QEMU's user has to get at its delta
+			return fmt.Errorf("create folder for deltas: %w", err)
+		}
+	}
+	if err := fileOf(d).create(d.Path); err != nil {
+		return err
+	}
+	cache := args{"direct": in.Cache.Direct, "no-flush": in.Cache.NoFlush}
+	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(d.DeltaNode),
+		"filename": d.Delta, "cache": cache, "discard": "unmap"}, nil)
+	if err != nil {
+		return deltaRefused(err)
+	}
+	if err := m.format(ctx, d); err != nil {
+		return err
+	}
+	node := args{"driver": "qcow2", "node-name": d.DeltaNode, "file": fileNode(d.DeltaNode), "backing": nil,
+		"cache": cache, "discard": "unmap"}
+	if in.DetectZeroes != "" {
+		node["detect-zeroes"] = in.DetectZeroes
+	}
+	return m.Execute(ctx, "blockdev-add", node, nil)
+}
+
+// format makes the file a qcow2 image whose header names the disk, for the road
+// without QEMU.
+func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
+	err := m.Execute(ctx, "blockdev-create", args{"job-id": createJob(d.DeltaNode), "options": args{
+		"driver": "qcow2", "file": fileNode(d.DeltaNode), "size": d.Size,
+		"backing-file": d.Chain[0].Path, "backing-fmt": d.Format}}, nil)
+	if err != nil {
+		return err
+	}
+	if err := m.finish(ctx, createJob(d.DeltaNode)); err != nil {
+		return fmt.Errorf("format delta %s: %w", d.Delta, err)
+	}
+	return nil
+}
+
+// deltaRefused adds what to do when QEMU cannot open the new file.
+func deltaRefused(err error) error {
+	var refused *qmp.Error
+	if errors.As(err, &refused) && strings.Contains(refused.Desc, "Permission denied") {
+		return snapshot.WithHint(err, "let QEMU's user write to the folder's new files, and check AppArmor or SELinux")
+	}
+	return err
+}
+
+// Take is one transaction: all disks change layers, or none does.
+func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
+	var actions []args
+	for _, d := range p.Disks {
+		actions = append(actions, args{"type": "blockdev-snapshot",
+			"data": args{"node": d.Node, "overlay": d.DeltaNode}})
+	}
+	err := h.during(ctx, p, func(m *monitor) error {
+		return m.Execute(ctx, "transaction", args{"actions": actions}, nil)
+	})
+	if err != nil {
+		return fmt.Errorf("take %s: %w", p.VM, err)
+	}
+	return nil
+}

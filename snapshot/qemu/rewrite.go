@@ -1,0 +1,245 @@
+package qemu
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// rewriter turns the command line of a VM that was backed up into one for its
+// restored files.
+type rewriter struct {
+	dir    string
+	vm     snapshot.Restored
+	out    start
+	graph  graph
+	qmp    bool            // a QMP socket is there
+	agents map[string]bool // chardevs of guest-agent channels
+	mons   map[string]bool // chardevs of monitors
+	serial int
+}
+
+// rewrite makes the command that starts a restored VM.
+func rewrite(dir string, vm snapshot.Restored) start {
+	r := &rewriter{dir: dir, vm: vm, agents: map[string]bool{}, mons: map[string]bool{}}
+	r.out.program = program(vm.Hardware)
+	options := parseOptions(vm.Hardware.CommandLine)
+	if len(options) == 0 {
+		return r.plain()
+	}
+	r.channels(options)
+	r.graph = newGraph(options)
+	r.disks()
+	for i, o := range options {
+		r.option(i, o)
+	}
+	for _, name := range r.graph.unplaced(r.vm.Disks) {
+		r.remark("disk %s was restored, but its place on the command line is not known", name)
+	}
+	r.monitor()
+	return r.out
+}
+
+func (r *rewriter) remark(format string, a ...any) {
+	r.out.remarks = append(r.out.remarks, fmt.Sprintf(format, a...))
+}
+
+func (r *rewriter) add(name, value string) {
+	r.out.options = append(r.out.options, option{name: name, value: value})
+}
+
+// monitor gives the VM the one QMP socket that lull expects.
+func (r *rewriter) monitor() {
+	if !r.qmp {
+		r.qmp = true
+		r.add("qmp", "unix:./qmp.sock,server=on,wait=off")
+	}
+}
+
+// channels finds out which chardevs serve what.
+func (r *rewriter) channels(options []option) {
+	for _, o := range options {
+		switch o.name {
+		case "device":
+			if kv := parseKeyval(o.value, true); strings.HasPrefix(kv.get("name"), "org.qemu.guest_agent.") {
+				r.agents[kv.get("chardev")] = true
+			}
+		case "mon":
+			if kv := parseKeyval(o.value, true); kv.has("chardev") || kv.first("chardev") != "" {
+				r.mons[kv.first("chardev")] = true
+			}
+		}
+	}
+}
+
+// option rewrites one option.
+func (r *rewriter) option(i int, o option) {
+	if replaced, ok := r.graph.replaced[i]; ok {
+		r.out.options = append(r.out.options, replaced...)
+		return
+	}
+	switch o.name {
+	case "pidfile", "daemonize", "S", "incoming", "loadvm", "snapshot", "chroot", "runas", "D", "add-fd",
+		"preconfig", "qtest", "qtest-log", "mon", "monitor", "qmp", "qmp-pretty", "readconfig", "writeconfig":
+		return // about the process that was, not about the VM
+	case "enable-kvm":
+		r.out.accels = append(r.out.accels, "kvm")
+	case "accel":
+		r.out.accels = append(r.out.accels, o.value)
+	case "machine", "M":
+		r.machine(o)
+	case "kernel":
+		r.file(o, snapshot.RoleKernel)
+	case "initrd":
+		r.file(o, snapshot.RoleInitrd)
+	case "chardev":
+		r.chardev(o)
+	case "serial", "parallel", "debugcon":
+		r.console(o)
+	case "netdev", "nic", "net":
+		r.network(o)
+	default:
+		r.out.options = append(r.out.options, o)
+	}
+}
+
+// machine takes the accelerators out, so that LULL_ACCEL can replace them.
+func (r *rewriter) machine(o option) {
+	kv := parseKeyval(o.value, true)
+	if accel := kv.get("accel"); accel != "" {
+		r.out.accels = append(r.out.accels, strings.Split(accel, ":")...)
+		o.value = kv.without("accel").String()
+	}
+	if o.value != "" {
+		r.out.options = append(r.out.options, o)
+	}
+}
+
+// file puts the restored file of a role in the place of the one before.
+func (r *rewriter) file(o option, role snapshot.FileRole) {
+	i := slices.IndexFunc(r.vm.Files, func(f snapshot.RestoredFile) bool { return f.Role == role })
+	if i < 0 {
+		r.remark("the %s %s was not restored", role, o.value)
+	} else {
+		o.value = here(r.dir, r.vm.Files[i].Now)
+	}
+	r.out.options = append(r.out.options, o)
+}
+
+// chardev keeps sockets and files in the script's folder.
+func (r *rewriter) chardev(o option) {
+	kv := parseKeyval(o.value, true)
+	id, kind := kv.get("id"), kv.first("backend")
+	if r.mons[id] {
+		return // its monitor is not kept either
+	}
+	switch {
+	case r.agents[id]:
+		kv = ownSocket(id, "./qga.sock")
+	case kind == "socket" && !kv.has("host") && !kv.has("port"):
+		kv = ownSocket(id, "./"+fileWord(id)+".sock")
+	case kind == "file" || kind == "pipe":
+		kv = kv.with("path", "./"+fileWord(id)+"."+kind)
+	}
+	if kv.has("logfile") {
+		kv = kv.with("logfile", "./"+fileWord(id)+".log")
+	}
+	if !kv.json || kv.first("backend") == "socket" {
+		o.value = kv.String()
+	}
+	r.out.options = append(r.out.options, o)
+}
+
+func ownSocket(id, path string) keyval {
+	return keyval{pairs: []pair{{value: "socket"}, {key: "id", value: id}, {key: "path", value: path},
+		{key: "server", value: "on"}, {key: "wait", value: "off"}}}
+}
+
+// console keeps what a serial port is connected to in the script's folder.
+func (r *rewriter) console(o option) {
+	kind, _, _ := strings.Cut(o.value, ":")
+	name := "./" + o.name + strconv.Itoa(r.serial)
+	r.serial++
+	switch kind {
+	case "unix":
+		o.value = "unix:" + name + ".sock,server=on,wait=off"
+	case "file", "pipe":
+		o.value = kind + ":" + name + "." + kind
+	}
+	r.out.options = append(r.out.options, o)
+}
+
+// network replaces interfaces that were passed as open files: nobody passes
+// them again.
+func (r *rewriter) network(o option) {
+	kv := parseKeyval(o.value, true)
+	if kv.has("fd") || kv.has("fds") || kv.has("vhostfd") || kv.has("vhostfds") {
+		id := cmp.Or(kv.get("id"), kv.get("netdev"))
+		r.remark("the network %s was passed by another program; it is a user-mode network now", id)
+		user := keyval{pairs: []pair{{value: "user"}}}
+		for _, key := range []string{"id", "model", "mac"} {
+			if v := kv.get(key); v != "" {
+				user = user.with(key, v)
+			}
+		}
+		o.value = user.String()
+	}
+	r.out.options = append(r.out.options, o)
+}
+
+// plain builds a command from the description alone, for a VM whose command line
+// could not be seen.
+func (r *rewriter) plain() start {
+	hw := r.vm.Hardware
+	r.remark("the command line of the VM is not known; this one is made from its description")
+	r.add("name", escape(r.vm.Name))
+	r.add("machine", cmp.Or(hw.Machine, "q35"))
+	if hw.CPU != "" {
+		r.add("cpu", hw.CPU)
+	}
+	r.add("smp", strconv.Itoa(max(hw.VCPUs, 1)))
+	memory := hw.Memory >> 20
+	if memory <= 0 {
+		memory = 1024
+	}
+	r.add("m", strconv.FormatInt(memory, 10))
+	if hw.UUID != "" {
+		r.add("uuid", hw.UUID)
+	}
+	for _, f := range r.vm.Files {
+		r.plainFile(f)
+	}
+	for _, d := range r.vm.Disks {
+		kv := keyval{pairs: []pair{{key: "file", value: here(r.dir, d.Path)}, {key: "format", value: string(d.Format)},
+			{key: "if", value: "virtio"}}}
+		r.add("drive", kv.String())
+	}
+	r.add("nic", "user,model=virtio-net-pci")
+	r.add("device", "virtio-serial-pci")
+	r.add("chardev", ownSocket("qga0", "./qga.sock").String())
+	r.add("device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0")
+	r.monitor()
+	return r.out
+}
+
+// firmware is where distributions put the code that goes with the variables.
+const firmware = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+
+func (r *rewriter) plainFile(f snapshot.RestoredFile) {
+	now := here(r.dir, f.Now)
+	switch f.Role {
+	case snapshot.RoleKernel:
+		r.add("kernel", now)
+	case snapshot.RoleInitrd:
+		r.add("initrd", now)
+	case snapshot.RoleNVRAM:
+		r.remark("firmware code is taken from %s", filepath.Dir(firmware))
+		r.add("drive", "if=pflash,unit=0,format=raw,readonly=on,file="+firmware)
+		r.add("drive", "if=pflash,unit=1,format=raw,file="+escape(now))
+	}
+}
