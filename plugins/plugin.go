@@ -186,6 +186,11 @@ func (p *Plugin) serveGuest(broker *goplugin.GRPCBroker) (uint32, error) {
 	return id, nil
 }
 
+// Pid is the id of the plugin's process, for logs and tests.
+func (p *Plugin) Pid() int {
+	return p.process.cmd.Process.Pid
+}
+
 // Close ends the plugin: it is asked to, and killed when it does not. On return
 // its process, its sockets and its folder are gone. Safe to call again.
 func (p *Plugin) Close() error {
