@@ -1,0 +1,208 @@
+package s3test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	healthPath = "/healthz"
+	startLimit = time.Minute // ample for a busy machine
+)
+
+// Server is a running versitygw with one bucket.
+type Server struct {
+	Endpoint        string // https://127.0.0.1:port
+	Bucket          string
+	CAFile          string
+	CredentialsFile string // as ~/.aws/credentials
+	Objects         string // the folder in which the bucket is a folder
+
+	binary string
+	addr   string
+	cert   certificate
+	cmd    *exec.Cmd
+	log    *logBuffer
+}
+
+const (
+	bucket    = "lull-test"
+	accessKey = "lulltest"
+	secretKey = "only-for-tests-on-loopback"
+)
+
+// Start starts a server with an empty bucket, and kills it when the test is over.
+func Start(t testing.TB) *Server { return start(t, true) }
+
+// StartPlain is Start without TLS.
+func StartPlain(t testing.TB) *Server { return start(t, false) }
+
+func start(t testing.TB, secure bool) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	s := &Server{
+		Bucket: bucket, Objects: filepath.Join(dir, "objects"), CredentialsFile: filepath.Join(dir, "credentials"),
+		binary: find(t), addr: freeAddr(t), log: &logBuffer{},
+	}
+	s.Endpoint = "http://" + s.addr
+	if secure {
+		s.cert = newCertificate(t, dir)
+		s.CAFile, s.Endpoint = s.cert.caFile, "https://"+s.addr
+	}
+	credentials := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", accessKey, secretKey)
+	if err := errors.Join(
+		os.MkdirAll(filepath.Join(s.Objects, bucket), 0o700),
+		os.WriteFile(s.CredentialsFile, []byte(credentials), 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	s.Restart(t)
+	t.Cleanup(func() {
+		s.Stop(t)
+		if t.Failed() {
+			t.Logf("versitygw said:\n%s", s.log)
+		}
+	})
+	return s
+}
+
+// Restart starts the server again, on the same port, with the same objects.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	args := []string{"--port", s.addr, "--health", healthPath, "--keep-alive", "--quiet"}
+	if s.CAFile != "" {
+		args = append(args, "--cert", s.cert.certFile, "--key", s.cert.keyFile)
+	}
+	s.cmd = exec.Command(s.binary, append(args, "posix", s.Objects)...)
+	s.cmd.Env = []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey, "HOME=" + s.Objects}
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatalf("start versitygw: %v", err)
+	}
+	if err := s.ready(t.Context()); err != nil {
+		t.Fatalf("versitygw does not come up: %v; it said:\n%s", err, s.log)
+	}
+}
+
+// Stop kills the server, if it runs. Connections to it break, new ones are refused.
+func (s *Server) Stop(t testing.TB) {
+	t.Helper()
+	if s.cmd == nil {
+		return
+	}
+	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("kill versitygw: %v", err)
+	}
+	_ = s.cmd.Wait() // its end is what was asked for
+	s.cmd = nil
+}
+
+// ready waits until the server answers.
+func (s *Server) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: s.cert.pool, MinVersion: tls.VersionTLS12}}
+	client := &http.Client{Transport: transport}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := s.ask(ctx, client)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (s *Server) ask(ctx context.Context, client *http.Client) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+healthPath, nil)
+	if err != nil {
+		return err
+	}
+	reply, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		return errors.New(reply.Status)
+	}
+	return nil
+}
+
+// find is the server's binary.
+func find(t testing.TB) string {
+	t.Helper()
+	if path := os.Getenv("LULL_VERSITYGW"); path != "" {
+		return path
+	}
+	dir, err := os.Getwd()
+	for ; err == nil && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err != nil {
+			continue
+		}
+		path := filepath.Join(dir, ".cache", "bin", "versitygw")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		break
+	}
+	path, err := exec.LookPath("versitygw")
+	if err != nil {
+		t.Fatal("no S3 server to test with: run `make setup`, which builds versitygw into .cache/bin, or set LULL_VERSITYGW")
+	}
+	return path
+}
+
+// freeAddr is a loopback address that nothing listens on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// logBuffer is what the server said.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// certificate is one for 127.0.0.1 from an authority made for it alone.
+type certificate struct {
+	caFile, certFile, keyFile string
+	pool                      *x509.CertPool
+}
