@@ -137,11 +137,16 @@ func untouched(path string) (bool, error) {
 	}
 	defer f.Close()
 	var h [headerSize]byte
-	if _, err := io.ReadFull(f, h[:]); err != nil {
-		return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF), ignoreEOF(err)
+	n, err := io.ReadFull(f, h[:])
+	if ignoreEOF(err) != nil {
+		return false, err
 	}
-	if binary.BigEndian.Uint32(h[0:]) != qcow2Magic {
-		return h == [headerSize]byte{}, nil // zeros: space without a header yet
+	magic := binary.BigEndian.Uint32(h[0:]) == qcow2Magic
+	if h == [headerSize]byte{} || magic && n < len(h) {
+		return true, nil // its formatting was interrupted
+	}
+	if !magic {
+		return false, snapshot.WithHint(fmt.Errorf("%s is no delta of lull: %w", path, snapshot.ErrExists), "move it out of the way")
 	}
 	length, offset := binary.BigEndian.Uint32(h[36:]), binary.BigEndian.Uint64(h[40:])
 	if length > maxL1Length || offset > 1<<62 {

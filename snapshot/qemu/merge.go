@@ -156,7 +156,7 @@ func (m *monitor) look(ctx context.Context, d snapshot.DiskPlan) (view, error) {
 		case in == nil:
 		case m.isDelta(d, in):
 			v.top, v.below = in.Node, m.imageNode(d, nodes)
-		case in.Node == d.Node || m.isImage(d, in):
+		case m.isImage(d, in):
 			v.onDevice = true
 		}
 	}
@@ -186,21 +186,29 @@ func (m *monitor) isDelta(d snapshot.DiskPlan, n *inserted) bool {
 	return ok && (path == d.Delta || path == d.Delta+mergedSuffix)
 }
 
-// isImage tells whether a node is the image, by its file: after a restart of
-// QEMU it may have another name.
+// isImage tells whether a node is the image: by its file, as after a restart of
+// QEMU it may have another name, and its name may be the delta's.
 func (m *monitor) isImage(d snapshot.DiskPlan, n *inserted) bool {
+	if d.Path == "" {
+		return n.Node == d.Node
+	}
 	path, ok := m.path(n.File)
-	return ok && d.Path != "" && path == d.Path && formatOf(n.Driver) == d.Format
+	return ok && path == d.Path && formatOf(n.Driver) == d.Format
 }
 
-// imageNode finds the image under a delta.
+// imageNode finds the image under a delta. Of a raw image and the file node below
+// it, which say the same, it is the upper one.
 func (m *monitor) imageNode(d snapshot.DiskPlan, nodes []inserted) string {
-	if findNode(nodes, d.Node) != nil {
-		return d.Node
-	}
 	name := ""
 	for i := range nodes {
-		if n := &nodes[i]; m.isImage(d, n) && (name == "" || n.Driver != "file") {
+		n := &nodes[i]
+		if !m.isImage(d, n) {
+			continue
+		}
+		if n.Node == d.Node {
+			return n.Node
+		}
+		if name == "" || n.Driver == string(d.Format) {
 			name = n.Node
 		}
 	}
