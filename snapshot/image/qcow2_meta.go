@@ -26,7 +26,7 @@ func planLayout(next, n, l1Entries int64) layout {
 	clusters := func(bytes int64) int64 { return roundUp(bytes, writerCluster) / writerCluster }
 	l := layout{l2Start: next, l2Count: n}
 	l.l1Start = l.l2Start + l.l2Count
-	l.l1Count = max(1, clusters(l1Entries*8))
+	l.l1Count = clusters(l1Entries * 8)
 	l.blockStart = l.l1Start + l.l1Count
 	for l.total = l.blockStart; ; {
 		l.blockCount = roundUp(l.total, refcountsPerBlock) / refcountsPerBlock

@@ -1,7 +1,5 @@
 package image
 
-import "bytes"
-
 const (
 	pageSize = 4096
 
@@ -10,18 +8,24 @@ const (
 	shortestHole = 32 << 10
 )
 
-// zeroPage is what pages are compared with. It is never written.
-var zeroPage [pageSize]byte
+// A page of zeros, as a constant: nothing can ever write it.
+const (
+	zero16   = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	zero64   = zero16 + zero16 + zero16 + zero16
+	zero256  = zero64 + zero64 + zero64 + zero64
+	zero1K   = zero256 + zero256 + zero256 + zero256
+	zeroPage = zero1K + zero1K + zero1K + zero1K
+)
 
 // isZero tells whether p, of any length, is all zeros.
 func isZero(p []byte) bool {
 	for len(p) > pageSize {
-		if !bytes.Equal(p[:pageSize], zeroPage[:]) {
+		if string(p[:pageSize]) != zeroPage { // compares in place, without a copy
 			return false
 		}
 		p = p[pageSize:]
 	}
-	return bytes.Equal(p, zeroPage[:len(p)])
+	return string(p) == zeroPage[:len(p)]
 }
 
 // nextData splits the beginning of p into zeros to skip and data to write; both
