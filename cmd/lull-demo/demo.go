@@ -179,9 +179,11 @@ func (d *demo) destroyVM(context.Context) error {
 		return err
 	}
 	d.facts.lastEver = last
+	d.acks.stop()
 	if err := os.RemoveAll(d.in(vmDir)); err != nil {
 		return fmt.Errorf("delete VM: %w", err)
 	}
+	d.guest = nil
 	say("QEMU is killed and its folder deleted. The last record that it ever wrote is %d.", last)
 	return nil
 }
