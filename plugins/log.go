@@ -99,6 +99,32 @@ func (w *lineWriter) flush() {
 	w.line = w.line[:0]
 }
 
+// tail keeps the end of what was written.
+type tail struct {
+	mu  sync.Mutex
+	end []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	const room = 1 << 10
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end = append(t.end, p[max(0, len(p)-room):]...)
+	t.end = t.end[max(0, len(t.end)-room):]
+	return len(p), nil
+}
+
+// last is the last line as an addition to an error; empty where there is none.
+func (t *tail) last() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(string(t.end)), "\n")
+	if line := clip(lines[len(lines)-1]); line != "" {
+		return fmt.Sprintf("; it said %q", line)
+	}
+	return ""
+}
+
 // hostLog is an hclog.Logger over slog. What go-plugin says of itself goes to
 // the debug level: errors that matter are returned. What it read from the
 // plugin comes through a logger that it names after the program.

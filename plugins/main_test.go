@@ -109,7 +109,10 @@ func (w *odd) act(call quiescetest.Call) error {
 	case "die":
 		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "stop":
-		return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+			return err
+		}
+		select {} // another thread may have got the signal
 	case "veto":
 		return &sdk.Failure{Class: quiesce.Vetoed, Component: "db1", Err: errors.New("not now"), Next: "come back later"}
 	case "large":

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os/exec"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/lull-backup/lull/plugins/proto"
+	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -37,6 +37,7 @@ type Plugin struct {
 	log     *slog.Logger
 	folder  *folder
 	process *process
+	said    tail // on standard error
 	options *goplugin.ClientConfig
 	client  *goplugin.Client
 	writer  proto.WriterClient
@@ -69,7 +70,9 @@ func Start(ctx context.Context, spec Spec, guest snapshot.Guest, log *slog.Logge
 		p.guest = &guestServer{guest: guest, plugin: spec.Name, grants: spec.Grants}
 	}
 	if err := p.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start plugin %s: %w", spec.Name, err), p.Close())
+		closeErr := p.Close() // only then all that it said is there
+		err = fmt.Errorf("start plugin %s: %w%s", spec.Name, err, p.said.last())
+		return nil, errors.Join(err, closeErr)
 	}
 	return p, nil
 }
@@ -92,7 +95,7 @@ func (p *Plugin) config(lines *lineLog) *goplugin.ClientConfig {
 		},
 		StartTimeout: startLimit,
 		Logger:       &hostLog{lines: lines},
-		Stderr:       io.Discard,
+		Stderr:       &p.said,
 		SyncStdout:   &floodWriter{&lineWriter{to: lines, level: slog.LevelInfo}, p.process.flood},
 		SyncStderr:   &floodWriter{&lineWriter{to: lines, level: slog.LevelInfo}, p.process.flood},
 		GRPCDialOptions: []grpc.DialOption{
@@ -118,23 +121,30 @@ func (p *Plugin) start(ctx context.Context) error {
 		p.process.kill(fmt.Errorf("killed: no answer to its start: %w", context.Cause(ctx)))
 		err = <-done
 	}
-	if err == nil {
-		return nil
+	var failure *quiesce.Failure
+	if err == nil || errors.As(err, &failure) {
+		return err // the plugin's own word
 	}
-	p.process.kill(err)
-	if cause := p.deathCause(); cause != nil && !errors.Is(err, cause) {
-		err = fmt.Errorf("%w (%v)", cause, err)
+	// Why the process ended says more than how go-plugin saw it.
+	if p.awaitEnd(gonePause) && !errors.Is(p.process.died(), errStopped) {
+		return p.process.died()
 	}
 	return err
 }
 
-// deathCause waits for a process that was started and is about to die.
-func (p *Plugin) deathCause() error {
+// awaitEnd says whether the process has ended, after waiting a little for it.
+func (p *Plugin) awaitEnd(limit time.Duration) bool {
 	if p.process.ID() == "" {
-		return nil
+		return false
 	}
-	<-p.process.ended
-	return p.process.died()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-p.process.ended:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // connect makes the handshake, opens the guest service and says Connect.
@@ -157,7 +167,7 @@ func (p *Plugin) connect(ctx context.Context) error {
 		return fmt.Errorf("serve guest: %w", err)
 	}
 	_, err = p.writer.Connect(ctx, &proto.ConnectRequest{GuestBrokerId: id})
-	return optional(err)
+	return p.failure(ctx, optional(err))
 }
 
 // serveGuest starts the guest service; 0 is the id of none.

@@ -157,7 +157,7 @@ func TestStartFails(t *testing.T) {
 		"unending-line":  "no handshake",
 		"no-tls":         "does not speak mutual TLS",
 		"tcp":            "it must be a socket in",
-		"exit":           "exit status 1",
+		"exit":           `exit status 1; it said "no configuration"`,
 		"panic connect":  "panicked: odd writer",
 		"die connect":    "signal: killed",
 		"nobody-listens": "cert",
@@ -317,12 +317,15 @@ func TestLargeFailure(t *testing.T) {
 	}
 }
 
-func TestLargeDocument(t *testing.T) {
+func TestLargestDocument(t *testing.T) {
 	p := started(t, spec("well"), quiescetest.NewGuest())
 	doc, err := p.PostSnapshot(t.Context(), quiesce.Request{})
 	if err != nil || len(doc) != quiesce.MaxDocument {
 		t.Errorf("%d bytes, %v; want the largest document", len(doc), err)
 	}
+}
+
+func TestTooLargeDocument(t *testing.T) {
 	if _, f := callOdd(t, "document", quiescetest.PostSnapshot, patience); !strings.Contains(f.Error(), "is larger than") {
 		t.Errorf("failure %v, want one about the size", f)
 	}

@@ -149,7 +149,8 @@ func (p *process) reap() {
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	err := p.cmd.Wait()
 	p.alive = false
-	if p.cause == nil {
+	// go-plugin kills what has ended its output, and may have come too late.
+	if p.cause == nil || p.cmd.ProcessState.Exited() && p.cause == errStopped {
 		p.cause = errors.New("it exited by itself")
 		if err != nil {
 			p.cause = fmt.Errorf("it ended: %w", err)
@@ -187,15 +188,17 @@ func (p *process) readStdout(found *io.PipeWriter) {
 	defer found.Close()
 	in := bufio.NewReaderSize(&floodReader{p.stdout, p.flood}, maxHandshake)
 	line, err := in.ReadSlice('\n')
-	if err == nil {
+	switch {
+	case err == nil:
 		err = p.checkHandshake(string(line))
-	} else {
+	case len(line) > 0:
 		err = fmt.Errorf("no handshake: it printed %q", clip(string(line)))
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		_, _ = found.Write(line) // go-plugin reads to the end
+	case !errors.Is(err, io.EOF): // which has another cause: that of its end
 		p.kill(err)
-	} else {
-		_, _ = found.Write(line) // fails only where go-plugin has given up
 	}
 	found.Close()
 	_, _ = io.Copy(&lineWriter{to: p.lines, level: slog.LevelInfo}, in) // until its end
@@ -227,9 +230,12 @@ func (p *process) Wait(context.Context) error {
 	return p.died()
 }
 
+// errStopped is the end of a plugin that go-plugin has killed.
+var errStopped = errors.New("killed by lull")
+
 // Kill is go-plugin's way to kill.
 func (p *process) Kill(context.Context) error {
-	p.kill(errors.New("killed by lull"))
+	p.kill(errStopped)
 	return nil
 }
 

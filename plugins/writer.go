@@ -85,7 +85,7 @@ func (p *Plugin) Abort(ctx context.Context, r quiesce.Request) error {
 	_, err := p.writer.Abort(ctx, &proto.AbortRequest{Request: request(r)})
 	switch {
 	case status.Code(err) != codes.DeadlineExceeded:
-		p.deafAborts.Store(0)
+		p.deafAborts.Store(0) // a failure of the writer is an answer too
 	case p.deafAborts.Add(1) >= deafLimit:
 		p.process.kill(errors.New("killed: it did not answer Abort"))
 		<-p.process.ended

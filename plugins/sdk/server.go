@@ -34,7 +34,7 @@ func (s *server) exclusive(ctx context.Context, fn func(context.Context) error) 
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
-		return &quiesce.Failure{Class: quiesce.Timeout, Err: fmt.Errorf("an earlier call is still running: %w", ctx.Err())}
+		return fmt.Errorf("an earlier call is still running: %w", ctx.Err())
 	}
 	defer func() { <-s.turn }()
 	ctx, cancel := context.WithCancel(ctx)
