@@ -74,13 +74,10 @@ func busID(bus, media string, place int) string {
 }
 
 func shortID(o option, count map[string]int) string {
-	switch {
-	case o.name == "pflash":
+	if o.name == "pflash" {
 		return driveID(parseKeyval("if=pflash", false), count)
-	case o.name == "":
-		return driveID(keyval{}, count)
 	}
-	return busID("ide", "", int(o.name[2]-'a'))
+	return busID("ide", "", shortPlace(o.name))
 }
 
 // unplaced lists the disks for which no place was found.
@@ -215,21 +212,18 @@ func (r *rewriter) boardDrive(id string, i int) {
 		r.remark("the disk %s was not restored; its drive is left out", id)
 		return
 	}
-	if o.name != "drive" { // -hda PATH, or a bare path
-		o = option{name: "drive", value: "media=disk"}
-		if n := strings.IndexByte("abcd", g4(r.graph.options[i].name)); n >= 0 {
-			o.value += ",index=" + strconv.Itoa(n)
-		}
+	if o.name != "drive" {
+		o = option{name: "drive", value: "media=disk,index=" + strconv.Itoa(shortPlace(o.name))}
 	}
 	r.graph.replaced[i] = []option{{name: "drive", value: newDrive(o, here(r.dir, d.Path), d.Format)}}
 }
 
-// g4 is the letter of -hda to -hdd; a path alone is the first disk.
-func g4(name string) byte {
-	if len(name) == 3 {
-		return name[2]
+// shortPlace is the place of -hda to -hdd; a path alone is the first disk.
+func shortPlace(name string) int {
+	if name == "" {
+		return 0
 	}
-	return 'a'
+	return int(name[len(name)-1] - 'a')
 }
 
 // flash keeps the nodes that -machine names as firmware, with the restored

@@ -36,9 +36,14 @@ func taken(t *testing.T, s shape) *run {
 
 func prepared(t *testing.T, s shape) *run {
 	t.Helper()
+	return newRun(t, s, func(*testVM) {})
+}
+
+func newRun(t *testing.T, s shape, setUp func(*testVM)) *run {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	v := newVM(t, s)
+	v := mountedVM(t, s, setUp)
 	r := &run{testVM: v, t: t, ctx: ctx, host: v.host(), want: map[string][]byte{}}
 	var err error
 	if r.plan, err = r.host.Plan(ctx, "web", "run"); err != nil {

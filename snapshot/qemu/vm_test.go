@@ -48,6 +48,7 @@ type testVM struct {
 	t     testing.TB
 	shape shape
 	dir   string // everything is here
+	boot  []byte // first sector of the disks; nil: nothing to boot
 	disks []string
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -87,10 +88,17 @@ func shortDir(t testing.TB) string {
 
 func newVM(t testing.TB, s shape) *testVM {
 	t.Helper()
+	return mountedVM(t, s, func(*testVM) {})
+}
+
+// mountedVM lets a test set up the folder of the disks before there are any.
+func mountedVM(t testing.TB, s shape, setUp func(*testVM)) *testVM {
+	t.Helper()
 	v := &testVM{t: t, shape: s, dir: shortDir(t)}
 	if err := os.Mkdir(filepath.Join(v.dir, "disks"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	setUp(v)
 	for i := range s.disks {
 		v.disks = append(v.disks, v.makeDisk(i))
 	}
@@ -109,6 +117,7 @@ func (v *testVM) makeDisk(i int) string {
 	for j := range 300_000 {
 		content[j] = byte(j>>8 + i + j)
 	}
+	copy(content, v.boot)
 	if err := os.WriteFile(plain, content, 0o644); err != nil {
 		v.t.Fatal(err)
 	}
