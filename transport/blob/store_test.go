@@ -61,11 +61,13 @@ func TestPermanent(t *testing.T) {
 }
 
 func TestNonce(t *testing.T) {
-	ctx := blob.WithNonce(t.Context())
-	if blob.Nonce(ctx) != blob.Nonce(ctx) || blob.Nonce(ctx) == blob.Nonce(blob.WithNonce(ctx)) {
+	one := blob.WithNonce(t.Context())
+	first, again := blob.Nonce(one), blob.Nonce(one)
+	if other := blob.Nonce(blob.WithNonce(one)); first != again || first == other {
 		t.Error("a nonce is one creation's")
 	}
-	if blob.Nonce(t.Context()) == blob.Nonce(t.Context()) {
+	first, again = blob.Nonce(t.Context()), blob.Nonce(t.Context())
+	if first == again {
 		t.Error("without a nonce, every call is its own")
 	}
 }

@@ -78,6 +78,7 @@ func (s *Store) create(ctx context.Context, name string, data []byte) error {
 	// The name is taken, or the reply got lost: some stores refuse a taken name
 	// before they have read the body, and a client still writing sees a broken
 	// connection only. What is there now says which, and whether it is ours.
+	s.transport.CloseIdleConnections() // they may lead nowhere any more, too
 	info, statErr := s.stat(ctx, name)
 	switch {
 	case statErr == nil && info.UserMetadata[nonceKey] == nonce:

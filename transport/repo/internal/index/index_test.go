@@ -279,7 +279,7 @@ func (m *model) open(t *rapid.T) {
 }
 
 func (m *model) insert(t *rapid.T) {
-	for _, i := range rapid.SliceOf(rapid.Uint64Range(0, 500)).Draw(t, "entries") {
+	for _, i := range rapid.SliceOf(rapid.Uint64Range(0, 150)).Draw(t, "entries") {
 		e := entryOf(i)
 		if err := m.s.Insert(context.Background(), e.Name, e.Location); err != nil {
 			t.Fatal(err)
@@ -340,7 +340,7 @@ func (m *model) vanish(t *rapid.T) {
 
 // exact: after Reconcile and Add the index holds what the objects hold.
 func (m *model) exact(t *rapid.T) {
-	for i := range uint64(501) {
+	for i := range uint64(151) {
 		held := false
 		for _, set := range m.committed {
 			held = held || set[i]
