@@ -69,23 +69,14 @@ func readHeader(f *file) (header, error) {
 	if err := f.read(b, 0, "header"); err != nil {
 		return header{}, err
 	}
-	h := header{version: int(be.Uint32(b[4:]))}
 	if be.Uint32(b) != qcow2Magic {
-		return h, f.corrupt("no qcow2 image: its first bytes are %x", b[:4])
+		return header{}, f.corrupt("no qcow2 image: its first bytes are %x", b[:4])
 	}
-	length := headerSizeV2
-	switch h.version {
-	case 2:
-	case 3:
-		if len(b) < headerSizeV3 {
-			return h, f.corrupt("%d bytes are too short for a qcow2 header", f.size)
-		}
-		if length = int(min(be.Uint32(b[100:]), math.MaxInt32)); length < headerSizeV3 || length > len(b) {
-			return h, f.corrupt("header of %d bytes", length)
-		}
-	default:
-		return h, f.unsupported("qcow2 version %d", be.Uint32(b[4:]))
+	length, err := headerLength(f, b)
+	if err != nil {
+		return header{}, err
 	}
+	h := header{version: int(be.Uint32(b[4:]))}
 	if err := h.readFixed(f, b[:length]); err != nil {
 		return h, err
 	}
@@ -99,6 +90,23 @@ func readHeader(f *file) (header, error) {
 		return h, err
 	}
 	return h, h.checkTables(f)
+}
+
+// headerLength is the length of the header without its extensions.
+func headerLength(f *file, b []byte) (int, error) {
+	switch version := be.Uint32(b[4:]); {
+	case version == 2:
+		return headerSizeV2, nil
+	case version != 3:
+		return 0, f.unsupported("qcow2 version %d", version)
+	case len(b) < headerSizeV3:
+		return 0, f.corrupt("%d bytes are too short for a qcow2 header", f.size)
+	}
+	length := int64(be.Uint32(b[100:]))
+	if length < headerSizeV3 || length > int64(len(b)) {
+		return 0, f.corrupt("header of %d bytes", length)
+	}
+	return int(length), nil
 }
 
 func (h *header) readFixed(f *file, b []byte) error {

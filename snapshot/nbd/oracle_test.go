@@ -260,6 +260,26 @@ func TestNbdkit(t *testing.T) {
 	}
 }
 
+// TestWholeBlocks reads odd ranges from a server that only takes whole blocks.
+func TestWholeBlocks(t *testing.T) {
+	disk := sparse(8 << 20)
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(path, disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	serve(t, socket, tool(t, "nbdkit", "nbdkit"), "--foreground", "--readonly", "--unix="+socket, "--filter=blocksize-policy",
+		"file", path, "blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=131072", "blocksize-error-policy=error")
+	c := dial(t, socket, "", nbd.Options{})
+	if !bytes.Equal(readAll(t, c, 300_001), disk) {
+		t.Error("content differs")
+	}
+	extents, err := c.Extents(t.Context(), 777, 1<<20)
+	if err != nil || extents[0].Offset != 777 {
+		t.Errorf("extents of an odd range: %+v, %v", extents, err)
+	}
+}
+
 func TestServerError(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	serve(t, socket, tool(t, "nbdkit", "nbdkit"), "--foreground", "--unix="+socket,
