@@ -130,8 +130,7 @@ func (h *Host) describe(ctx context.Context, l *line) snapshot.VM {
 	return vm
 }
 
-// Guest makes the channel to the agent. That nobody answers shows with the first
-// call.
+// Guest connects to the agent. That nobody answers shows with the first call.
 func (h *Host) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
 	l, err := h.line(vm)
 	if err != nil {
@@ -141,8 +140,13 @@ func (h *Host) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
 		return nil, snapshot.WithHint(fmt.Errorf("VM %q: %w", vm, snapshot.ErrNoGuest),
 			"give the VM a guest_agent socket in the configuration")
 	}
-	if _, err := os.Stat(l.vm.GuestAgent); errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("VM %q: %w: no socket %s", vm, snapshot.ErrNoGuest, l.vm.GuestAgent)
+	a := qmp.NewAgent(l.vm.GuestAgent, h.opt.Agent)
+	err = a.Connect(ctx)
+	if errors.Is(err, snapshot.ErrUnreachable) {
+		return nil, fmt.Errorf("VM %q: %w: %w", vm, snapshot.ErrNoGuest, err)
 	}
-	return qmp.NewAgent(l.vm.GuestAgent, h.opt.Agent), ctx.Err()
+	if err != nil {
+		return nil, fmt.Errorf("VM %q: %w", vm, err)
+	}
+	return a, nil
 }

@@ -123,13 +123,6 @@ func (kv keyval) has(key string) bool {
 	return slices.ContainsFunc(kv.pairs, func(p pair) bool { return p.key == key })
 }
 
-// on tells whether a switch is set.
-func (kv keyval) on(key string) bool {
-	return slices.ContainsFunc(kv.pairs, func(p pair) bool {
-		return p.key == key && (p.alone || p.value == "on" || p.value == "true" || p.value == "yes")
-	})
-}
-
 // without is a copy that lacks some keys and all that is nested in them.
 func (kv keyval) without(keys ...string) keyval {
 	kv.pairs = slices.DeleteFunc(slices.Clone(kv.pairs), func(p pair) bool {

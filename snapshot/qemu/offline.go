@@ -59,11 +59,21 @@ func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan) error {
 // commitFile writes the delta into the image. QEMU's own program does it: an
 // image is written by no other code than its owner's. It can be repeated.
 func (h *Host) commitFile(ctx context.Context, d snapshot.DiskPlan) error {
+	moved, err := movedOn(d)
+	if err != nil {
+		return err
+	}
+	if moved {
+		return diverged(d, d.Delta)
+	}
+	if err := noteCommit(d.Delta); err != nil && !noAttributes(err) {
+		return fmt.Errorf("mark delta: %w", err)
+	}
 	cmd := exec.CommandContext(ctx, h.opt.QemuImg, "commit", "-q", "-d", "-f", "qcow2", d.Delta)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var said bytes.Buffer
 	cmd.Stderr = &said // qemu-img says little
-	err := cmd.Run()
+	err = cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {
 		return snapshot.WithHint(fmt.Errorf("commit delta %s: %w", d.Delta, err), "apt-get install qemu-utils")
 	}

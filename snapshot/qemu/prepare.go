@@ -112,5 +112,10 @@ func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
 	if err != nil {
 		return fmt.Errorf("take %s: %w", p.VM, err)
 	}
+	for _, d := range p.Disks {
+		if err := noteFrozen(d); err != nil {
+			h.opt.Log.Debug("no stamp on delta", "delta", d.Delta, "err", err)
+		}
+	}
 	return nil
 }

@@ -127,6 +127,9 @@ func (r *run) wantErr(err, want error) {
 func (r *run) startCommit(speed int) {
 	r.t.Helper()
 	d := r.plan.Disks[0]
+	if err := noteCommit(d.Delta); err != nil && !noAttributes(err) {
+		r.t.Fatal(err)
+	}
 	r.ask("block-commit", args{"job-id": commitJob(d.DeltaNode), "device": d.DeltaNode, "base-node": d.Node,
 		"auto-dismiss": false, "speed": speed}, nil)
 }
@@ -252,8 +255,27 @@ func TestRestartedOnBase(t *testing.T) {
 	}
 	_, err = r.host.Plan(r.ctx, "web", "next")
 	r.wantErr(err, snapshot.ErrMergePending)
-	r.kill() // the administrator stops the VM again: the deltas win
-	r.merged()
+}
+
+// The VM ran from its image after a crash, and is off again when lull comes back.
+func TestRanOnBase(t *testing.T) {
+	r := taken(t, qcow2VM())
+	r.kill()
+	r.start(r.disks)
+	for _, d := range r.plan.Disks {
+		if err := r.write(d.Name, 3<<20, 4096, 0x99); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.kill()
+	err := r.merge()
+	r.wantErr(err, snapshot.ErrDiverged)
+	r.hinted(err)
+	for _, d := range r.plan.Disks {
+		if len(r.left(d)) != 1 {
+			t.Errorf("the delta of %s is gone", d.Name)
+		}
+	}
 }
 
 func TestRestartedOnBaseUntouched(t *testing.T) {

@@ -37,6 +37,9 @@ func (h *Host) serve(ctx context.Context, m *monitor, p snapshot.Plan) error {
 	}
 	l.SetUnlinkOnClose(false)
 	defer l.Close() // QEMU has its own copy
+	if err := os.Chmod(path, 0o600); err != nil {
+		return fmt.Errorf("listen for frozen disks: %w", err)
+	}
 	file, err := l.File()
 	if err != nil {
 		return fmt.Errorf("listen for frozen disks: %w", err)

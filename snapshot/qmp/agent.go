@@ -81,22 +81,43 @@ func (a *Agent) Close() error {
 	return nil
 }
 
+// Connect connects now and not with the first call. Nobody needs to answer for
+// that.
+func (a *Agent) Connect(ctx context.Context) error {
+	if err := a.begin(ctx); err != nil {
+		return fmt.Errorf("connect to the guest: %w", err)
+	}
+	defer a.end()
+	return a.call(ctx)
+}
+
+// begin waits for the turn to speak; end gives it on.
+func (a *Agent) begin(ctx context.Context) error {
+	select {
+	case a.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-a.closed:
+		a.end()
+		return ErrClosed
+	default:
+		return nil
+	}
+}
+
+func (a *Agent) end() { <-a.turn }
+
 // Execute runs a command in the agent and stores what it returns in result,
 // unless that is nil. Errors: *Error when the agent refuses,
 // snapshot.ErrUnreachable when there is no socket, snapshot.ErrGuestSilent when
 // nobody answers, ErrClosed when the connection ends.
 func (a *Agent) Execute(ctx context.Context, command string, args, result any) error {
-	select {
-	case a.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("%s in the guest: %w", command, ctx.Err())
+	if err := a.begin(ctx); err != nil {
+		return fmt.Errorf("%s in the guest: %w", command, err)
 	}
-	defer func() { <-a.turn }()
-	select {
-	case <-a.closed:
-		return fmt.Errorf("%s in the guest: %w", command, ErrClosed)
-	default:
-	}
+	defer a.end()
 	answer, err := a.converse(ctx, command, args)
 	if err != nil {
 		return fmt.Errorf("%s in the guest: %w", command, err)
@@ -144,6 +165,8 @@ func (a *Agent) call(ctx context.Context) error {
 	if a.conn != nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, a.opt.Sync)
+	defer cancel()
 	conn, err := connect(ctx, a.path, "guest agent")
 	if err != nil {
 		return err

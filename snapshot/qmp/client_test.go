@@ -96,6 +96,27 @@ func TestBusyMonitor(t *testing.T) {
 	}
 }
 
+// One client is served, one waits; a third finds the queue full.
+func TestFullQueue(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	waits, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waits.Close()
+	if _, err := Dial(patience(t), path, Options{Handshake: 50 * time.Millisecond}); !errors.Is(err, snapshot.ErrBusy) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	dir := t.TempDir()
 	dead := filepath.Join(dir, "dead")

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -57,14 +58,34 @@ func dialError(path, what string, err error) error {
 	return fmt.Errorf("connect to %s %s: %w: %w", what, path, snapshot.ErrUnreachable, err)
 }
 
-// connect dials a unix socket.
+// knockAgain is how often connect tries a socket whose queue is full.
+const knockAgain = 20 * time.Millisecond
+
+// connect dials a unix socket. QEMU's queue has room for one client beside the
+// one it serves; while it is full, a socket that is not waited for says EAGAIN.
 func connect(ctx context.Context, path, what string) (*net.UnixConn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, dialError(path, what, err)
+	tick := time.NewTicker(knockAgain)
+	defer tick.Stop()
+	for {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			return c.(*net.UnixConn), nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, dialError(path, what, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, queueFull(path, what, ctx.Err())
+		}
 	}
-	return c.(*net.UnixConn), nil
+}
+
+func queueFull(path, what string, err error) error {
+	return snapshot.WithHint(fmt.Errorf("connect to %s %s: other clients hold and await it: %w: %w", what, path, snapshot.ErrBusy, err),
+		"close the other clients of this socket, or give lull a socket of its own")
 }
 
 func timedOut(err error) bool {
