@@ -46,6 +46,7 @@ type Plugin struct {
 	serving sync.WaitGroup
 
 	deafAborts atomic.Int32 // Aborts in a row without an answer
+	deaf       atomic.Bool  // some call had no answer
 
 	close    sync.Once
 	closeErr error
@@ -215,8 +216,12 @@ func (p *Plugin) Close() error {
 	return p.closeErr
 }
 
-// stop lets go-plugin end the process. Its way has no deadline of its own.
+// stop lets go-plugin end the process. Its way has no deadline of its own, and is
+// no use with a plugin that hangs.
 func (p *Plugin) stop() {
+	if p.deaf.Load() {
+		p.process.kill(errors.New("killed: it had left a call without an answer"))
+	}
 	killer := time.AfterFunc(stopLimit, func() { p.process.kill(errors.New("killed: it did not end when asked to")) })
 	defer killer.Stop()
 	p.client.Kill()
