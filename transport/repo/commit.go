@@ -17,7 +17,7 @@ const idTime = "20060102T150405Z"
 
 // Commit makes the restore point: it flushes the packs, writes the index and,
 // last and only if its name is free, the manifest. It fills the point's ID,
-// Parent (when empty: the VM's newest point) and Stats. On an error there is no new
+// Parent (when empty: the VM's newest point) and Stats (but for Read, when it is set). On an error there is no new
 // point, but for one case: when the store did not answer to the last request, the
 // point may be there.
 func (s *Session) Commit(ctx context.Context, p Point) (Point, error) {
@@ -49,7 +49,11 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 		}
 		p.Parent = parent
 	}
+	read := p.Stats.Read // the caller knows what it read of a window; Put does not
 	p.Stats = s.Stats()
+	if read > 0 {
+		p.Stats.Read = read
+	}
 	object := pointObject(vm, p.ID)
 	sealed, err := s.r.sealPoint(object, p)
 	if err != nil {
