@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
@@ -14,11 +15,10 @@ func (b *backup) hold(ctx context.Context) error {
 	if b.plan.State == snapshot.StateOff {
 		return b.holdOff(ctx)
 	}
-	guest, writers, stop, err := b.guest(ctx)
+	guest, writers, err := b.guest(ctx)
 	if err != nil {
 		return err
 	}
-	defer stop()
 	job := quiesce.Job{
 		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, Log: b.Log,
 		Take: b.take, Step: func(s quiesce.Step) { b.step(Step(s), "") },
@@ -69,37 +69,38 @@ func (b *backup) mayFreeze() bool {
 }
 
 // guest opens the way into the guest and starts the writers, where the ladder
-// has a rung that needs them. A guest without a channel is no error: the ladder
-// says what that means.
-func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, func(), error) {
-	nothing := func() {}
+// has a rung that needs them. Both stay until letGo: the writers hear of the
+// run's end. A guest without a channel is no error: the ladder says what that
+// means.
+func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, error) {
 	if !b.mayFreeze() {
-		return nil, nil, nothing, nil
+		return nil, nil, nil
 	}
 	guest, err := b.job.Host.Guest(ctx, b.job.VM)
 	if errors.Is(err, snapshot.ErrNoGuest) {
-		return nil, nil, nothing, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("reach guest: %w", err)
+		return nil, nil, fmt.Errorf("reach guest: %w", err)
 	}
-	closeGuest := func() {
-		if err := guest.Close(); err != nil {
-			b.Log.Debug("close guest channel", "vm", b.job.Name, "error", err)
-		}
-	}
+	b.open = append(b.open, guest.Close)
 	if b.job.Writers == nil {
-		return guest, nil, closeGuest, nil
+		return guest, nil, nil
 	}
-	writers, stopWriters, err := b.job.Writers(ctx, guest)
+	writers, stop, err := b.job.Writers(ctx, guest)
 	if err != nil {
-		closeGuest()
-		return nil, nil, nil, fmt.Errorf("start writers: %w", err)
+		return nil, nil, fmt.Errorf("start writers: %w", err)
 	}
-	return guest, writers, func() {
-		if err := stopWriters(); err != nil {
-			b.Log.Warn("stop writers", "vm", b.job.Name, "error", err)
+	b.open = append(b.open, stop)
+	return guest, writers, nil
+}
+
+// letGo ends the writers and closes the way into the guest.
+func (b *backup) letGo() {
+	for _, end := range slices.Backward(b.open) {
+		if err := end(); err != nil {
+			b.Log.Warn("let go of the guest", "vm", b.job.Name, "run", b.run, "error", err)
 		}
-		closeGuest()
-	}, nil
+	}
+	b.open = nil
 }

@@ -80,7 +80,8 @@ type backup struct {
 	frozen  snapshot.Frozen
 	instant time.Time // when the disks froze
 	result  Result
-	owed    bool // the guest is not proven thawed; the journal keeps the entry
+	owed    bool           // the guest is not proven thawed; the journal keeps the entry
+	open    []func() error // what letGo ends, last first
 }
 
 func (b *backup) do(ctx context.Context) (err error) {
@@ -104,6 +105,7 @@ func (b *backup) do(ctx context.Context) (err error) {
 	}
 	b.step(StepJournaled, "")
 
+	defer b.letGo()
 	point, readErr := b.snapshotAndRead(ctx)
 	mergeErr := b.merge(ctx)
 	if readErr == nil {
