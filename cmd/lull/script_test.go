@@ -22,6 +22,7 @@ import (
 // TestMain makes the test binary stand in for lull, so that the scripts run the
 // real main in processes of their own.
 func TestMain(m *testing.M) {
+	crashing()
 	testscript.Main(m, map[string]func(){"lull": main})
 }
 
@@ -269,14 +270,14 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%v did not come to show %s", args[1:], args[0])
 }
 
-// interrupts CODE lull ARGS...: the command gets SIGTERM, twice, as soon as it
-// reports to be reading, and ends with this exit code.
+// interrupts CODE STEP lull ARGS...: the command gets SIGTERM, twice, as soon as
+// its --json shows the step, and ends with this exit code.
 func interrupts(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: interrupts CODE lull ARGS...")
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: interrupts CODE STEP lull ARGS...")
 	}
-	script := `"$@" > out & pid=$!
-		tail -n +1 -f --pid=$pid out | grep -q '"step":"reading"' && kill -TERM $pid && kill -TERM $pid
-		wait $pid; code=$?; cat out; exit $code`
-	exits(ts, false, append([]string{args[0], "sh", "-c", script, "sh"}, args[1:]...))
+	script := `step=$1; shift; "$@" > events & pid=$!
+		tail -n +1 -f --pid=$pid events | grep -q "\"step\":\"$step\"" && kill -TERM $pid && kill -TERM $pid
+		wait $pid; code=$?; cat events; exit $code`
+	exits(ts, false, append([]string{args[0], "sh", "-c", script, "sh", args[1]}, args[2:]...))
 }

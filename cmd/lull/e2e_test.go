@@ -1,0 +1,325 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/guesttest"
+)
+
+// e2eLimit is generous: guests are emulated and the machine may be busy.
+const e2eLimit = 8 * time.Minute
+
+// lab is a real guest under load and a lull that is set up to back it up into a
+// folder.
+type lab struct {
+	t       *testing.T
+	ctx     context.Context
+	guest   *guesttest.Guest
+	dir     string
+	config  string
+	program string // the lull binary, which plugins are started from
+
+	mu     sync.Mutex
+	events []agent.Event
+	hear   agent.Observer
+}
+
+func newLab(t *testing.T, o guesttest.Options) *lab {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), e2eLimit)
+	t.Cleanup(cancel)
+	l := &lab{t: t, ctx: ctx, dir: t.TempDir(), program: buildLull(t), guest: guesttest.New(t, o)}
+	l.config = filepath.Join(l.dir, "lull.yaml")
+	passphrase := filepath.Join(l.dir, "passphrase")
+	l.write(passphrase, "correct horse battery staple\n")
+	l.write(l.config, fmt.Sprintf(`
+agent: {state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock}
+repositories:
+  main: {dir: %[1]s/repo, passphrase_file: %[2]s}
+hosts:
+  lab: {qemu: {vms: [{name: web, qmp: %[3]s, guest_agent: %[4]s}]}}
+groups:
+  nightly:
+    vms: ["lab/web"]
+    repository: main
+    schedule: manual
+    consistency: {ladder: [filesystem, crash], floor: crash}
+`, l.dir, passphrase, l.guest.QMP, l.guest.Agent))
+	l.lull(exitDone, "init")
+	return l
+}
+
+func (l *lab) write(path, text string) {
+	l.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// buildLull builds the binary once for a test.
+func buildLull(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "lull")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", out, ".")
+	if text, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build lull: %v\n%s", err, text)
+	}
+	return out
+}
+
+// lull runs a command in this process and returns what it printed.
+func (l *lab) lull(want int, args ...string) string {
+	l.t.Helper()
+	var stdout, stderr bytes.Buffer
+	app := &App{
+		Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Env: func(string) string { return "" },
+		Program: l.program, Version: "test", Observe: l.note,
+	}
+	if got := app.Run(l.ctx, append([]string{"--config", l.config}, args...)); got != want {
+		l.t.Fatalf("lull %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, &stdout, &stderr)
+	}
+	return stdout.String()
+}
+
+func (l *lab) note(e agent.Event) {
+	l.mu.Lock()
+	l.events = append(l.events, e)
+	hear := l.hear
+	l.mu.Unlock()
+	if hear != nil {
+		hear(e)
+	}
+}
+
+// result is that of the last run that ended well.
+func (l *lab) result() agent.Result {
+	l.t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range slices.Backward(l.events) {
+		if e.Result != nil {
+			return *e.Result
+		}
+	}
+	l.t.Fatal("no run ended well")
+	return agent.Result{}
+}
+
+// sum hashes an image file as it lies on disk.
+func (l *lab) sum(path string) (sum [sha256.Size]byte) {
+	l.t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		l.t.Fatal(err)
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+// acked is the last record that the guest's program knows to be on its disks.
+func (l *lab) acked() uint64 {
+	l.t.Helper()
+	n, err := l.guest.Acked()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return n
+}
+
+// goesOn proves that the guest writes.
+func (l *lab) goesOn() {
+	l.t.Helper()
+	if err := l.guest.WaitAcked(l.ctx, l.acked()+10); err != nil {
+		l.t.Fatal("the guest does not write:", err)
+	}
+}
+
+// tidy proves that nothing of a run is left: no file beside the disks that was
+// not there, no journal entry, and no gap in what the guest wrote.
+func (l *lab) tidy() {
+	l.t.Helper()
+	l.goesOn()
+	for _, pattern := range []string{filepath.Join(l.guest.Dir, "*lull*"), filepath.Join(l.guest.Dir, ".*lull*"), filepath.Join(l.dir, "state", "runs", "*")} {
+		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+			l.t.Errorf("left behind: %q, %v", left, err)
+		}
+	}
+	l.whole()
+}
+
+// whole stops the guest's program between two records and checks all of them.
+func (l *lab) whole() {
+	l.t.Helper()
+	l.inGuest("kill -STOP $(cat /run/recorder.pid)")
+	report, err := l.guest.Verify(l.ctx)
+	if err == nil {
+		err = report.Err()
+	}
+	if err != nil {
+		l.t.Error("the guest's own log:", err)
+	}
+	l.inGuest("kill -CONT $(cat /run/recorder.pid)")
+}
+
+func (l *lab) inGuest(script string) {
+	l.t.Helper()
+	if _, err := l.guest.Exec(l.ctx, "/bin/sh", "-c", script); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// compare holds two images against each other with QEMU's own eyes.
+func (l *lab) compare(format snapshot.Format, a, b string) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.ctx, "qemu-img", "compare", "-f", string(format), "-F", string(format), a, b)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		l.t.Errorf("qemu-img compare %s %s: %v: %s", filepath.Base(a), filepath.Base(b), err, out)
+	}
+}
+
+// boot starts a guest from restored disks and proves that it holds every record
+// up to upTo, none torn.
+func (l *lab) boot(disks []guesttest.Disk, upTo uint64) {
+	l.t.Helper()
+	restored := guesttest.New(l.t, guesttest.Options{Disks: disks})
+	found, err := restored.Found(l.ctx)
+	if err == nil {
+		err = found.Err()
+	}
+	if err != nil {
+		l.t.Fatal("the restored guest's log:", err)
+	}
+	if found.Last() < upTo {
+		l.t.Errorf("record %d was written before the freeze, the restored log ends with %d", upTo, found.Last())
+	}
+	for _, log := range found.Logs {
+		if log.Torn != 0 {
+			l.t.Errorf("%s: %d torn records", log.Path, log.Torn)
+		}
+	}
+}
+
+// TestNight is the main job, on a real guest that writes all the time: the frozen
+// chain does not move, the guest loses nothing, and what comes back is equal, byte
+// for byte, and boots.
+func TestNight(t *testing.T) {
+	for name, disk := range map[string]guesttest.Disk{
+		"qcow2-blk-blockdev": {},
+		"raw-scsi-drive":     {Format: snapshot.FormatRaw, Bus: guesttest.VirtioSCSI, Style: guesttest.StyleDrive},
+	} {
+		t.Run(name, func(t *testing.T) { night(t, disk) })
+	}
+}
+
+func night(t *testing.T, disk guesttest.Disk) {
+	l := newLab(t, guesttest.Options{Disks: []guesttest.Disk{disk, disk}})
+	var before, atThaw uint64
+	sums := map[string][sha256.Size]byte{}
+	saved := map[string]string{}
+	l.hear = func(e agent.Event) {
+		switch e.Step {
+		case agent.StepPrepared:
+			before = l.acked()
+		case agent.StepThawed:
+			atThaw = l.acked()
+			for _, path := range l.guest.Disks {
+				sums[path] = l.sum(path)
+			}
+		case agent.StepRead:
+			if err := l.guest.WaitAcked(l.ctx, atThaw+20); err != nil {
+				t.Error("the guest does not write while it is read:", err)
+			}
+			for _, path := range l.guest.Disks {
+				if l.sum(path) != sums[path] {
+					t.Errorf("%s moved while the guest wrote", filepath.Base(path))
+				}
+				saved[path] = filepath.Join(l.dir, filepath.Base(path))
+				l.copy(path, saved[path])
+			}
+		}
+	}
+	l.lull(exitDone, "backup", "lab/web")
+	l.hear = nil
+	l.tidy()
+	point := l.result().Point
+	if len(point.Disks) != 2 || point.Quiesce.Window <= 0 {
+		t.Fatalf("the point has %d disks and a window of %v", len(point.Disks), point.Quiesce.Window)
+	}
+	l.lull(exitDone, "check", "--all")
+
+	to := filepath.Join(l.dir, "other-host")
+	l.lull(exitDone, "restore", "web", "--to", to)
+	var disks []guesttest.Disk
+	for i, path := range l.guest.Disks {
+		restored := filepath.Join(to, filepath.Base(path))
+		l.compare(l.guest.Format(i), saved[path], restored)
+		disks = append(disks, guesttest.Disk{Path: restored, Format: disk.Format, Bus: disk.Bus, Style: disk.Style})
+	}
+	if _, err := os.Stat(filepath.Join(to, "boot.sh")); err != nil {
+		t.Error(err)
+	}
+	l.guest.Kill()
+	l.boot(disks, before)
+}
+
+func (l *lab) copy(from, to string) {
+	l.t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o600)
+	}
+	if err != nil {
+		l.t.Error(err)
+	}
+}
+
+// TestGuestDies: QEMU is killed in the middle of a run. The run fails, and the
+// disks hold everything that the guest had been told is written.
+func TestGuestDies(t *testing.T) {
+	l := newLab(t, guesttest.Options{})
+	var written uint64
+	l.hear = func(e agent.Event) {
+		if e.Step == agent.StepThawed {
+			l.goesOn()
+			written = l.acked()
+			l.guest.Kill()
+		}
+	}
+	l.lull(exitFailed, "backup", "lab/web")
+	l.hear = nil
+	if err := l.guest.Start(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.guest.WaitReady(l.ctx); err != nil {
+		t.Fatal(err)
+	}
+	found, err := l.guest.Found(l.ctx)
+	if err == nil {
+		err = found.Err()
+	}
+	if err != nil || found.Last() < written {
+		t.Errorf("after the crash the log ends with %d, and %d was written: %v", found.Last(), written, err)
+	}
+	l.tidy()
+	l.lull(exitDone, "backup", "lab/web")
+	l.tidy()
+}
