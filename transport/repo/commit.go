@@ -126,6 +126,9 @@ func (r *Repository) sealPoint(object string, p *Point) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode restore point: %w", err)
 	}
+	if len(doc) > maxDocument {
+		return nil, fmt.Errorf("encode restore point: %d bytes of JSON, at most %d allowed", len(doc), maxDocument)
+	}
 	packed, err := compress(doc)
 	if err != nil {
 		return nil, fmt.Errorf("encode restore point: %w", err)
