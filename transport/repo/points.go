@@ -19,12 +19,12 @@ import (
 
 // Bounds of a manifest in bytes: as stored, and as JSON.
 const (
-	maxManifest = 32 << 20
-	maxDocument = 128 << 20
+	maxManifest = 16 << 20
+	maxDocument = 32 << 20
 )
 
 // pointReaders is how many manifests are read at the same time.
-const pointReaders = 8
+const pointReaders = 4
 
 // Points returns the restore points of a VM, or of all for "", by VM and then
 // oldest first. A damaged one hides no other: the error, which wraps ErrCorrupt or

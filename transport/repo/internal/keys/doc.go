@@ -4,6 +4,8 @@
 //	master (32 random bytes)
 //	 ├─ HKDF ─ names of data blocks, names of map nodes, cut points, VM ids
 //	 ├─ HKDF ─ index: AES-256-GCM over index objects and pack directories
+//	 ├─ HKDF ─ writers: enters every HPKE sealing, so that who knows only the public
+//	 │         key cannot make a pack or a restore point
 //	 ├─ HKDF ─ read: the HPKE key pair. Its public half seals pack keys and restore
 //	 │         points; only the private half opens them
 //	 └─ HKDF ─ "sign", kept free for the signing of restore points

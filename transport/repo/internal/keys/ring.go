@@ -38,6 +38,7 @@ type Ring struct {
 	repository Repository
 	index      []byte
 	vms        []byte
+	writers    []byte
 	public     hpke.PublicKey
 	private    hpke.PrivateKey
 }
@@ -55,6 +56,7 @@ func (m Master) Ring(id Repository) (*Ring, error) {
 		repository: id,
 		index:      d.key("index", 32),
 		vms:        d.key("vm names", 32),
+		writers:    d.key("writers", 32),
 		Cutter:     block.NewCutter([block.CutKeySize]byte(d.key("cut", block.CutKeySize))),
 		Data:       d.namer("data names"),
 		Nodes:      d.namer("node names"),

@@ -104,8 +104,12 @@ func (r *Ring) openPublic(purpose string, aad, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// info enters the keys that HPKE derives. The public key is no secret of the
+// repository: it is the writers' secret in here that keeps the store, or anyone
+// else who knows the public key, from making packs and points of its own.
 func (r *Ring) info(purpose string) []byte {
-	return append([]byte("lull v1 "+purpose+" "), r.repository[:]...)
+	info := append([]byte("lull v1 "+purpose+" "), r.repository[:]...)
+	return append(info, r.writers...)
 }
 
 // SealPoint seals a restore point for who may read, under the name of its object.
