@@ -145,7 +145,7 @@ func TestIsZero(t *testing.T) {
 
 func TestNamer(t *testing.T) {
 	a := namer(t, 1)
-	if a.Name([]byte("x")) != a.Name([]byte("x")) {
+	if again := namer(t, 1); a.Name([]byte("x")) != again.Name([]byte("x")) {
 		t.Error("same content, other name")
 	}
 	if a.Name([]byte("x")) == a.Name([]byte("y")) || a.Name([]byte("x")) == namer(t, 2).Name([]byte("x")) {

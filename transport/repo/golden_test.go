@@ -41,7 +41,7 @@ func writeGolden(t *testing.T, store blob.Store) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, 1)
 	initRepo(t, store)
-	r := openRepo(t, store)
+	r := openSmall(t, store) // one upload at a time: packs are listed in order
 	ctx := blob.WithNonce(t.Context())
 	s, err := r.Begin(ctx)
 	if err != nil {
