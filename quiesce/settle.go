@@ -148,7 +148,7 @@ func (r *run) thawGuest(ctx context.Context) error {
 }
 
 func (r *run) thawGuestOnce(ctx context.Context) error {
-	if _, err := askGuest(ctx, r, r.Guest.ThawFilesystems); err != nil && !away(err) {
+	if _, err := askGuest(ctx, r, r.Guest.ThawFilesystems); err != nil && !errors.Is(err, snapshot.ErrGone) {
 		return err
 	}
 	frozen, err := r.guestFrozen(ctx)
@@ -160,16 +160,10 @@ func (r *run) thawGuestOnce(ctx context.Context) error {
 
 func (r *run) guestFrozen(ctx context.Context) (bool, error) {
 	frozen, err := askGuest(ctx, r, r.Guest.FilesystemsFrozen)
-	if away(err) {
+	if errors.Is(err, snapshot.ErrGone) {
 		return false, nil
 	}
 	return frozen, err
-}
-
-// away reports whether the VM is not there any more, or nothing listens where its
-// agent was: then nothing is frozen either.
-func away(err error) bool {
-	return errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrUnreachable)
 }
 
 // askGuest gives one question a deadline that holds even where the guest's side

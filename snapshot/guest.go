@@ -7,7 +7,8 @@ import (
 
 // Guest reaches into a running guest. Methods are safe for concurrent use but
 // are answered one at a time. Every call ends with its context at the latest;
-// the guest may still carry out a call that was given up on.
+// the guest may still carry out a call that was given up on. Once its VM went away,
+// every call fails with ErrGone.
 type Guest interface {
 	// Info describes the guest; it proves that the agent inside answers.
 	Info(ctx context.Context) (GuestInfo, error)

@@ -39,6 +39,7 @@ type Agent struct {
 	turn  chan struct{} // holds the one who speaks
 	conn  *net.UnixConn // with lines, belongs to the one who speaks
 	lines *lineReader
+	met   bool // was connected once: a socket that is gone now means that the VM is
 
 	closing   sync.Once
 	closed    chan struct{}
@@ -111,8 +112,8 @@ func (a *Agent) end() { <-a.turn }
 
 // Execute runs a command in the agent and stores what it returns in result,
 // unless that is nil. Errors: *Error when the agent refuses,
-// snapshot.ErrUnreachable when there is no socket, snapshot.ErrGuestSilent when
-// nobody answers, ErrClosed when the connection ends.
+// snapshot.ErrUnreachable when there is no socket, snapshot.ErrGone when there was
+// one before, snapshot.ErrGuestSilent when nobody answers, ErrClosed when the connection ends.
 func (a *Agent) Execute(ctx context.Context, command string, args, result any) error {
 	if err := a.begin(ctx); err != nil {
 		return fmt.Errorf("%s in the guest: %w", command, err)
@@ -168,9 +169,13 @@ func (a *Agent) call(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, a.opt.Sync)
 	defer cancel()
 	conn, err := connect(ctx, a.path, "guest agent")
+	if a.met && errors.Is(err, snapshot.ErrUnreachable) {
+		return fmt.Errorf("%w: %w", snapshot.ErrGone, err)
+	}
 	if err != nil {
 		return err
 	}
+	a.met = true
 	a.conn, a.lines = conn, newLineReader(conn, a.opt.MaxLine)
 	return nil
 }
