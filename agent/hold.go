@@ -47,7 +47,7 @@ func (b *backup) holdOff(ctx context.Context) error {
 	asked := b.job.Policy.Ladder[0]
 	b.report = quiesce.Report{Asked: asked, Level: asked}
 	if err := b.take(ctx); err != nil {
-		return err
+		return fmt.Errorf("take snapshot: %w", err)
 	}
 	b.step(StepTaken, "")
 	return nil
@@ -56,7 +56,7 @@ func (b *backup) holdOff(ctx context.Context) error {
 // take is the one call inside the window.
 func (b *backup) take(ctx context.Context) error {
 	if err := b.job.Host.Take(ctx, b.plan); err != nil {
-		return fmt.Errorf("take snapshot: %w", err)
+		return err // Do, or holdOff, says what this was
 	}
 	b.instant = b.Now()
 	return nil
