@@ -15,6 +15,11 @@ import (
 func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view, error) {
 	for range mergeTries {
 		err := m.commitOnce(ctx, d, v)
+		if errors.Is(err, errJob) { // the pivot did not happen
+			if err := fileOf(d).unmark(); err != nil {
+				return v, err
+			}
+		}
 		if err != nil && v.committing {
 			err = nil // how an earlier attempt ended tells nothing about the next
 		}
@@ -25,7 +30,7 @@ func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view
 		if v.top == "" && !v.committing {
 			return v, nil
 		}
-		if err := fileOf(d).unmark(); err != nil { // the pivot did not happen
+		if err := fileOf(d).unmark(); err != nil { // nor did it if the job was cancelled
 			return v, err
 		}
 		if err != nil {

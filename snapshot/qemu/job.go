@@ -82,10 +82,13 @@ func (m *monitor) finish(ctx context.Context, id string) error {
 	return nil
 }
 
+// errJob: a background job of QEMU failed.
+var errJob = errors.New("QEMU's job failed")
+
 func jobError(j *job) error {
-	err := errors.New(j.Error)
+	err := fmt.Errorf("%w: %s", errJob, j.Error)
 	if strings.Contains(j.Error, "No space left") || strings.Contains(j.Error, "Disk quota exceeded") {
 		err = fmt.Errorf("%w: %w", snapshot.ErrNoSpace, err)
 	}
-	return fmt.Errorf("%s job: %w", j.Type, err)
+	return fmt.Errorf("%s: %w", j.Type, err)
 }

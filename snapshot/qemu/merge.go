@@ -132,7 +132,7 @@ type view struct {
 	committing bool     // there is a commit job of ours, in whatever state
 	top        string   // node of the delta, when it is on the device
 	below      string   // node of the image, when the delta is on the device
-	onDevice   bool     // the image itself is on a device
+	onDevice   bool     // the image itself is on a device, or counts as being in use
 	buried     bool     // another layer lies on the delta
 	open       []string // nodes of the delta, top first
 }
@@ -142,15 +142,49 @@ func (m *monitor) look(ctx context.Context, d snapshot.DiskPlan) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	drives, err := m.drives(ctx)
-	if err != nil {
-		return view{}, err
-	}
-	nodes, err := m.nodes(ctx, true)
+	nodes, err := m.nodes(ctx, false)
 	if err != nil {
 		return view{}, err
 	}
 	v := view{committing: j != nil}
+	if err := m.lookAtDrives(ctx, d, nodes, &v); err != nil {
+		return view{}, err
+	}
+	loose := ""
+	for i := range nodes {
+		switch n := &nodes[i]; {
+		case m.isDelta(d, n):
+			v.open = append(v.open, n.Node)
+			if n.Depth > 0 {
+				loose = n.Node
+			}
+		case n.Depth > 0:
+			path, ok := m.path(n.BackingFile)
+			v.buried = v.buried || ok && path == d.Delta
+		}
+	}
+	slices.SortFunc(v.open, func(a, b string) int { return len(a) - len(b) }) // "-file" comes last
+	if loose == "" || v.top != "" || v.onDevice {
+		return v, nil
+	}
+	// No device shows which of the two is in use: it was unplugged, or this is
+	// a storage daemon. Then the file's name tells.
+	_, v.onDevice, err = fileOf(d).exists()
+	if !v.onDevice || v.committing {
+		v.onDevice, v.top, v.below = false, loose, m.imageNode(d, nodes)
+	}
+	return v, err
+}
+
+// lookAtDrives finds out what is on the disk's device. A storage daemon has none.
+func (m *monitor) lookAtDrives(ctx context.Context, d snapshot.DiskPlan, nodes []inserted, v *view) error {
+	if len(m.vm.Nodes) > 0 {
+		return nil
+	}
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return err
+	}
 	for _, b := range drives {
 		switch in := b.Inserted; {
 		case in == nil:
@@ -160,20 +194,7 @@ func (m *monitor) look(ctx context.Context, d snapshot.DiskPlan) (view, error) {
 			v.onDevice = true
 		}
 	}
-	for i := range nodes {
-		switch n := &nodes[i]; {
-		case !m.isDelta(d, n):
-			path, ok := m.path(n.BackingFile)
-			v.buried = v.buried || ok && n.Depth > 0 && path == d.Delta
-		default:
-			v.open = append(v.open, n.Node)
-			if v.top == "" && n.Depth > 0 { // its device was unplugged
-				v.top, v.below = n.Node, m.imageNode(d, nodes)
-			}
-		}
-	}
-	slices.SortFunc(v.open, func(a, b string) int { return len(a) - len(b) }) // "-file" comes last
-	return v, nil
+	return nil
 }
 
 // isDelta tells whether a node is of the delta: the one that Prepare made, or

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -136,15 +137,15 @@ func (v *testVM) makeDisk(i int) string {
 func (v *testVM) arguments(images []string, format snapshot.Format) []string {
 	a := []string{"-machine", "q35", "-accel", "tcg", "-m", "64", "-S", "-display", "none", "-nodefaults",
 		"-qmp", "unix:" + v.dir + "/qmp,server=on,wait=off", "-qmp", "unix:" + v.dir + "/hands,server=on,wait=off"}
-	if v.shape.bus == "scsi" {
+	switch v.shape.bus {
+	case "scsi":
 		a = append(a, "-device", "virtio-scsi-pci,id=scsi0")
+	case "iothread":
+		a = append(a, "-object", "iothread,id=io0")
 	}
 	for i, image := range images {
 		image, id := escape(image), fmt.Sprintf("disk%d", i)
-		device := "virtio-blk-pci"
-		if v.shape.bus == "scsi" {
-			device = "scsi-hd"
-		}
+		device := map[string]string{"virtio": "virtio-blk-pci", "scsi": "scsi-hd", "iothread": "virtio-blk-pci,iothread=io0"}[v.shape.bus]
 		if v.shape.drive {
 			if i%2 == 1 && v.shape.bus == "virtio" {
 				a = append(a, "-drive", fmt.Sprintf("file=%s,format=%s,if=virtio", image, format))
@@ -167,9 +168,14 @@ func (v *testVM) start(images []string) { v.startWith(v.arguments(images, v.shap
 
 func (v *testVM) startWith(arguments []string) {
 	v.t.Helper()
-	cmd := exec.Command(tool(v.t, "qemu-system-x86_64", "qemu-system-x86"), arguments...)
+	v.launch(exec.Command(tool(v.t, "qemu-system-x86_64", "qemu-system-x86"), arguments...))
+}
+
+// launch starts a process and connects the test's own monitor.
+func (v *testVM) launch(cmd *exec.Cmd) {
+	v.t.Helper()
 	var said bytes.Buffer
-	cmd.Stderr = &said
+	cmd.Stderr = io.MultiWriter(&said, os.Stderr)
 	if err := cmd.Start(); err != nil {
 		v.t.Fatal(err)
 	}
