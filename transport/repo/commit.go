@@ -16,10 +16,10 @@ import (
 const idTime = "20060102T150405Z"
 
 // Commit makes the restore point: it flushes the packs, writes the index and,
-// last and only if its name is free, the manifest. It fills the point's ID,
-// Parent (when empty: the VM's newest point) and Stats (but for Read, when it is set). On an error there is no new
-// point, but for one case: when the store did not answer to the last request, the
-// point may be there.
+// last and only if its name is free, the manifest. It fills the point's ID, Parent
+// (when empty: the VM's newest point) and Stats (but for Read, when it is set; the
+// manifest itself is not counted). On an error there is no new point, but for one
+// case: when the store did not answer to the last request, the point may be there.
 func (s *Session) Commit(ctx context.Context, p Point) (Point, error) {
 	if err := s.commit(ctx, &p); err != nil {
 		s.fail(err)

@@ -19,7 +19,7 @@ func TestBitFlips(t *testing.T) {
 	base, p, disks := small(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, name := range base.Names() {
-		for range 12 {
+		for range 40 {
 			store := base.Clone()
 			store.Damage(name, func(b []byte) []byte {
 				b[rng.IntN(len(b))] ^= 1 << rng.IntN(8)

@@ -44,14 +44,16 @@ func openRepo(t testing.TB, store blob.Store) *repo.Repository {
 
 func clock() time.Time { return time.Date(2026, 11, 21, 1, 30, 0, 0, time.UTC) }
 
-// image makes a disk of data that compresses by half.
+// image makes a disk of data that compresses by half: each page is random, twice.
 func image(seed uint64, size int) []byte {
-	b := make([]byte, size)
-	rng := rand.New(rand.NewPCG(seed, 1))
-	for i := range b {
-		b[i] = byte(rng.Uint32() & 0xf)
+	b := make([]byte, size+block.PageSize)
+	const half = block.PageSize / 2
+	rng := rand.NewChaCha8([32]byte{byte(seed)})
+	for at := 0; at < size; at += block.PageSize {
+		rng.Read(b[at : at+half])
+		copy(b[at+half:at+2*half], b[at:])
 	}
-	return b
+	return b[:size:size]
 }
 
 // backup puts a whole disk through a stream, with one worker.

@@ -32,8 +32,9 @@ func defaultLimits() limits {
 // as they come; Commit is what makes a point of them.
 //
 // Stream, Put, Zero, Keep, Finish and Stats may be called at the same time.
-// Commit and Close may not be called while any of the others runs. After the
-// first error that concerns the store or the session, everything fails with it.
+// Commit and Close may not be called while any of the others runs; Close must be
+// called in the end, after Commit too. After the first error that concerns the
+// store or the session, everything fails with it.
 type Session struct {
 	r     *Repository
 	store *counted
