@@ -22,8 +22,9 @@ func (in *invocation) backupCommand() *cobra.Command {
 			"images of one powered-off VM, which need no configuration.",
 		Example: "  lull backup lab/web\n  lull backup 'lab/*' --repository offsite\n" +
 			"  lull backup --repo /srv/backup --image /srv/old/disk.qcow2 --name old",
-		Args: argCount(0, -1, ""),
-		RunE: in.run(func(cmd *cobra.Command, args []string) error { return in.backup(cmd.Context(), args, loose) }),
+		Args:              argCount(0, -1, ""),
+		ValidArgsFunction: in.completeVMs,
+		RunE:              in.run(func(cmd *cobra.Command, args []string) error { return in.backup(cmd.Context(), args, loose) }),
 	})
 	f := cmd.Flags()
 	f.StringArrayVar(&loose.images, "image", nil, "disk image `PATH` to back up; again for each further disk of the VM")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/config"
 )
 
 func (in *invocation) completionCommand() *cobra.Command {
@@ -41,4 +43,26 @@ func oneOf(what string, allowed ...string) cobra.PositionalArgs {
 		}
 		return withHint(fmt.Errorf("unknown %s %q", what, args[0]), "use %s", orList(allowed))
 	}
+}
+
+// completeVMs offers the VMs of the configuration.
+func (in *invocation) completeVMs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	cfg, err := config.Load(in.flags.config)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return cfg.VMs(), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeRepositories offers the repositories of the configuration.
+func (in *invocation) completeRepositories(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	cfg, err := config.Load(in.flags.config)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, r := range cfg.Repositories {
+		names = append(names, r.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }

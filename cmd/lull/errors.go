@@ -72,18 +72,9 @@ func errorLines(err error) []string {
 	}
 	var lines []string
 	for _, p := range wrong {
-		lines = append(lines, "lull: config: "+printable(problemLine(p)))
+		lines = append(lines, "lull: config: "+printable(p.String()))
 	}
 	return lines
-}
-
-// problemLine has the form of all errors: where: what; hint.
-func problemLine(p config.Problem) string {
-	where := p.File
-	if p.Line > 0 {
-		where = fmt.Sprintf("%s:%d", p.File, p.Line)
-	}
-	return where + ": " + p.What + "; " + p.Instead
 }
 
 // errorLine is the one line of an error: what: where: cause; hint.

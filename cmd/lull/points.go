@@ -152,13 +152,13 @@ func isTime(which string) bool {
 }
 
 func pointAt(points []repo.Point, which string) (repo.Point, error) {
-	which = strings.Replace(which, "T", " ", 1)
+	start, utc := strings.CutSuffix(strings.Replace(which, "T", " ", 1), "Z")
 	for _, p := range slices.Backward(points) {
-		at := p.Frozen.Local().Format(time.DateTime)
-		if utc, ok := strings.CutSuffix(which, "Z"); ok {
-			which, at = utc, p.Frozen.UTC().Format(time.DateTime)
+		at := p.Frozen.Local()
+		if utc {
+			at = p.Frozen.UTC()
 		}
-		if strings.HasPrefix(at, which) {
+		if strings.HasPrefix(at.Format(time.DateTime), start) {
 			return p, nil
 		}
 	}

@@ -42,8 +42,19 @@ func TestChoosePoint(t *testing.T) {
 			}
 		})
 	}
-	utc, err := choosePoint(points, points[1].Frozen.UTC().Format("2006-01-02T15:04Z"))
-	if err != nil || utc.ID != points[1].ID {
-		t.Errorf("by its time in UTC: %q, %v; want %q", utc.ID, err, points[1].ID)
+}
+
+// TestChoosePointInUTC: a Z at the end means UTC, wherever the reader sits.
+func TestChoosePointInUTC(t *testing.T) {
+	east := time.FixedZone("east", 9*3600)
+	points := []repo.Point{
+		{ID: "a", VM: "web", Frozen: time.Date(2026, 11, 20, 1, 30, 0, 0, east)},
+		{ID: "b", VM: "web", Frozen: time.Date(2026, 11, 20, 10, 30, 0, 0, east)},
+		{ID: "c", VM: "web", Frozen: time.Date(2026, 11, 21, 10, 30, 0, 0, east)},
+	}
+	for which, want := range map[string]string{"2026-11-19T16:30Z": "a", "2026-11-19Z": "a", "2026-11-20Z": "b"} {
+		if got, err := choosePoint(points, which); err != nil || got.ID != want {
+			t.Errorf("choosePoint(%q) = %q, %v; want %q", which, got.ID, err, want)
+		}
 	}
 }

@@ -37,8 +37,10 @@ func (in *invocation) addGlobalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&in.flags.config, "config", config.DefaultPath, "configuration `FILE`")
 	f.StringVar(&in.flags.repository, "repository", "", "`NAME` of a repository of the configuration")
+	// The only error is that there is no such flag.
+	_ = root.RegisterFlagCompletionFunc("repository", in.completeRepositories)
 	f.BoolVar(&in.flags.json, "json", false, "write JSON to standard output")
-	f.BoolVar(&in.flags.quiet, "quiet", false, "write nothing but errors and the result")
+	f.BoolVar(&in.flags.quiet, "quiet", false, "write nothing but errors, and the tables of commands that show one")
 }
 
 // addRepositoryFlags adds what names a repository without any configuration.

@@ -27,7 +27,7 @@ func (in *invocation) loadConfig() (*config.Config, error) {
 		return nil, &marked{err, errUsage}
 	}
 	for _, w := range cfg.Warnings {
-		in.warn("%s", problemLine(w))
+		in.warn("%s", w)
 	}
 	return cfg, nil
 }
