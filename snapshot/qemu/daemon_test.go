@@ -64,7 +64,7 @@ func (d *daemon) export(disk string, use func(url string) error) error {
 
 func (d *daemon) write(disk string, off, length int64, fill byte) error {
 	return d.export(disk, func(url string) error {
-		out, err := exec.Command("qemu-io", "-f", "raw", "-c", fmt.Sprintf("write -f -P %d %d %d", fill, off, length), url).CombinedOutput()
+		out, err := exec.Command(tool(d.t, "qemu-io", "qemu-utils"), "-f", "raw", "-c", fmt.Sprintf("write -f -P %d %d %d", fill, off, length), url).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}

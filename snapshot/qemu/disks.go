@@ -21,6 +21,8 @@ type disk struct {
 	block
 	layers  []snapshot.Layer
 	regular bool // the top layer is a regular file
+	plain   bool // all layers are files that lull reads itself
+	thread  bool // its nodes may run in an I/O thread
 }
 
 // found is what a look at a VM's drives gives.
@@ -37,10 +39,14 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
+	var threads []struct{}
+	if err := m.ask(ctx, "query-iothreads", nil, &threads); err != nil {
+		return found{}, err
+	}
 	var f found
 	taken := map[string]bool{}
 	for i, b := range drives {
-		d := disk{block: b}
+		d := disk{block: b, thread: len(threads) > 0}
 		d.Name = diskName(b, i, taken)
 		if b.Inserted != nil {
 			if err := m.follow(&d); err != nil {
@@ -88,6 +94,8 @@ func (d disk) unfit() (reason string, expected bool) {
 		return "drive without a device", true
 	case d.Inserted.Encrypted:
 		return "encrypted by QEMU: its delta would not be", false
+	case d.thread && !d.plain:
+		return "in a VM with I/O threads only disks that are files can be read safely", false
 	case d.Format == "":
 		return fmt.Sprintf("driver %s is not supported", d.Inserted.Driver), false
 	}
@@ -134,6 +142,7 @@ func (m *monitor) follow(d *disk) error {
 	in := d.Inserted
 	d.Size = in.Image.Size
 	d.Format = formatOf(in.Driver)
+	d.plain = true
 	for l := &in.Image; l != nil; l = l.Backing {
 		if len(d.layers) == maxLayers {
 			return fmt.Errorf("more than %d layers: %w", maxLayers, snapshot.ErrUnsupported)
@@ -142,6 +151,8 @@ func (m *monitor) follow(d *disk) error {
 		if !ok {
 			path = l.Filename
 		}
+		_, err := os.Stat(path)
+		d.plain = d.plain && ok && err == nil && formatOf(l.Format) != ""
 		d.layers = append(d.layers, snapshot.Layer{Path: path, Format: formatOf(l.Format)})
 	}
 	if path, ok := m.path(in.Image.Filename); ok {

@@ -14,6 +14,13 @@
 //	         job-complete, look whether the image is on the device again
 //	         blockdev-del, unlink
 //
+// A VM with I/O threads is read from its files instead: where an export's node
+// runs in an I/O thread, QEMU 7.2 with the fix of CVE-2024-7409 (Debian 12) fails an
+// assertion, and the guest dies with it, as soon as a client disconnects
+// (blockdev-nbd.c, nbd_blockdev_client_closed). The frozen layers are open
+// read-only and flushed, so the files hold the same bytes; while they are read they
+// are locked as QEMU locks them, so a commit that came too early would fail.
+//
 // Merge does not remember what was done. It looks at three things and decides:
 //
 //	QEMU             delta in QEMU   file            what it does

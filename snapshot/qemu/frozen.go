@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/nbd"
 )
 
@@ -20,29 +21,44 @@ const closeTimeout = 30 * time.Second
 // Open serves the frozen nodes from QEMU itself: what it has cached and decoded
 // need not be read twice, and any kind of disk can be read.
 func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, error) {
+	f := &frozen{host: h, plan: p}
 	err := h.during(ctx, p, func(m *monitor) error {
+		f.pid = m.proc.pid
 		if err := m.frozen(ctx, p); err != nil {
 			return err
 		}
 		if err := h.unserve(ctx, m, p); err != nil { // left by a process that died
 			return err
 		}
-		if err := h.serve(ctx, m, p); err != nil {
-			return err
-		}
-		for _, d := range p.Disks {
-			if err := m.export(ctx, d); err != nil {
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-				defer cancel()
-				return errors.Join(err, h.unserve(ctx, m, p))
-			}
-		}
-		return nil
+		return h.serveDisks(ctx, m, p)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p.VM, err)
 	}
-	return &frozen{host: h, plan: p}, nil
+	h.track(f, true)
+	return f, nil
+}
+
+// serveDisks exports the disks that are not read from their files.
+func (h *Host) serveDisks(ctx context.Context, m *monitor, p snapshot.Plan) error {
+	serving := false
+	for _, d := range p.Disks {
+		if d.Export == "" {
+			continue
+		}
+		if !serving {
+			if err := h.serve(ctx, m, p); err != nil {
+				return err
+			}
+			serving = true
+		}
+		if err := m.export(ctx, d); err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			return errors.Join(err, h.unserve(ctx, m, p))
+		}
+	}
+	return nil
 }
 
 // frozen makes sure that every node to be read has its delta upon it.
@@ -65,32 +81,70 @@ func (m *monitor) frozen(ctx context.Context, p snapshot.Plan) error {
 type frozen struct {
 	host *Host
 	plan snapshot.Plan
+	pid  int // of QEMU
 
 	mu      sync.Mutex
 	closed  bool
-	readers []*nbd.Client
+	readers []snapshot.Source
 }
 
 var errClosed = errors.New("frozen disks are closed")
 
-// Disk connects to the export of a disk.
+// Disk opens a disk.
 func (f *frozen) Disk(ctx context.Context, name string) (snapshot.Source, error) {
 	i := slices.IndexFunc(f.plan.Disks, func(d snapshot.DiskPlan) bool { return d.Name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("no disk %q in the plan", name)
 	}
-	c, err := nbd.Dial(ctx, "unix", f.host.socketPath(f.plan), f.plan.Disks[i].Export, nbd.Options{})
+	s, err := f.source(ctx, f.plan.Disks[i])
 	if err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		_ = c.Close() // nothing was asked of it
-		return nil, errClosed
+		return nil, errors.Join(errClosed, s.Close())
 	}
-	f.readers = append(f.readers, c)
-	return c, nil
+	f.readers = append(f.readers, s)
+	return s, nil
+}
+
+// source connects to the export of a disk, or opens its files.
+func (f *frozen) source(ctx context.Context, d snapshot.DiskPlan) (snapshot.Source, error) {
+	if d.Export != "" {
+		return nbd.Dial(ctx, "unix", f.host.socketPath(f.plan), d.Export, nbd.Options{})
+	}
+	s, err := image.OpenChain(ctx, d.Chain)
+	if err != nil {
+		return nil, err
+	}
+	return &watched{Source: s, gone: func() bool {
+		return f.plan.Instance != "" && instanceOf(f.pid) != f.plan.Instance
+	}}, nil
+}
+
+// watched is a disk that is read from its files, only as long as its VM lives:
+// afterwards someone else may write to them.
+type watched struct {
+	snapshot.Source
+	gone func() bool
+}
+
+func (w *watched) ReadAt(ctx context.Context, p []byte, off int64) error {
+	return w.check(w.Source.ReadAt(ctx, p, off))
+}
+
+func (w *watched) Extents(ctx context.Context, off, length int64) ([]snapshot.Extent, error) {
+	list, err := w.Source.Extents(ctx, off, length)
+	return list, w.check(err)
+}
+
+// check looks after the read, so that what was read was right.
+func (w *watched) check(err error) error {
+	if w.gone() {
+		return errors.Join(fmt.Errorf("read frozen disk: %w", snapshot.ErrGone), err)
+	}
+	return err
 }
 
 // File reads one of the plan's files.
@@ -165,11 +219,8 @@ func (f *frozen) Close() error {
 		return nil
 	}
 	f.closed = true
-	var all sync.WaitGroup
-	for _, c := range f.readers {
-		all.Go(func() { _ = c.Close() }) // it only reads
-	}
-	all.Wait()
+	f.host.track(f, false)
+	f.closeReaders()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := f.host.during(ctx, f.plan, func(m *monitor) error { return f.host.unserve(ctx, m, f.plan) })
@@ -180,4 +231,14 @@ func (f *frozen) Close() error {
 		return fmt.Errorf("close frozen disks of %s: %w", f.plan.VM, err)
 	}
 	return nil
+}
+
+// closeReaders closes all disks that are open; the caller holds f.mu.
+func (f *frozen) closeReaders() {
+	var all sync.WaitGroup
+	for _, s := range f.readers {
+		all.Go(func() { _ = s.Close() }) // it only reads
+	}
+	all.Wait()
+	f.readers = nil
 }

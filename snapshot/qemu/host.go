@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,9 @@ type Host struct {
 	opt   Options
 	lines map[string]*line
 	names []string
+
+	mu     sync.Mutex
+	opened map[*frozen]struct{} // sets of frozen disks that are not closed yet
 }
 
 var _ snapshot.Host = (*Host)(nil)
@@ -67,7 +71,7 @@ func NewHost(vms []VM, opt Options) *Host {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{opt: opt, lines: map[string]*line{}}
+	h := &Host{opt: opt, lines: map[string]*line{}, opened: map[*frozen]struct{}{}}
 	for _, v := range vms {
 		h.lines[v.Name] = newLine(v, opt.Monitor)
 		h.names = append(h.names, v.Name)
@@ -76,13 +80,33 @@ func NewHost(vms []VM, opt Options) *Host {
 	return h
 }
 
-// Close drops the connections that a run between Prepare and Merge keeps. The
-// Host can be used on.
+// Close lets go of all that this process holds: readers, and the connections that
+// a run keeps between Prepare and Merge. In QEMU it changes nothing. The Host can
+// be used on.
 func (h *Host) Close() error {
+	h.mu.Lock()
+	opened := slices.Collect(maps.Keys(h.opened))
+	h.mu.Unlock()
+	for _, f := range opened {
+		f.mu.Lock()
+		f.closeReaders()
+		f.mu.Unlock()
+	}
 	for _, l := range h.lines {
 		l.hold(false)
 	}
 	return nil
+}
+
+// track notes a set of frozen disks, or that it is closed.
+func (h *Host) track(f *frozen, open bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if open {
+		h.opened[f] = struct{}{}
+	} else {
+		delete(h.opened, f)
+	}
 }
 
 func (h *Host) line(vm string) (*line, error) {

@@ -72,10 +72,14 @@ func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPla
 		return snapshot.DiskPlan{}, err
 	}
 	node := deltaNode(m.vm.Name, run, i)
-	return snapshot.DiskPlan{
+	p := snapshot.DiskPlan{
 		Disk: d.Disk, Device: d.QDev, Node: d.Inserted.Node,
 		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers,
-	}, nil
+	}
+	if d.thread {
+		p.Export = "" // read from its files, see the package's documentation
+	}
+	return p, nil
 }
 
 // pending looks for the delta of an earlier run, in the chain and beside it.

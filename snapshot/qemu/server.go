@@ -134,7 +134,7 @@ func removeSocket(path string) error {
 func (m *monitor) endExports(ctx context.Context, p snapshot.Plan) error {
 	ours := map[string]bool{}
 	for _, d := range p.Disks {
-		ours[d.Export] = true
+		ours[d.Export] = d.Export != ""
 	}
 	ordered := map[string]bool{}
 	return m.await(ctx, func() (bool, error) {

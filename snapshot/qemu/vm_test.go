@@ -16,10 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const diskSize = 4 << 20
 
@@ -353,6 +357,7 @@ func TestConformance(t *testing.T) {
 		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2},
 		{format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 2},
 		{format: snapshot.FormatQcow2, bus: "scsi", disks: 1, backing: true},
+		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			snapshottest.Run(t, func(t *testing.T) *snapshottest.Fixture { return newVM(t, s).fixture() })

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -143,7 +144,9 @@ func (k *kit) together(f snapshot.Frozen) {
 func (k *kit) count() (stop func() byte) {
 	ctx, cancel := context.WithCancel(k.ctx)
 	turns, done := make(chan byte, 1), make(chan byte, 1)
-	go func() {
+	var guest sync.WaitGroup
+	k.t.Cleanup(func() { cancel(); guest.Wait() }) // where the test fails before stop
+	guest.Go(func() {
 		n := byte(0)
 		defer func() { done <- n }()
 		for turn := 1; ctx.Err() == nil; turn++ {
@@ -158,7 +161,7 @@ func (k *kit) count() (stop func() byte) {
 				turns <- n
 			}
 		}
-	}()
+	})
 	select {
 	case <-turns:
 	case last := <-done:
