@@ -62,6 +62,7 @@ type restore struct {
 	started time.Time
 	disks   []restoreDisk
 	files   []snapshot.RestoredFile
+	staged  []staged
 	result  RestoreResult
 }
 
@@ -82,18 +83,25 @@ func (r *restore) do(ctx context.Context) (err error) {
 	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
 		return fmt.Errorf("make folder: %w", err)
 	}
-	defer func() {
-		for _, d := range r.disks {
-			if d.target != nil {
-				err = errors.Join(err, d.target.Abort()) // nothing, after Commit
-			}
-		}
-	}()
+	defer func() { err = errors.Join(err, r.abort()) }() // nothing, after commit
 	if err := r.writeDisks(ctx); err != nil {
 		return err
 	}
 	if err := r.writeFiles(ctx); err != nil {
 		return err
+	}
+	if err := r.commit(); err != nil {
+		return err
+	}
+	return r.define(ctx)
+}
+
+// commit gives everything its name.
+func (r *restore) commit() error {
+	for _, f := range r.staged {
+		if err := f.commit(); err != nil {
+			return fmt.Errorf("finish file: %w", err)
+		}
 	}
 	for _, d := range r.disks {
 		if err := d.target.Commit(); err != nil {
@@ -102,12 +110,31 @@ func (r *restore) do(ctx context.Context) (err error) {
 		r.result.Disks = append(r.result.Disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
 	}
 	r.result.Files = r.files
-	return r.define(ctx)
+	return nil
+}
+
+// abort removes what has no name yet.
+func (r *restore) abort() error {
+	var errs []error
+	for _, d := range r.disks {
+		if d.target != nil {
+			errs = append(errs, d.target.Abort())
+		}
+	}
+	for _, f := range r.staged {
+		errs = append(errs, f.abort())
+	}
+	return errors.Join(errs...)
 }
 
 // place chooses a path in Dir for every disk and file.
 func (r *restore) place() {
 	names := newNames()
+	if r.definable() {
+		for _, path := range r.Definer.Writes(r.Dir) {
+			names.pick(path, "vm") // taken
+		}
+	}
 	for _, d := range r.Point.Disks {
 		format := d.Format
 		if r.Format != "" {
@@ -159,6 +186,9 @@ func (r *restore) paths() []string {
 	for _, f := range r.files {
 		all = append(all, f.Now)
 	}
+	if r.definable() {
+		all = append(all, r.Definer.Writes(r.Dir)...)
+	}
 	return all
 }
 
@@ -206,52 +236,64 @@ func (r *restore) writeDisks(ctx context.Context) error {
 	return nil
 }
 
+// writeFiles stages the small files; they get their names with the disks.
 func (r *restore) writeFiles(ctx context.Context) error {
 	for i, f := range r.Point.Files {
 		data, err := transport.RestoreBytes(ctx, r.Repository, f.Root, snapshot.MaxFileSize)
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
-		if err := writeFile(r.files[i].Now, data); err != nil {
+		s, err := stage(r.files[i].Now, data)
+		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
+		r.staged = append(r.staged, s)
 	}
 	return nil
 }
 
-// writeFile puts a file in place whole or not at all.
-func writeFile(path string, data []byte) (err error) {
+// staged is a file that is whole and durable, but not under its name yet.
+type staged struct{ tmp, path string }
+
+func stage(path string, data []byte) (s staged, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".lull-*.partial")
 	if err != nil {
-		return err
+		return s, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return err
+		return s, errors.Join(err, os.Remove(f.Name()))
 	}
-	return os.Rename(f.Name(), path)
+	return staged{f.Name(), path}, nil
 }
 
-// define makes the VM startable where its hardware is known.
+func (s staged) commit() error { return os.Rename(s.tmp, s.path) }
+
+// abort removes the file, unless it has its name.
+func (s staged) abort() error {
+	if err := os.Remove(s.tmp); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// definable reports whether the VM can be made startable: its hardware is known.
+func (r *restore) definable() bool { return r.Definer != nil && r.Point.Hardware.Hypervisor != "" }
+
 func (r *restore) define(ctx context.Context) error {
-	if r.Definer == nil || r.Point.Hardware.Hypervisor == "" {
+	if !r.definable() {
 		return nil
 	}
-	start, err := r.Definer.Define(ctx, r.Dir, snapshot.Restored{
+	err := r.Definer.Define(ctx, r.Dir, snapshot.Restored{
 		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: r.result.Disks, Files: r.files, Overwrite: r.Overwrite,
 	})
 	if err != nil {
 		return fmt.Errorf("describe the VM for this host: %w", err)
 	}
-	r.result.Start = start
+	r.result.Start = r.Definer.Writes(r.Dir)
 	return nil
 }
 

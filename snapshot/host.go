@@ -112,9 +112,13 @@ type Target interface {
 
 // Definer makes a restored VM startable on this host.
 type Definer interface {
+	// Writes names the files that Define puts into dir, so that a restore can
+	// refuse before it begins.
+	Writes(dir string) []string
+
 	// Define writes into dir what starts the VM from its restored files: for
-	// plain QEMU a boot script. It returns the paths that it wrote.
-	Define(ctx context.Context, dir string, vm Restored) ([]string, error)
+	// plain QEMU a boot script.
+	Define(ctx context.Context, dir string, vm Restored) error
 }
 
 // Restored is a VM whose files are in place.

@@ -40,9 +40,9 @@ func crashing() {
 	os.Exit(app.Run(context.Background(), os.Args[1:]))
 }
 
-// TestKilledAtEveryStep: lull dies by SIGKILL at every named step of a run against
+// TestGuestKilledAtEveryStep: lull dies by SIGKILL at every named step of a run against
 // a real guest, and the next start repairs everything.
-func TestKilledAtEveryStep(t *testing.T) {
+func TestGuestKilledAtEveryStep(t *testing.T) {
 	l := newLab(t, guesttest.Options{})
 	for _, step := range []agent.Step{
 		agent.StepStarted, agent.StepPlanned, agent.StepJournaled, agent.StepPrepared, agent.StepFreezing,

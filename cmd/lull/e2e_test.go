@@ -218,10 +218,10 @@ func (l *lab) boot(disks []guesttest.Disk, upTo uint64) {
 	}
 }
 
-// TestNight is the main job, on a real guest that writes all the time: the frozen
+// TestGuestNight is the main job, on a real guest that writes all the time: the frozen
 // chain does not move, the guest loses nothing, and what comes back is equal, byte
 // for byte, and boots.
-func TestNight(t *testing.T) {
+func TestGuestNight(t *testing.T) {
 	for name, disk := range map[string]guesttest.Disk{
 		"qcow2-blk-blockdev": {},
 		"raw-scsi-drive":     {Format: snapshot.FormatRaw, Bus: guesttest.VirtioSCSI, Style: guesttest.StyleDrive},

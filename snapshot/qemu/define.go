@@ -26,31 +26,33 @@ type Definer struct{}
 
 var _ snapshot.Definer = Definer{}
 
+// Writes is vm.json and boot.sh.
+func (Definer) Writes(dir string) []string {
+	return []string{filepath.Join(dir, recordName), filepath.Join(dir, scriptName)}
+}
+
 // Define writes boot.sh and vm.json into dir. The script runs in its own folder
 // and keeps its sockets there; files that lie in that folder are named relative
 // to it, so the folder can be moved.
-func (Definer) Define(ctx context.Context, dir string, vm snapshot.Restored) ([]string, error) {
+func (Definer) Define(ctx context.Context, dir string, vm snapshot.Restored) error {
 	record, err := json.MarshalIndent(vm, "", "  ")
 	if err != nil {
-		return nil, fmt.Errorf("define %s: %w", vm.Name, err)
+		return fmt.Errorf("define %s: %w", vm.Name, err)
 	}
 	text := script(vm.Name, rewrite(dir, vm))
-	var paths []string
 	for _, f := range []struct {
 		name    string
 		content []byte
 		mode    fs.FileMode
 	}{{recordName, append(record, '\n'), 0o600}, {scriptName, []byte(text), 0o700}} {
 		if err := ctx.Err(); err != nil {
-			return paths, err
+			return err
 		}
-		path := filepath.Join(dir, f.name)
-		if err := writeFile(path, f.content, f.mode, vm.Overwrite); err != nil {
-			return paths, fmt.Errorf("define %s: %w", vm.Name, err)
+		if err := writeFile(filepath.Join(dir, f.name), f.content, f.mode, vm.Overwrite); err != nil {
+			return fmt.Errorf("define %s: %w", vm.Name, err)
 		}
-		paths = append(paths, path)
 	}
-	return paths, nil
+	return nil
 }
 
 // writeFile puts a file at its path whole and durably, or not at all.

@@ -35,7 +35,8 @@ func argv(t *testing.T, dir string, env []string, more ...string) []string {
 
 func define(t *testing.T, dir string, vm snapshot.Restored) []string {
 	t.Helper()
-	paths, err := Definer{}.Define(t.Context(), dir, vm)
+	paths := Definer{}.Writes(dir)
+	err := Definer{}.Define(t.Context(), dir, vm)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func TestDefineKeepsFiles(t *testing.T) {
 	dir := t.TempDir()
 	vm := snapshot.Restored{Name: "web", Hardware: snapshot.Hardware{Arch: "aarch64"}}
 	define(t, dir, vm)
-	if _, err := (Definer{}).Define(t.Context(), dir, vm); !errors.Is(err, snapshot.ErrExists) {
+	if err := (Definer{}).Define(t.Context(), dir, vm); !errors.Is(err, snapshot.ErrExists) {
 		t.Errorf("a second time: %v", err)
 	}
 	vm.Overwrite = true
