@@ -25,7 +25,7 @@ type limits struct {
 }
 
 func defaultLimits() limits {
-	return limits{dataPack: 20 << 20, nodePack: 4 << 20, uploaders: 2, index: 1 << 17}
+	return limits{dataPack: 18 << 20, nodePack: 4 << 20, uploaders: 2, index: 1 << 16}
 }
 
 // Session takes the streams of one restore point. New blocks go into the store
