@@ -127,6 +127,7 @@ func (c *checker) hit(object, point string) {
 }
 
 func (c *checker) result() CheckReport {
+	c.report.Problems = []Problem{} // an empty list in JSON, not null
 	for _, p := range c.bad {
 		slices.Sort(p.Points)
 		c.report.Problems = append(c.report.Problems, *p)

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -122,7 +123,7 @@ func restore(ctx context.Context, r *repo.Repository, root repo.Root) ([]byte, e
 		return nil
 	})
 	if err == nil && got != root.Data {
-		panic("root.Data is wrong")
+		err = fmt.Errorf("%d bytes restored, the root says %d", got, root.Data)
 	}
 	return disk, err
 }

@@ -43,6 +43,7 @@ type Repository struct {
 
 	packKeys packKeys
 	scratch  sync.Pool // *sealing
+	leaves   sync.Pool // *leafWork
 }
 
 // Open opens the repository in a store: ErrNoRepository, ErrPassphrase,
@@ -65,6 +66,7 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 		r.limits = defaultLimits()
 	}
 	r.scratch.New = func() any { return new(sealing) }
+	r.leaves.New = func() any { return new(leafWork) }
 	if r.codec, err = pack.NewCodec(); err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
@@ -110,8 +109,8 @@ func (st *Stream) put(ctx context.Context, window int64, data []byte) error {
 	if window < 0 || window >= tree.Windows(st.size) || len(data) != tree.WindowLen(st.size, window) {
 		return errWindow
 	}
-	work := leafPool.Get().(*leafWork)
-	defer leafPool.Put(work)
+	work := st.s.r.leaves.Get().(*leafWork)
+	defer st.s.r.leaves.Put(work)
 	stored := work.name(st.s.r, data)
 	st.s.count.read.Add(int64(len(data)))
 	st.s.count.zero.Add(int64(len(data) - stored))
@@ -132,9 +131,6 @@ func (st *Stream) put(ctx context.Context, window int64, data []byte) error {
 	}
 	return st.builder.Set(ctx, window, tree.Ref{Name: leaf, Data: int64(stored)})
 }
-
-// leafPool is shared by all: it holds no state, only memory.
-var leafPool = sync.Pool{New: func() any { return new(leafWork) }}
 
 // name cuts a window and names its blocks, and returns their length in all. Each
 // page is cut and hashed while the processor's cache has it.
