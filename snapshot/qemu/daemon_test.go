@@ -45,13 +45,7 @@ func (d *daemon) export(disk string, use func(url string) error) error {
 		d.ask("nbd-server-start", args{"addr": args{"type": "unix", "data": args{"path": socket}}}, nil)
 		defer d.ask("nbd-server-stop", nil, nil)
 	}
-	var nodes []inserted
-	d.ask("query-named-block-nodes", nil, &nodes)
-	top := topOf(nodes, findNode(nodes, disk))
-	if top == nil {
-		return fmt.Errorf("no node %s", disk)
-	}
-	d.ask("block-export-add", args{"type": "nbd", "id": "guest", "name": "guest", "node-name": top.Node, "writable": true}, nil)
+	eventually(d.t, "export of the top of "+disk, func() bool { return d.exportTop(disk) == nil })
 	err := use("nbd+unix:///guest?socket=" + socket)
 	d.ask("block-export-del", args{"id": "guest", "mode": "hard"}, nil)
 	eventually(d.t, "end of the guest's export", func() bool {
@@ -60,6 +54,18 @@ func (d *daemon) export(disk string, use func(url string) error) error {
 		return !slices.ContainsFunc(list, func(e export) bool { return e.ID == "guest" })
 	})
 	return err
+}
+
+// exportTop fails where the chain changes between a look at it and the export.
+func (d *daemon) exportTop(disk string) error {
+	var nodes []inserted
+	d.ask("query-named-block-nodes", nil, &nodes)
+	top := topOf(nodes, findNode(nodes, disk))
+	if top == nil {
+		return fmt.Errorf("no node %s", disk)
+	}
+	return d.hands.Execute(d.t.Context(), "block-export-add",
+		args{"type": "nbd", "id": "guest", "name": "guest", "node-name": top.Node, "writable": true}, nil)
 }
 
 func (d *daemon) write(disk string, off, length int64, fill byte) error {

@@ -39,7 +39,7 @@ func parseKeyval(value string, implied bool) keyval {
 	for i, part := range splitCommas(value) {
 		k, v, ok := strings.Cut(part, "=")
 		switch {
-		case ok:
+		case ok && k != "":
 			kv.pairs = append(kv.pairs, pair{key: k, value: v})
 		case i == 0 && implied:
 			kv.pairs = append(kv.pairs, pair{value: part})

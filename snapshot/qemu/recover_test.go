@@ -149,7 +149,7 @@ func rawVM() shape   { return shape{format: snapshot.FormatRaw, bus: "virtio", d
 // The process that merges dies after each step; the next one goes on.
 func TestMergeContinues(t *testing.T) {
 	for name, until := range map[string]func(r *run){
-		"commit running": func(r *run) { r.startCommit(300_000) },
+		"commit running": func(r *run) { r.startCommit(2_000_000) },
 		"commit ready":   func(r *run) { r.startCommit(0); r.awaitCommit("ready") },
 		"marked": func(r *run) {
 			r.startCommit(0)
