@@ -29,13 +29,19 @@ func (b *backup) read(ctx context.Context) (repo.Point, error) {
 	defer cancel(nil)
 
 	point, err := b.readAll(ctx)
-	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
-		err = fmt.Errorf("%w: %w", cause, err)
+	if err != nil {
+		return point, because(ctx, err)
 	}
-	if err == nil {
-		b.step(StepRead, "")
+	b.step(StepRead, "")
+	return point, nil
+}
+
+// because is why ctx ended, where it did: whatever failed then failed for that.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
 	}
-	return point, err
+	return err
 }
 
 func (b *backup) readAll(ctx context.Context) (repo.Point, error) {

@@ -49,7 +49,7 @@ type RestoreResult struct {
 func Restore(ctx context.Context, job RestoreJob) (RestoreResult, error) {
 	r := &restore{RestoreJob: job, started: job.Now()}
 	if err := r.do(ctx); err != nil {
-		err = fmt.Errorf("restore %s@%s: %w", job.Point.VM, job.Point.ID, err)
+		err = fmt.Errorf("restore %s@%s: %w", job.Point.VM, job.Point.ID, because(ctx, err))
 		r.emit(Event{Step: StepFailed, Error: err.Error()})
 		return r.result, err
 	}
