@@ -51,8 +51,9 @@ test-s3: setup-build setup-s3 ## the S3 store against versitygw over TLS
 fuzz: setup-build ## every fuzz target for FUZZTIME (5s)
 	packaging/fuzz.sh $(or $(FUZZTIME),5s)
 
-bench: setup build ## measure lull beside zstd and cp
+bench: setup build ## measure lull beside zstd and cp, and the freeze window of a real guest
 	packaging/bench.sh
+	go test -run '^$$' -bench FreezeWindow -benchtime 20x ./cmd/lull
 
 demo: setup-guest build ## back up a real VM, destroy it, bring it back elsewhere
 	go run ./cmd/lull-demo -lull bin/lull

@@ -38,7 +38,7 @@ say
 
 say "Full backup into a directory"
 measure "zstd -1 -T2 image > file" sh -c 'zstd -q -1 -T2 -c "$1" > "$2"' sh "$image" "$work/disk.zst"
-zstd_wall=$wall zstd_size=$(stat -c %s "$work/disk.zst")
+zstd_wall=$wall zstd_cpu=$cpu zstd_size=$(stat -c %s "$work/disk.zst")
 rm "$work/disk.zst"
 "$lull" init --quiet --repo "$work/repo"
 measure "lull backup (first)" "$lull" backup --quiet --repo "$work/repo" --image "$image" --format raw --name disk
@@ -60,6 +60,7 @@ say
 say "| measure | result |"
 say "|---|---:|"
 say "| full backup, wall, to \`zstd -1 -T2\` | $(ratio "$full_wall" "$zstd_wall") |"
+say "| full backup, processor time, to \`zstd -1 -T2\` | $(ratio "$full_cpu" "$zstd_cpu") |"
 say "| full backup, stored bytes to \`zstd -1\` | $(ratio "$full_size" "$zstd_size") |"
 say "| full backup, MB a processor second | $(awk -v b="$used" -v c="$full_cpu" 'BEGIN { printf "%.0f", b / 1e6 / c }') |"
 say "| second backup, wall, to the first | $(ratio "$again_wall" "$full_wall") |"
