@@ -19,15 +19,22 @@ import (
 // free greets within milliseconds; a host that swaps may take seconds.
 const DefaultHandshake = 5 * time.Second
 
+// DefaultCommand is how long a command may take. Most answer within milliseconds;
+// those that change the block graph wait for the guest's requests that are on
+// their way to a disk.
+const DefaultCommand = 2 * time.Minute
+
 // Options of a Client. The zero value is good.
 type Options struct {
 	Handshake time.Duration // 0: DefaultHandshake
+	Command   time.Duration // of each command, whatever its context says; 0: DefaultCommand
 	MaxLine   int           // bytes; 0: MaxLine
 }
 
 // Client is a connection to a monitor. All methods are safe for concurrent use.
 type Client struct {
 	conn    *net.UnixConn
+	limit   time.Duration // of one command
 	version Version
 	read    sync.WaitGroup // the reader goroutine
 	done    chan struct{}  // closed when the connection has ended
@@ -48,6 +55,9 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 	if opt.Handshake <= 0 {
 		opt.Handshake = DefaultHandshake
 	}
+	if opt.Command <= 0 {
+		opt.Command = DefaultCommand
+	}
 	if opt.MaxLine <= 0 {
 		opt.MaxLine = MaxLine
 	}
@@ -57,7 +67,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{conn: conn, done: make(chan struct{}), waiting: map[string]chan message{},
+	c := &Client{conn: conn, limit: opt.Command, done: make(chan struct{}), waiting: map[string]chan message{},
 		subs: map[*Subscription]struct{}{}}
 	lines := newLineReader(conn, opt.MaxLine)
 	if err := c.greet(ctx, lines); err != nil {
@@ -186,7 +196,8 @@ func (c *Client) why() error {
 
 // Execute runs a command and stores what it returns in result, unless that is
 // nil. args is marshalled as the command's arguments; nil for none. Errors:
-// *Error when QEMU refuses, ErrClosed when it went away, the context's.
+// *Error when QEMU refuses, ErrClosed when it went away, ErrSilent when it is
+// there but does not answer in time, the context's.
 func (c *Client) Execute(ctx context.Context, command string, args, result any) error {
 	return c.execute(ctx, command, args, result, nil)
 }
@@ -203,6 +214,8 @@ func (c *Client) execute(ctx context.Context, command string, args, result any, 
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	defer c.forget(id)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.limit, silent(c.limit))
+	defer cancel()
 	if err := c.send(ctx, id, command, args, file); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
@@ -210,7 +223,7 @@ func (c *Client) execute(ctx context.Context, command string, args, result any, 
 	case m := <-answer:
 		return m.into(command, result)
 	case <-ctx.Done():
-		return fmt.Errorf("%s: %w", command, ctx.Err())
+		return fmt.Errorf("%s: %w", command, ended(ctx))
 	case <-c.done:
 	}
 	select { // the answer may have come just before the end
@@ -219,6 +232,15 @@ func (c *Client) execute(ctx context.Context, command string, args, result any, 
 	default:
 		return fmt.Errorf("%s: %w", command, c.why())
 	}
+}
+
+// ended is the error of a context that ended: ErrSilent where it was the command's
+// own limit, not the caller's.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrSilent) {
+		return cause
+	}
+	return ctx.Err()
 }
 
 func (m message) into(command string, result any) error {
@@ -275,8 +297,8 @@ func (c *Client) send(ctx context.Context, id, command string, args any, file *o
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return ended(ctx)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	err = writeAll(c.conn, append(b, '\n'), oob)
@@ -288,7 +310,7 @@ func (c *Client) send(ctx context.Context, id, command string, args any, file *o
 	}
 	c.end(fmt.Errorf("%w: %w", ErrClosed, err))
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return ended(ctx)
 	}
 	return c.why()
 }

@@ -87,6 +87,29 @@ func TestLateAnswerIsDropped(t *testing.T) {
 	}
 }
 
+// A QEMU that hangs keeps nobody for ever, and is not taken for one that has gone.
+func TestSilentMonitor(t *testing.T) {
+	p := monitor(t, func(s *session) {
+		slow := s.hear()
+		next := s.hear()
+		s.say(`{"return": "slow", "id": %q}`, slow.ID)
+		s.say(`{"return": "next", "id": %q}`, next.ID)
+		s.hear()
+	})
+	c := dial(t, p)
+	c.limit = 20 * time.Millisecond
+	err := c.Execute(t.Context(), "slow", nil, nil)
+	var hint interface{ Hint() string }
+	if !errors.Is(err, ErrSilent) || errors.Is(err, snapshot.ErrUnreachable) || !errors.As(err, &hint) {
+		t.Errorf("slow: %v", err)
+	}
+	c.limit = time.Minute
+	var got string
+	if err := c.Execute(t.Context(), "next", nil, &got); err != nil || got != "next" {
+		t.Errorf("next: %q, %v", got, err)
+	}
+}
+
 func TestBusyMonitor(t *testing.T) {
 	p := listen(t, func(s *session) { s.hear() })
 	_, err := Dial(patience(t), p.path, Options{Handshake: 20 * time.Millisecond})

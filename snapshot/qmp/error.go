@@ -20,6 +20,15 @@ var ErrClosed = errors.New("connection closed")
 // ErrProtocol: the other side sent what the protocol does not allow.
 var ErrProtocol = errors.New("protocol violated")
 
+// ErrSilent: QEMU holds the connection but does not answer. What it was asked it
+// may yet do.
+var ErrSilent = errors.New("QEMU does not answer")
+
+func silent(after time.Duration) error {
+	return snapshot.WithHint(fmt.Errorf("%w within %v", ErrSilent, after),
+		"look whether QEMU hangs, on storage that does not answer for instance")
+}
+
 // Error is a command that QEMU or the agent refused.
 type Error struct {
 	Command string
