@@ -19,6 +19,7 @@ type run struct {
 	// following, where not nil, gets the end of a thaw of the guest that runs
 	// beside the writers'.
 	following <-chan error
+	told      <-chan struct{} // the caller has heard of the last step; nil: there was none
 }
 
 // Do makes the guest hold still as well as the policy allows and calls Take at
@@ -36,6 +37,7 @@ func Do(ctx context.Context, job Job) (*Held, error) {
 		job.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &run{Job: job, report: Report{Asked: job.Policy.Ladder[0]}}
+	defer r.heard()
 	r.identify(ctx)
 	for _, level := range job.Policy.Ladder {
 		if level < job.Policy.Floor {
@@ -170,11 +172,5 @@ func (r *run) reason(level Level, why string) {
 }
 
 func (r *run) belowFloor() error {
-	return fmt.Errorf("%w %v: %s", ErrBelowFloor, r.Policy.Floor, strings.Join(r.report.Reasons, "; "))
-}
-
-func (r *run) step(s Step) {
-	if r.Step != nil {
-		r.Step(s)
-	}
+	return fmt.Errorf("%w of %v: %s", ErrBelowFloor, r.Policy.Floor, strings.Join(r.report.Reasons, "; "))
 }

@@ -73,6 +73,30 @@ func (s *scene) wantLevel(t *testing.T, want quiesce.Level, reasons ...string) *
 	return held
 }
 
+// Who watches a run cannot keep the guest frozen: not by a terminal that was
+// stopped, not by a pipe that nobody reads.
+func TestObserverHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene()
+		note := s.job.Step
+		s.job.Step = func(step quiesce.Step) {
+			if step == quiesce.StepFrozen {
+				time.Sleep(time.Hour) // of the bubble
+				if s.app.Frozen() || s.guest.IsFrozen() {
+					t.Error("the guest was frozen as long as the observer hung")
+				}
+			}
+			note(step)
+		}
+		if r := s.wantLevel(t, quiesce.LevelApplication).Report(); r.Window > time.Second {
+			t.Errorf("window %v", r.Window)
+		}
+		if diff := cmp.Diff([]quiesce.Step{quiesce.StepFreezing, quiesce.StepFrozen, quiesce.StepTaken, quiesce.StepThawed}, s.steps); diff != "" {
+			t.Errorf("steps (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func (s *scene) wantThawed(t *testing.T) {
 	t.Helper()
 	if s.app.Frozen() || s.guest.IsFrozen() {

@@ -32,8 +32,9 @@ type Job struct {
 	// and must return soon after its context has ended: Do waits for it.
 	Take func(ctx context.Context) error
 	Log  *slog.Logger // nil: nothing is logged
-	// Step, where set, is called inside the window and on Do's goroutine: it
-	// must not block.
+	// Step, where set, is called inside the window, one step after the other.
+	// What it is slow with does not lengthen the window, but Do waits for it
+	// before it returns.
 	Step   func(Step)
 	Limits Limits
 }
