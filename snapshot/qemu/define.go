@@ -95,7 +95,7 @@ func script(name string, s start) string {
 	for _, r := range s.remarks {
 		fmt.Fprintf(&b, "# Not as before: %s\n", comment(r))
 	}
-	b.WriteString("set -eu\ncd -- \"$(dirname -- \"$0\")\"\n")
+	b.WriteString("set -eu\nCDPATH= cd -- \"$(dirname -- \"$0\")\"\n")
 	b.WriteString("if [ -n \"${LULL_ACCEL:-}\" ]; then\n\tset -- -accel \"$LULL_ACCEL\" \"$@\"\n")
 	if len(s.accels) > 0 {
 		b.WriteString("else\n\tset --")
