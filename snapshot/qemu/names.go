@@ -50,11 +50,11 @@ func isDelta(path string) bool {
 	return ok && i >= 0 && checkRun(stem[i+len(".lull-"):]) == nil
 }
 
-// deltaPath is where the delta of a disk goes: beside the image, or into dir
-// where the disk is no regular file.
+// deltaPath is where the delta of a disk goes: beside the image, not beside a
+// link to it, or into dir where the disk is no regular file.
 func deltaPath(dir, vm string, d snapshot.Disk, regular bool, run string) (string, error) {
-	base := d.Path
-	if !regular {
+	base, err := filepath.EvalSymlinks(d.Path)
+	if !regular || err != nil {
 		base = filepath.Join(dir, fileWord(vm)+"-"+fileWord(d.Name))
 	}
 	path := base + ".lull-" + run + ".delta"
