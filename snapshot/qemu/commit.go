@@ -30,8 +30,10 @@ func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view
 		if v.top == "" && !v.committing {
 			return v, nil
 		}
-		if err := fileOf(d).unmark(); err != nil { // nor did it if the job was cancelled
-			return v, err
+		if v.top != "" { // nor did it if the job was cancelled
+			if err := fileOf(d).unmark(); err != nil {
+				return v, err
+			}
 		}
 		if err != nil {
 			return v, fmt.Errorf("commit delta %s: %w", d.Delta, err)
@@ -64,7 +66,7 @@ func (m *monitor) startCommit(ctx context.Context, d snapshot.DiskPlan, v view) 
 	if v.below == "" {
 		return fmt.Errorf("no node of %s under the delta: %w", d.Path, snapshot.ErrUnsupported)
 	}
-	if err := noteCommit(d.Delta); err != nil && !noAttributes(err) {
+	if err := noteCommit(d); err != nil && !noAttributes(err) {
 		return fmt.Errorf("mark delta: %w", err)
 	}
 	return m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,

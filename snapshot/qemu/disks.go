@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"slices"
@@ -21,6 +22,7 @@ type disk struct {
 	block
 	layers  []snapshot.Layer
 	regular bool // the top layer is a regular file
+	moved   bool // the file at its path is not the one that QEMU has open
 	plain   bool // all layers are files that lull reads itself
 	thread  bool // its nodes may run in an I/O thread
 }
@@ -96,6 +98,8 @@ func (d disk) unfit() (reason string, expected bool) {
 		return "encrypted by QEMU: its delta would not be", false
 	case d.thread && !d.plain:
 		return "in a VM with I/O threads only disks that are files can be read safely", false
+	case d.moved:
+		return fmt.Sprintf("%s is not the file that QEMU has open: it was moved, or QEMU sees other folders", d.Path), false
 	case d.Format == "":
 		return fmt.Sprintf("driver %s is not supported", d.Inserted.Driver), false
 	}
@@ -151,16 +155,25 @@ func (m *monitor) follow(d *disk) error {
 		if !ok {
 			path = l.Filename
 		}
-		_, err := os.Stat(path)
-		d.plain = d.plain && ok && err == nil && formatOf(l.Format) != ""
+		info, err := os.Stat(path)
+		d.plain = d.plain && ok && err == nil && formatOf(l.Format) != "" && !m.moved(info)
 		d.layers = append(d.layers, snapshot.Layer{Path: path, Format: formatOf(l.Format)})
 	}
 	if path, ok := m.path(in.Image.Filename); ok {
 		d.Path = path
 		info, err := os.Stat(path)
 		d.regular = err == nil && info.Mode().IsRegular()
+		d.moved = err == nil && m.moved(info)
 	}
 	return nil
+}
+
+// moved tells whether a file is another than the one that QEMU opened under its
+// path: an image can be renamed under a running VM, and QEMU can live in another
+// mount namespace. Merged after a crash, the delta would go into that other file.
+func (m *monitor) moved(file fs.FileInfo) bool {
+	is, known := m.proc.opened(file)
+	return file.Mode().IsRegular() && known && !is
 }
 
 // formatOf is the format of an image by its driver. A protocol without a format

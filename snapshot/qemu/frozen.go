@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +35,11 @@ func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, erro
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p.VM, err)
+	}
+	for _, d := range p.Disks { // with the stamp that Take has left on it
+		if err := syncFile(d.Delta); err != nil {
+			return nil, errors.Join(fmt.Errorf("open %s: %w", p.VM, err), f.Close())
+		}
 	}
 	h.track(f, true)
 	return f, nil
@@ -151,6 +157,9 @@ func (w *watched) check(err error) error {
 func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
 	if !slices.ContainsFunc(f.plan.Files, func(x snapshot.File) bool { return x.Path == path }) {
 		return nil, fmt.Errorf("no file %q in the plan", path)
+	}
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("read file of VM: the folder of %s is not known: %w", path, os.ErrNotExist)
 	}
 	file, err := os.Open(path)
 	if err != nil {

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -127,7 +126,7 @@ func serves(dev snapshot.Device, qdev string) bool {
 }
 
 // smallFiles are the files beside the disks that the VM needs to start.
-func (m *monitor) smallFiles(f found) ([]snapshot.File, error) {
+func (m *monitor) smallFiles(f found) []snapshot.File {
 	files := slices.Clone(f.nvram)
 	for _, o := range parseOptions(m.proc.commandLine()) {
 		role, ok := map[string]snapshot.FileRole{"kernel": snapshot.RoleKernel, "initrd": snapshot.RoleInitrd}[o.name]
@@ -136,9 +135,9 @@ func (m *monitor) smallFiles(f found) ([]snapshot.File, error) {
 		}
 		path, ok := m.proc.find(o.value)
 		if !ok {
-			return nil, fmt.Errorf("find %s %s of the command line: %w", role, o.value, snapshot.ErrUnsupported)
+			path = o.value // relative to a folder that is not known: File says so
 		}
 		files = append(files, snapshot.File{Role: role, Path: path})
 	}
-	return files, nil
+	return files
 }

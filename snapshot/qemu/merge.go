@@ -24,7 +24,8 @@ const mergeTries = 3
 func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 	l, err := h.line(p.VM)
 	if err != nil {
-		return fmt.Errorf("merge: %w", err)
+		return snapshot.WithHint(fmt.Errorf("merge: %w", err),
+			"put the VM back into the configuration until what a run left of it is merged")
 	}
 	for range mergeTries {
 		err = l.use(ctx, func(m *monitor) error { return h.mergeLive(ctx, m, p) })
@@ -154,16 +155,16 @@ func (m *monitor) look(ctx context.Context, d snapshot.DiskPlan) (view, error) {
 	for i := range nodes {
 		switch n := &nodes[i]; {
 		case m.isDelta(d, n):
-			v.open = append(v.open, n.Node)
-			if n.Depth > 0 {
-				loose = n.Node
+			if n.Depth == 0 { // the file below the image: closed last
+				v.open = append(v.open, n.Node)
+			} else {
+				v.open, loose = slices.Insert(v.open, 0, n.Node), n.Node
 			}
 		case n.Depth > 0:
 			path, ok := m.path(n.BackingFile)
 			v.buried = v.buried || ok && path == d.Delta
 		}
 	}
-	slices.SortFunc(v.open, func(a, b string) int { return len(a) - len(b) }) // "-file" comes last
 	if loose == "" || v.top != "" || v.onDevice {
 		return v, nil
 	}
@@ -259,8 +260,11 @@ func dropFile(d snapshot.DiskPlan, seen bool) error {
 	if err != nil {
 		return err
 	}
-	if merged && !plain && seen {
-		return f.remove() // the pivot has happened: nothing else moves a disk back
+	if merged && !plain && seen { // the pivot has happened: nothing else moves a disk back
+		if err := closed(f.merged); err != nil {
+			return err
+		}
+		return f.remove()
 	}
 	for path, there := range map[string]bool{f.path: plain, f.merged: merged} {
 		if !there {

@@ -66,7 +66,7 @@ func (h *Host) commitFile(ctx context.Context, d snapshot.DiskPlan) error {
 	if moved {
 		return diverged(d, d.Delta)
 	}
-	if err := noteCommit(d.Delta); err != nil && !noAttributes(err) {
+	if err := noteCommit(d); err != nil && !noAttributes(err) {
 		return fmt.Errorf("mark delta: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, h.opt.QemuImg, "commit", "-q", "-d", "-f", "qcow2", d.Delta)

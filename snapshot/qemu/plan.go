@@ -53,14 +53,17 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	if err := m.free(ctx); err != nil {
 		return p, err
 	}
+	if err := m.settled(ctx); err != nil {
+		return p, err
+	}
 	if p.State, err = m.state(ctx); err != nil {
 		return p, err
 	}
 	if p.Hardware, err = m.hardware(ctx, f); err != nil {
 		return p, err
 	}
-	p.Files, err = m.smallFiles(f)
-	return p, err
+	p.Files = m.smallFiles(f)
+	return p, nil
 }
 
 func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPlan, error) {
@@ -131,6 +134,27 @@ func (m *monitor) free(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settled fails while the VM moves to or from another host: a delta made here
+// would not go with it.
+func (m *monitor) settled(ctx context.Context) error {
+	status, err := m.status(ctx)
+	if err != nil {
+		return err
+	}
+	var migration struct {
+		Status string `json:"status"`
+	}
+	if err := m.ask(ctx, "query-migrate", nil, &migration); err != nil {
+		return err
+	}
+	over := slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, migration.Status)
+	if over && !slices.Contains([]string{"inmigrate", "finish-migrate", "postmigrate", "colo"}, status) {
+		return nil
+	}
+	return snapshot.WithHint(fmt.Errorf("the VM is being migrated (%s, %s): %w", status, migration.Status, snapshot.ErrBusy),
+		"back it up on the host where it runs, once the migration is over")
 }
 
 func foreignServer(id string) error {

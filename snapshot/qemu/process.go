@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,6 +111,20 @@ func (p process) find(path string) (string, bool) {
 		return "", false
 	}
 	return path, true
+}
+
+// opened tells whether the process has a file open. known is false where that
+// cannot be seen.
+func (p process) opened(file fs.FileInfo) (is, known bool) {
+	dir := "/proc/" + strconv.Itoa(p.pid) + "/fd"
+	entries, err := os.ReadDir(dir)
+	if p.pid == 0 || err != nil {
+		return false, false
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		open, err := os.Stat(filepath.Join(dir, e.Name()))
+		return err == nil && os.SameFile(open, file)
+	}), true
 }
 
 func (p process) openFiles() []string {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -12,40 +14,50 @@ import (
 
 // From Take until its commit starts nobody writes to an image. So when QEMU has
 // gone and the image was written to all the same, a VM has run from it without
-// its delta, and the delta must not be committed over that. Two extended
-// attributes of the delta tell: what the image was like when it was frozen, and
-// that a commit has begun. A file system without them gives no such guard.
+// its delta, or another image was put in its place, and the delta must not be
+// committed over that. Two extended attributes of the delta tell: what the image
+// was like when it was frozen, and that a commit into it has begun. A file system
+// without them gives no such guard, and once a commit has begun only another file
+// is noticed.
 const (
 	frozenAttr = "user.lull.frozen"
 	commitAttr = "user.lull.commit"
 )
 
-// stamp is what changes with every write to a file; empty for what is no
-// regular file.
-func stamp(image string) (string, error) {
+// stamp is what changes with every write to a file, and inode what changes when
+// another is put in its place; both are empty for what is no regular file.
+func stamp(image string) (stamp, inode string, err error) {
 	info, err := os.Stat(image)
 	if err != nil || !info.Mode().IsRegular() {
-		return "", err
+		return "", "", err
 	}
-	return fmt.Sprintf("%d %d", info.ModTime().UnixNano(), info.Size()), nil
+	if is, ok := info.Sys().(*syscall.Stat_t); ok {
+		inode = strconv.FormatUint(is.Ino, 10)
+	}
+	return fmt.Sprintf("%d %d %s", info.ModTime().UnixNano(), info.Size(), inode), inode, nil
 }
 
 // noteFrozen records the image as Take left it. That it cannot costs a guard,
-// not the run.
+// not the run. Open makes it durable, outside the freeze window.
 func noteFrozen(d snapshot.DiskPlan) error {
-	s, err := stamp(d.Path)
+	s, _, err := stamp(d.Path)
 	if err != nil || s == "" {
 		return err
 	}
 	return unix.Setxattr(d.Delta, frozenAttr, []byte(s), 0)
 }
 
-// noteCommit records durably that the image is about to be written to.
-func noteCommit(delta string) error {
-	if err := unix.Setxattr(delta, commitAttr, []byte("1"), 0); err != nil {
+// noteCommit records durably that the image is about to be written to, and which
+// it is.
+func noteCommit(d snapshot.DiskPlan) error {
+	_, inode, err := stamp(d.Path)
+	if err != nil && d.Path != "" {
 		return err
 	}
-	return syncFile(delta)
+	if err := unix.Setxattr(d.Delta, commitAttr, []byte(inode), 0); err != nil {
+		return err
+	}
+	return syncFile(d.Delta)
 }
 
 // noAttributes tells that a file system keeps no attributes, or that the file
@@ -57,14 +69,18 @@ func noAttributes(err error) bool {
 // movedOn tells whether the image was written to since it was frozen, by someone
 // other than a commit.
 func movedOn(d snapshot.DiskPlan) (bool, error) {
-	if _, begun := attr(d.Delta, commitAttr); begun {
+	if d.Path == "" {
 		return false, nil
 	}
+	of, begun := attr(d.Delta, commitAttr)
 	was, known := attr(d.Delta, frozenAttr)
-	if !known {
+	if !begun && !known {
 		return false, nil
 	}
-	now, err := stamp(d.Path)
+	now, inode, err := stamp(d.Path)
+	if begun { // then it changes, but it stays the same file
+		return err == nil && inode != of, err
+	}
 	return err == nil && now != was, err
 }
 
