@@ -41,14 +41,14 @@ type Daemon struct {
 	Board    *Board
 	Log      *slog.Logger
 	Machine  string // this machine's name: jitter spreads machines, not only groups
-	// Ready is called once leftovers were looked at and schedules are armed.
+	// Ready is called once schedules are armed. What earlier runs left is
+	// repaired beside them: a long merge keeps no other VM waiting.
 	Ready func()
 }
 
 // Run serves until ctx ends; then the runs in progress are ended and merged, and
 // Run returns nil.
 func (d *Daemon) Run(ctx context.Context) error {
-	d.repair(ctx)
 	slots := make(chan struct{}, max(d.Parallel, 1))
 	var all sync.WaitGroup
 	for _, g := range d.Groups {
@@ -152,7 +152,16 @@ func (d *Daemon) run(ctx context.Context, g Group, vms []string, slots chan stru
 }
 
 func (d *Daemon) one(ctx context.Context, job Job) {
-	res, err := d.Runner.Backup(ctx, job)
+	var res Result
+	panicked := true
+	err := contain(d.Log, job.Name, func() (err error) {
+		res, err = d.Runner.Backup(ctx, job)
+		panicked = false
+		return err
+	})
+	if panicked { // what it owes is repaired like after a crash
+		d.failVM(job.Name, err)
+	}
 	if err != nil {
 		d.Log.Error("backup failed", "vm", job.Name, "run", res.Run, "error", err)
 		return
@@ -165,13 +174,16 @@ func (d *Daemon) one(ctx context.Context, job Job) {
 // fail records, for every VM of a run that could not even begin, why.
 func (d *Daemon) fail(g Group, vms []string, err error) {
 	d.Log.Error("group could not run", "group", g.Name, "error", err)
-	now := d.Runner.Now()
 	for _, vm := range vms {
-		if rerr := d.Runner.record(vm, now, "", err); rerr != nil {
-			d.Log.Error("record result", "vm", vm, "error", rerr)
-		}
-		d.Runner.emit(Event{VM: vm, Step: StepFailed, Error: err.Error()})
+		d.failVM(vm, err)
 	}
+}
+
+func (d *Daemon) failVM(vm string, err error) {
+	if rerr := d.Runner.record(vm, d.Runner.Now(), "", err); rerr != nil {
+		d.Log.Error("record result", "vm", vm, "error", rerr)
+	}
+	d.Runner.emit(Event{VM: vm, Step: StepFailed, Error: err.Error()})
 }
 
 // keepRepairing tries again what earlier runs still owe: a guest that would not
@@ -180,11 +192,11 @@ func (d *Daemon) keepRepairing(ctx context.Context) {
 	tick := time.NewTicker(repairEvery)
 	defer tick.Stop()
 	for {
+		d.repair(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			d.repair(ctx)
 		}
 	}
 }

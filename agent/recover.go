@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/lull-backup/lull/agent/journal"
@@ -19,24 +20,36 @@ const thawTimeout = 5 * time.Minute
 type Resolve func(name string) (host snapshot.Host, vm string, err error)
 
 // Recover repairs what interrupted runs left of every VM in the journal: guests
-// are thawed, deltas merged. It goes on past a VM that fails; the errors are
-// joined, and the entries of those VMs stay.
+// are thawed, deltas merged. All at once, for a guest that is frozen does not wait
+// for another's merge. The errors of those that fail are joined, and their entries
+// stay.
 func (r *Runner) Recover(ctx context.Context, resolve Resolve) error {
 	entries, err := r.Journal.Pending()
-	errs := []error{err}
-	for _, e := range entries {
-		host, vm, err := resolve(e.VM)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("recover %s: %w", e.VM, err))
-			continue
-		}
-		errs = append(errs, r.recoverLocked(ctx, e.VM, host, vm))
+	errs := make([]error, len(entries))
+	var all sync.WaitGroup
+	for i, e := range entries {
+		all.Go(func() {
+			errs[i] = contain(r.Log, e.VM, func() error { return r.recoverLocked(ctx, e.VM, resolve) })
+			if errs[i] != nil {
+				r.emit(Event{Run: e.Run, VM: e.VM, Step: StepFailed, Error: errs[i].Error()})
+			}
+		})
 	}
-	return errors.Join(errs...)
+	all.Wait()
+	return errors.Join(append(errs, err)...)
 }
 
 // recoverLocked recovers one VM unless a live run owns the entry.
-func (r *Runner) recoverLocked(ctx context.Context, name string, host snapshot.Host, vm string) error {
+func (r *Runner) recoverLocked(ctx context.Context, name string, resolve Resolve) error {
+	host, vm, err := resolve(name)
+	if err != nil {
+		return fmt.Errorf("recover %s: %w", name, err)
+	}
+	done, ok := r.turns.try(name)
+	if !ok {
+		return nil
+	}
+	defer done()
 	lock, err := r.Journal.Lock(name)
 	if errors.Is(err, journal.ErrLocked) {
 		return nil // the run is alive and looks after itself
@@ -61,8 +74,10 @@ func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Ho
 	// The merge comes even when the guest stays silent: they do not depend on
 	// each other, and a guest may have died with its agent.
 	thawErr := r.thaw(ctx, e, host, vm)
+	ctx, cancel := context.WithTimeout(ctx, mergeTimeout)
+	defer cancel()
 	if err := host.Merge(ctx, e.Plan); err != nil {
-		return errors.Join(thawErr, fmt.Errorf("recover %s: merge delta: %w", name, err))
+		return errors.Join(thawErr, fmt.Errorf("recover %s: %w", name, err))
 	}
 	if thawErr != nil {
 		return fmt.Errorf("recover %s: %w", name, thawErr)

@@ -37,7 +37,7 @@ type Job struct {
 
 // Runner backs up VMs and repairs what an interrupted run left. Its methods are
 // safe for concurrent use; the journal lets one run a VM happen at a time, on
-// the whole machine.
+// the whole machine. Within one Runner a second one waits.
 type Runner struct {
 	Journal *journal.Journal
 	Log     *slog.Logger
@@ -46,6 +46,8 @@ type Runner struct {
 	Now     func() time.Time
 	// Workers is handed to the transfer; 0: its default.
 	Workers int
+
+	turns turns
 }
 
 // Backup makes one restore point of one VM. Whatever happens, on return the
@@ -55,6 +57,11 @@ func (r *Runner) Backup(ctx context.Context, job Job) (Result, error) {
 	started := r.Now()
 	b := &backup{Runner: r, job: job, run: newRun(started), result: Result{VM: job.Name, Started: started}}
 	b.result.Run = b.run
+	done, err := r.turns.wait(ctx, job.Name)
+	if err != nil {
+		return b.end(fmt.Errorf("back up %s: %w", job.Name, err))
+	}
+	defer done()
 	lock, err := r.Journal.Lock(job.Name)
 	if err != nil {
 		return b.end(fmt.Errorf("back up %s: %w", job.Name, err))

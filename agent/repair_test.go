@@ -1,0 +1,185 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/agent/journal"
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/snapshottest"
+)
+
+// pair is a world of two VMs, each of which a run left frozen with a delta.
+func pair(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	var vms []snapshottest.FakeVM
+	for _, name := range []string{"one", "two"} {
+		vms = append(vms, snapshottest.FakeVM{Name: name, Disks: []snapshottest.FakeDisk{{Name: "root", Content: w.disks["root"]}}})
+	}
+	w.fake = snapshottest.NewFake(vms...)
+	for _, vm := range vms {
+		host := w.fake.Host()
+		plan, err := host.Plan(t.Context(), vm.Name, "20261121T013000Z-0badf00d")
+		must(t, err)
+		must(t, w.journal.Write(journal.Entry{Run: plan.Run, VM: "lab/" + vm.Name, Plan: plan, FreezeSent: true, Started: time.Now()}))
+		must(t, host.Prepare(t.Context(), plan))
+		if _, err := w.fake.FakeGuest(vm.Name).FreezeFilesystems(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+func (w *world) resolvePair(name string) (snapshot.Host, string, error) {
+	return w.fake.Host(), path.Base(name), nil
+}
+
+// repaired is closed once a VM is repaired.
+func (w *world) repaired(vm string) <-chan struct{} {
+	done := make(chan struct{})
+	var once sync.Once
+	w.hear = func(e agent.Event) {
+		if e.VM == vm && e.Step == agent.StepRecovered {
+			once.Do(func() { close(done) })
+		}
+	}
+	return done
+}
+
+func await(t *testing.T, what string, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatalf("%s: not within a minute", what)
+	}
+}
+
+// A merge that hangs, or a guest that is silent, keeps no other guest frozen.
+func TestRecoverAllAtOnce(t *testing.T) {
+	w := pair(t)
+	w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Hang: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := w.repaired("lab/two")
+	ended := make(chan error, 1)
+	go func() { ended <- w.runner.Recover(ctx, w.resolvePair) }()
+	await(t, "repair of lab/two", done)
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("recover: %v", err)
+	}
+	w.fake.Heal()
+	must(t, w.runner.Recover(t.Context(), w.resolvePair))
+	w.tidy()
+}
+
+// A repair that fails is no run that goes on.
+func TestFailedRepairIsNotShown(t *testing.T) {
+	w := pair(t)
+	board := agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, nil)
+	w.hear = board.Hear
+	w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Err: snapshot.ErrDiverged})
+	if err := w.runner.Recover(t.Context(), w.resolvePair); !errors.Is(err, snapshot.ErrDiverged) {
+		t.Errorf("recover: %v", err)
+	}
+	status, err := board.Status()
+	if err != nil || len(status.Runs) > 0 {
+		t.Errorf("shown as running: %+v, %v", status.Runs, err)
+	}
+}
+
+// A panic over one VM is an error of that VM.
+func TestRecoverContainsPanic(t *testing.T) {
+	w := pair(t)
+	w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Times: 1, Do: func() { panic("boo") }})
+	if err := w.runner.Recover(t.Context(), w.resolvePair); err == nil {
+		t.Error("no error")
+	}
+	pending, err := w.journal.Pending()
+	if err != nil || len(pending) != 1 || pending[0].VM != "lab/one" {
+		t.Errorf("journal: %+v, %v", pending, err)
+	}
+	must(t, w.runner.Recover(t.Context(), w.resolvePair))
+	w.tidy()
+}
+
+// A run of the schedule waits for the repair of its VM instead of failing.
+func TestRunWaitsForRepair(t *testing.T) {
+	w := newWorld(t)
+	w.fake.Inject(snapshottest.Fault{Call: "Merge", Times: 1, Err: snapshot.ErrNoSpace})
+	if _, err := w.runner.Backup(t.Context(), w.job()); err == nil {
+		t.Fatal("no error from a failed merge")
+	}
+	merging, goOn := make(chan struct{}), make(chan struct{})
+	w.fake.Inject(snapshottest.Fault{Call: "Merge", Times: 1, Do: func() { close(merging); <-goOn }})
+	var both sync.WaitGroup
+	both.Go(func() {
+		if err := w.runner.Recover(t.Context(), w.resolve); err != nil {
+			t.Errorf("recover: %v", err)
+		}
+	})
+	await(t, "the repair's merge", merging)
+	both.Go(func() {
+		if _, err := w.runner.Backup(t.Context(), w.job()); err != nil {
+			t.Errorf("backup: %v", err)
+		}
+	})
+	// Who gives up while it waits says so.
+	late, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := w.runner.Backup(late, w.job()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("backup that gave up: %v", err)
+	}
+	close(goOn)
+	both.Wait()
+	w.tidy()
+}
+
+// What hangs over one VM delays neither the daemon's start nor its other groups,
+// and a run that panics ends alone.
+func TestDaemonIsNotHeldUp(t *testing.T) {
+	w := pair(t)
+	w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Hang: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ready, again := make(chan struct{}), make(chan struct{})
+	opened := 0
+	groups := []agent.Group{{
+		Name: "often", Schedule: every(t, "@every 1s"), VMs: []string{"lab/two"},
+		Open: func(context.Context, []string) ([]agent.Job, func() error, error) {
+			if opened++; opened == 3 {
+				close(again)
+			}
+			job := w.job()
+			job.Name, job.VM, job.Host = "lab/two", "two", panicking{w.fake.Host()}
+			return []agent.Job{job}, func() error { return nil }, nil
+		},
+	}}
+	d := &agent.Daemon{
+		Runner: w.runner, Groups: groups, Parallel: 1, Resolve: w.resolvePair, Log: w.runner.Log, Ready: func() { close(ready) },
+		Board: agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, groups),
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	await(t, "ready", ready)
+	await(t, "a run after one that panicked", again)
+	cancel()
+	must(t, <-ended)
+	last, err := w.journal.Last("lab/two")
+	if err != nil || last.Error == "" {
+		t.Errorf("last result: %+v, %v", last, err)
+	}
+}
+
+// panicking is a host whose VMs cannot be planned.
+type panicking struct{ snapshot.Host }
+
+func (panicking) Plan(context.Context, string, string) (snapshot.Plan, error) { panic("boo") }
