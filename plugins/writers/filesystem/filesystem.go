@@ -31,7 +31,9 @@ type Writer struct {
 	guest snapshot.Guest
 
 	mu     sync.Mutex
-	frozen int // by the last Freeze that went well; 0 after a thaw
+	frozen int  // by the last Freeze that went well; 0 after a thaw
+	begun  bool // this Writer knows what was done before: an attempt began, or the guest was proven thawed
+	asked  bool // a freeze was asked for, and the guest is not proven thawed since
 }
 
 // New is the writer of a guest; nil is a VM without a way into its guest.
@@ -61,6 +63,7 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 	if w.guest == nil {
 		return failure(snapshot.ErrNoGuest)
 	}
+	w.begin()
 	_, err := w.guest.Info(ctx)
 	return failure(err)
 }
@@ -70,6 +73,7 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.guest == nil {
 		return failure(snapshot.ErrNoGuest)
 	}
+	w.ask()
 	n, err := w.guest.FreezeFilesystems(ctx, nil)
 	if err != nil {
 		return failure(err)
@@ -96,14 +100,14 @@ func (w *Writer) Thaw(ctx context.Context, _ quiesce.Request) (quiesce.ThawResul
 
 // Abort thaws until the guest says that nothing is frozen.
 func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
-	if w.guest == nil {
+	if w.guest == nil || w.clean() {
 		return nil
 	}
 	var last error
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := w.thawOnce(ctx)
 		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
-			w.setFrozen(0)
+			w.proven()
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {
@@ -147,6 +151,35 @@ func (w *Writer) setFrozen(n int) (before int) {
 	defer w.mu.Unlock()
 	before, w.frozen = w.frozen, n
 	return before
+}
+
+// What an earlier process of a new Writer did is not known, so its Abort asks the
+// guest. Once an attempt has begun, only a freeze that was asked for leaves
+// something to undo: without one, Abort does not wait for a guest that is silent.
+
+func (w *Writer) begin() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun = true
+}
+
+func (w *Writer) ask() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = true
+}
+
+func (w *Writer) clean() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.begun && !w.asked
+}
+
+// proven notes that the guest says itself that nothing is frozen.
+func (w *Writer) proven() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.frozen, w.begun, w.asked = 0, true, false
 }
 
 // failure types a guest's error.

@@ -138,6 +138,19 @@ func TestAbortTriesAgain(t *testing.T) {
 	})
 }
 
+// A guest that is silent from the start is not waited for twice.
+func TestAbortWithoutFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := filesystem.New(faulty(snapshot.ErrGuestSilent))
+		if err := w.Prepare(t.Context(), quiesce.Request{}); err == nil {
+			t.Error("prepare: no error")
+		}
+		if err := w.Abort(t.Context(), quiesce.Request{}); err != nil {
+			t.Errorf("abort: %v", err)
+		}
+	})
+}
+
 func TestAbortEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := filesystem.New(faulty(snapshot.ErrGuestSilent))
