@@ -230,9 +230,15 @@ func (a *Agent) silent(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w: %w", snapshot.ErrGuestSilent, err)
 	}
-	return snapshot.WithHint(fmt.Errorf("%w: %w", snapshot.ErrGuestSilent, err),
+	return snapshot.WithHint(silence{err},
 		"check that qemu-guest-agent runs in the guest and that no other program holds "+a.path)
 }
+
+// silence is snapshot.ErrGuestSilent; that a deadline passed goes without saying.
+type silence struct{ cause error }
+
+func (s silence) Error() string   { return snapshot.ErrGuestSilent.Error() }
+func (s silence) Unwrap() []error { return []error{snapshot.ErrGuestSilent, s.cause} }
 
 // sync makes sure that the next line is the answer to the next command.
 func (a *Agent) sync() error {
