@@ -73,7 +73,7 @@ func Backup(ctx context.Context, s *repo.Session, src snapshot.Source, parent *r
 	}
 	root, err := stream.Finish(ctx)
 	if err != nil {
-		return Stored{}, fmt.Errorf("finish stream: %w", err)
+		return Stored{}, err
 	}
 	return Stored{Root: root, Read: b.read.Load()}, nil
 }
