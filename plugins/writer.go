@@ -133,7 +133,7 @@ func (p *Plugin) failure(ctx context.Context, err error) error {
 		return p.gone()
 	case st.Code() == codes.DeadlineExceeded:
 		p.deaf.Store(true)
-		return &quiesce.Failure{Class: quiesce.Timeout, Writer: p.spec.Name, Err: fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)}
+		return &quiesce.Failure{Class: quiesce.Timeout, Writer: p.spec.Name, Err: errors.New("no answer in time")}
 	case ctx.Err() != nil:
 		return &quiesce.Failure{Writer: p.spec.Name, Err: context.Cause(ctx)}
 	}

@@ -162,6 +162,10 @@ func (r *run) choose(level Level) []*member {
 	if top > 0 {
 		return chosen
 	}
+	if r.NoGuest != nil {
+		r.reason(level, describe(r.NoGuest))
+		return nil
+	}
 	r.reason(level, strings.Join(append([]string{"no writer for it is in this guest"}, r.unknown...), "; "))
 	return nil
 }

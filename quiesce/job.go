@@ -28,6 +28,9 @@ type Job struct {
 	Writers []Writer
 	// Guest thaws past all writers. Nil where there is no way into the guest.
 	Guest Thawer
+	// NoGuest says why there is no way into the guest and so no writer, for the
+	// report. Nil where there is one, or where none is needed.
+	NoGuest error
 	// Take freezes the disks. It is called once at most, inside the window,
 	// and must return soon after its context has ended: Do waits for it.
 	Take func(ctx context.Context) error

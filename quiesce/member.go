@@ -114,11 +114,26 @@ func (m *member) failure(ctx context.Context, what string, err error) error {
 		}
 	case errors.Is(err, context.DeadlineExceeded):
 		out.Class = Timeout
-		err = fmt.Errorf("no answer in time: %w", err)
+		if what == "freeze" {
+			out.Next = "find out what takes so long in the guest, or lengthen the window"
+		}
+		err = late{err}
 	}
 	out.Err = fmt.Errorf("%s: %w", what, err)
 	return out
 }
+
+// late is a deadline that passed, in plain words.
+type late struct{ error }
+
+func (l late) Error() string {
+	if l.error == context.DeadlineExceeded {
+		return "no answer in time"
+	}
+	return "no answer in time: " + l.error.Error()
+}
+
+func (l late) Unwrap() error { return l.error }
 
 // idle says whether every call that was given up has ended meanwhile.
 func (m *member) idle() bool {
