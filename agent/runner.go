@@ -96,7 +96,7 @@ func (b *backup) do(ctx context.Context) (err error) {
 		return err
 	}
 	if b.plan, err = b.job.Host.Plan(ctx, b.job.VM, b.run); err != nil {
-		return fmt.Errorf("plan snapshot: %w", err)
+		return err // a host's errors say what it did to which VM
 	}
 	b.step(StepPlanned, fmt.Sprintf("%d disks", len(b.plan.Disks)))
 	// The repository is met before the guest: one that is out of reach costs
@@ -130,14 +130,14 @@ func (b *backup) do(ctx context.Context) (err error) {
 // closed on return.
 func (b *backup) snapshotAndRead(ctx context.Context) (point repo.Point, err error) {
 	if err := b.job.Host.Prepare(ctx, b.plan); err != nil {
-		return point, fmt.Errorf("prepare snapshot: %w", err)
+		return point, err
 	}
 	b.step(StepPrepared, "")
 	if err := b.hold(ctx); err != nil {
 		return point, err
 	}
 	if b.frozen, err = b.job.Host.Open(ctx, b.plan); err != nil {
-		return point, fmt.Errorf("open frozen disks: %w", err)
+		return point, err
 	}
 	defer func() { err = errors.Join(err, b.frozen.Close()) }()
 	return b.read(ctx)
@@ -149,7 +149,7 @@ func (b *backup) merge(ctx context.Context) error {
 	defer cancel()
 	b.step(StepMerging, "")
 	if err := b.job.Host.Merge(ctx, b.plan); err != nil {
-		return fmt.Errorf("merge delta: %w", err)
+		return err
 	}
 	b.step(StepMerged, "")
 	return nil

@@ -27,7 +27,7 @@ func (r *run) freezeAndTake(ctx context.Context, level Level, all []*member) ([]
 		return nil, r.giveUp(ctx, all)
 	}
 	if err := w.await(ctx, r); err != nil {
-		return nil, errors.Join(fmt.Errorf("take snapshot: %w", err), r.giveUp(ctx, all))
+		return nil, errors.Join(err, r.giveUp(ctx, all))
 	}
 	r.taken = true
 	return r.conclude(ctx, level, w, members, all)
@@ -83,7 +83,7 @@ func (r *run) takeUnfrozen(ctx context.Context) error {
 	w := r.open(nil)
 	w.take(ctx, r)
 	if err := w.await(ctx, r); err != nil {
-		return fmt.Errorf("take snapshot: %w", err)
+		return err
 	}
 	r.taken = true
 	r.report.Level = LevelCrash

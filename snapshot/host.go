@@ -3,6 +3,7 @@ package snapshot
 import "context"
 
 // Host is a hypervisor, or a set of powered-off images, on this machine.
+// Its errors say what was tried with which VM.
 // All methods are safe for concurrent use on different VMs; lull never runs two
 // snapshots of one VM at a time (the agent holds a lock across processes).
 type Host interface {
@@ -68,7 +69,8 @@ type Frozen interface {
 // Source is one frozen disk. Its bytes do not change while it is open.
 // All methods are safe for concurrent use.
 type Source interface {
-	// Size is the virtual size in bytes, a multiple of 512.
+	// Size is the virtual size in bytes: a multiple of 512, but for a loose raw
+	// image that ends within a sector.
 	Size() int64
 
 	// Extents tells what [off, off+length) holds, in order, without gaps or

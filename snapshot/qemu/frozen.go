@@ -187,7 +187,7 @@ func (f *frozen) Watch(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			return fmt.Errorf("watch %s: %w", f.plan.VM, err)
+			return err
 		}
 	}
 }
