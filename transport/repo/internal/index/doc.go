@@ -11,7 +11,7 @@
 //	s := x.Session()
 //	    s.Lookup(name)             // own entries, then everyone's
 //	    s.Insert(name, location)   // once the block's pack is in the store
-//	    write an index object that holds s.All()
+//	    write an index object that holds what was inserted
 //	    s.Commit(id of that object)
 //	s.Close()
 //
@@ -21,6 +21,9 @@
 // however large. Runs of like size are merged, four at a time, so that n entries
 // lie in O(log n) runs. An entry costs 52 bytes of file and no memory of the
 // process; new entries gather in a table of bounded size first.
+//
+// A block may be known in several packs: all places are kept, so that when a pack is
+// found damaged (Doubt) the block is found where it was stored again.
 //
 // Invariants:
 //

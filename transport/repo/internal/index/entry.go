@@ -45,7 +45,7 @@ func (r *record) location(pack [32]byte) Location {
 	return Location{Pack: pack, SegmentOffset: r.segOff, SegmentLength: r.segLen, BlockOffset: r.blkOff, BlockLength: r.blkLen}
 }
 
-// sorted is a list of records in ascending order of names, each name once.
+// sorted is a list of records in ascending order of names, each name and pack once.
 type sorted interface {
 	len() int
 	at(i int) record

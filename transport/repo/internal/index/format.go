@@ -13,7 +13,8 @@ import (
 //	header   magic "lull-run", version u32, bits u32, count u64, packs u32,
 //	         sources u32, BLAKE3 of the body, BLAKE3 of the header before this
 //	entries  count × (name 32, pack u32, segment offset, segment length,
-//	         block offset, block length u32), ascending by name, each name once
+//	         block offset, block length u32), ascending by name, each name and
+//	         pack once
 //	starts   (2^bits + 1) × u32: number of the first entry whose name's first
 //	         bits are this one's or greater; the last one is count
 //	packs    packs × 32

@@ -18,6 +18,7 @@ type Index struct {
 	writing sync.Mutex   // held by who changes the set of runs, before mu
 	mu      sync.RWMutex // guards runs; held for a look-up, so no run ends under it
 	runs    runs
+	doubted map[[32]byte]struct{} // packs
 	closed  bool
 }
 
@@ -36,13 +37,14 @@ func Open(dir string) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load index cache: %w", errors.Join(err, c.close()))
 	}
-	return &Index{cache: c, runs: loaded}, nil
+	return &Index{cache: c, runs: loaded, doubted: map[[32]byte]struct{}{}}, nil
 }
 
 // Reconcile takes the index objects that the store holds, all of them, and
 // returns those whose entries are to be added. Runs that come from an object not
 // among them are dropped, so the caller opens the index first and lists the store
-// then: an object that another process adds in between is not taken for gone.
+// then: an object that another process adds in between is not taken for gone. No
+// session may be open.
 func (x *Index) Reconcile(present []Source) (missing []Source, err error) {
 	x.writing.Lock()
 	defer x.writing.Unlock()
@@ -51,12 +53,26 @@ func (x *Index) Reconcile(present []Source) (missing []Source, err error) {
 		exists[id] = true
 	}
 	var gone runs
-	held := map[Source]bool{}
 	for _, r := range x.runs {
 		if !all(r.sources, exists) {
 			gone = append(gone, r)
-			continue
 		}
+	}
+	if err := x.swap(nil, gone); err != nil {
+		return nil, fmt.Errorf("drop index runs: %w", err)
+	}
+	return x.Missing(present)
+}
+
+// Missing returns the index objects among present whose entries are not held.
+func (x *Index) Missing(present []Source) (missing []Source, err error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.closed {
+		return nil, ErrClosed
+	}
+	held := map[Source]bool{}
+	for _, r := range x.runs {
 		for _, id := range r.sources {
 			held[id] = true
 		}
@@ -66,9 +82,6 @@ func (x *Index) Reconcile(present []Source) (missing []Source, err error) {
 			missing = append(missing, id)
 			held[id] = true
 		}
-	}
-	if err := x.swap(nil, gone); err != nil {
-		return nil, fmt.Errorf("drop index runs: %w", err)
 	}
 	return missing, nil
 }
@@ -99,15 +112,30 @@ func (x *Index) Add(ctx context.Context, id Source, entries iter.Seq2[Entry, err
 	return s.Commit(ctx, id)
 }
 
-// Lookup finds a block. It sees what was added or committed, not what sessions
-// still hold back.
+// Lookup finds a block, in a pack that is not doubted where there is one. It sees
+// what was added or committed, not what sessions still hold back.
 func (x *Index) Lookup(name block.Name) (Location, bool, error) {
+	h, err := x.lookup(&name)
+	return h.loc, h.found, err
+}
+
+func (x *Index) lookup(name *block.Name) (hit, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if x.closed {
-		return Location{}, false, ErrClosed
+		return hit{}, ErrClosed
 	}
-	return x.runs.lookup(&name)
+	h := hit{doubted: x.doubted}
+	err := x.runs.lookup(name, &h)
+	return h, err
+}
+
+// Doubt says that a pack is damaged or gone: its blocks are looked for elsewhere
+// first, and sessions do not know them. Doubts end with the Index.
+func (x *Index) Doubt(pack [32]byte) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.doubted[pack] = struct{}{}
 }
 
 // Len is the number of entries; a block that several index objects hold may count

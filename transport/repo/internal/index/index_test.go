@@ -1,7 +1,6 @@
 package index
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -10,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -163,17 +163,8 @@ func TestSessionIsItsOwnUntilCommit(t *testing.T) {
 	}
 	want(t, s, 0, 2050, true)
 	want(t, other, 0, 2050, false)
-	var last block.Name
-	n := 0
-	for e, err := range s.All() {
-		if err != nil || bytes.Compare(last[:], e.Name[:]) >= 0 {
-			t.Fatalf("entry %d: %v, %v", n, e, err)
-		}
-		last = e.Name
-		n++
-	}
-	if n != 2050 || s.Len() != n || len(runFiles(t, dir)) != 0 {
-		t.Fatalf("%d entries, Len %d, files %v", n, s.Len(), runFiles(t, dir))
+	if s.Len() != 2050 || len(runFiles(t, dir)) != 0 {
+		t.Fatalf("%d entries, files %v", s.Len(), runFiles(t, dir))
 	}
 	if err := s.Commit(t.Context()); err == nil {
 		t.Fatal("a commit without an index object was taken")
@@ -365,15 +356,56 @@ func (m *model) check(t *rapid.T) {
 			}
 		}
 	}
-	n := 0
-	for e, err := range m.s.All() {
-		if err != nil || !m.own[uint64(e.SegmentOffset)] {
-			t.Fatalf("own entry %v, %v", e, err)
+}
+
+// A block that was stored again is found there once its first pack is doubted, however
+// often the runs were merged.
+func TestDoubtedPacks(t *testing.T) {
+	dir := t.TempDir()
+	x := open(t, dir)
+	const blocks = 300
+	packs := [2][32]byte{{1}, {2}}
+	for copies, pack := range packs {
+		for part := range uint64(10) {
+			err := x.Add(t.Context(), Source{byte(copies), byte(part)}, func(yield func(Entry, error) bool) {
+				for e := range entries(part*blocks/10, (part+1)*blocks/10) {
+					e.Pack = pack
+					for range 2 {
+						if !yield(e, nil) {
+							return
+						}
+					}
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
-		n++
 	}
-	if n != len(m.own) {
-		t.Fatalf("All yields %d entries, want %d", n, len(m.own))
+	for _, x := range []*Index{x, open(t, dir)} {
+		wantIn(t, x, blocks, packs[:], packs[:])
+		x.Doubt(packs[0])
+		wantIn(t, x, blocks, packs[1:], packs[1:])
+		x.Doubt(packs[1])
+		wantIn(t, x, blocks, packs[:], nil)
+	}
+}
+
+// wantIn fails unless blocks are found in one of the packs, and by sessions in one of
+// known.
+func wantIn(t *testing.T, x *Index, blocks uint64, packs, known [][32]byte) {
+	t.Helper()
+	s := x.Session()
+	defer s.Close()
+	for i := range blocks {
+		loc, ok, err := x.Lookup(nameOf(i))
+		if err != nil || !ok || !slices.Contains(packs, loc.Pack) {
+			t.Fatalf("block %d is in %v, %v, %v", i, loc, ok, err)
+		}
+		loc, ok, err = s.Lookup(nameOf(i))
+		if err != nil || ok != (known != nil) || ok && !slices.Contains(known, loc.Pack) {
+			t.Fatalf("a session knows block %d in %v, %v, %v", i, loc, ok, err)
+		}
 	}
 }
 

@@ -3,16 +3,18 @@ package index
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/lull-backup/lull/transport/block"
 )
 
-// merger walks several sorted inputs as one, each name once: of equal names the
-// earliest input's. It is a binary heap of cursors.
+// merger walks several sorted inputs as one, each name and pack once: of equal ones
+// the earliest input's. It is a binary heap of cursors.
 type merger struct {
-	heap []cursor
-	last block.Name
-	any  bool // last is set
+	heap  []cursor
+	packs [][]uint32 // common numbers of each input's packs
+	last  block.Name
+	in    []uint32 // packs in which last was found
 }
 
 type cursor struct {
@@ -20,18 +22,17 @@ type cursor struct {
 	from  sorted
 	input int
 	next  int
-	packs uint32
 }
 
-func newMerger(inputs []sorted) (*merger, error) {
-	m := &merger{}
+func newMerger(inputs []sorted, packs [][]uint32) (*merger, error) {
+	m := &merger{packs: packs}
 	for i, in := range inputs {
 		if in.len() == 0 {
 			continue
 		}
-		c := cursor{from: in, input: i, cur: in.at(0), next: 1, packs: uint32(len(in.packs()))}
-		if c.cur.pack >= c.packs {
-			return nil, fmt.Errorf("%w: pack %d of %d", ErrDamaged, c.cur.pack, c.packs)
+		c := cursor{from: in, input: i, cur: in.at(0), next: 1}
+		if int(c.cur.pack) >= len(packs[i]) {
+			return nil, fmt.Errorf("%w: pack %d of %d", ErrDamaged, c.cur.pack, len(packs[i]))
 		}
 		m.heap = append(m.heap, c)
 	}
@@ -64,21 +65,23 @@ func (m *merger) down(i int) {
 	}
 }
 
-// next returns a record, whose pack is a number of input's table, or ok false at
-// the end.
-func (m *merger) next() (rec record, input int, ok bool, err error) {
+// next returns a record, whose pack is a common number, or ok false at the end.
+func (m *merger) next() (rec record, ok bool, err error) {
 	for len(m.heap) > 0 {
-		rec, input = m.heap[0].cur, m.heap[0].input
+		rec = m.heap[0].cur
+		rec.pack = m.packs[m.heap[0].input][rec.pack]
 		if err := m.advance(); err != nil {
-			return record{}, 0, false, err
+			return record{}, false, err
 		}
-		if m.any && rec.name == m.last {
-			continue
+		if rec.name != m.last {
+			m.last, m.in = rec.name, m.in[:0]
 		}
-		m.last, m.any = rec.name, true
-		return rec, input, true, nil
+		if !slices.Contains(m.in, rec.pack) {
+			m.in = append(m.in, rec.pack)
+			return rec, true, nil
+		}
 	}
-	return record{}, 0, false, nil
+	return record{}, false, nil
 }
 
 // advance moves the least cursor on.
@@ -93,7 +96,7 @@ func (m *merger) advance() error {
 	before := c.cur.name
 	c.cur = c.from.at(c.next)
 	c.next++
-	if bytes.Compare(before[:], c.cur.name[:]) >= 0 || c.cur.pack >= c.packs {
+	if bytes.Compare(before[:], c.cur.name[:]) > 0 || int(c.cur.pack) >= len(m.packs[c.input]) {
 		return fmt.Errorf("%w: entry %d out of order", ErrDamaged, c.next-1)
 	}
 	m.down(0)

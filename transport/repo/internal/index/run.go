@@ -116,26 +116,28 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
-func (r *run) lookup(name *block.Name) (Location, bool, error) {
-	lo, hi, err := r.bucketOf(name)
+// lookup notes in h where the block lies, if it does.
+func (r *run) lookup(name *block.Name, h *hit) error {
+	lo, end, err := r.bucketOf(name)
 	if err != nil {
-		return Location{}, false, err
+		return err
 	}
-	for lo < hi {
-		mid := (lo + hi) / 2
-		e := r.entry(mid)
-		switch c := bytes.Compare(e[:32], name[:]); {
-		case c == 0:
-			rec := decodeRecord(e)
-			loc, err := r.locate(&rec)
-			return loc, err == nil, err
-		case c < 0:
+	for hi := end; lo < hi; {
+		if mid := (lo + hi) / 2; bytes.Compare(r.entry(mid)[:32], name[:]) < 0 {
 			lo = mid + 1
-		default:
+		} else {
 			hi = mid
 		}
 	}
-	return Location{}, false, nil
+	for ; lo < end && !h.good && [32]byte(r.entry(lo)[:32]) == *name; lo++ {
+		rec := decodeRecord(r.entry(lo))
+		loc, err := r.locate(&rec)
+		if err != nil {
+			return err
+		}
+		h.at(loc)
+	}
+	return nil
 }
 
 // bucketOf is the range of entries among which name must be.

@@ -19,22 +19,40 @@ const fanIn = 4
 // hits. It has no lock of its own.
 type runs []*run
 
-func (rs runs) lookup(name *block.Name) (loc Location, found bool, err error) {
-	if len(rs) == 0 {
-		return Location{}, false, nil
+// hit is the outcome of a look-up: the first place in a pack that is not doubted
+// or, without one, the first.
+type hit struct {
+	doubted map[[32]byte]struct{} // packs
+	loc     Location
+	found   bool
+	good    bool // found in a pack that is not doubted
+}
+
+// at notes a place, unless a better one is known.
+func (h *hit) at(loc Location) {
+	_, doubted := h.doubted[loc.Pack]
+	if !h.found || !doubted {
+		h.loc, h.found, h.good = loc, true, !doubted
 	}
-	err = guard(func() error {
+}
+
+// lookup completes h.
+func (rs runs) lookup(name *block.Name, h *hit) error {
+	if len(rs) == 0 {
+		return nil
+	}
+	err := guard(func() error {
 		for _, r := range rs {
-			if loc, found, err = r.lookup(name); found || err != nil {
+			if err := r.lookup(name, h); h.good || err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return Location{}, false, fmt.Errorf("look up block: %w", err)
+		return fmt.Errorf("look up block: %w", err)
 	}
-	return loc, found, nil
+	return nil
 }
 
 // with returns rs without gone and with r, in order.

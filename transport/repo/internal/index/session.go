@@ -3,7 +3,6 @@ package index
 import (
 	"context"
 	"fmt"
-	"iter"
 	"sync"
 
 	"github.com/lull-backup/lull/transport/block"
@@ -15,7 +14,7 @@ const tableLimit = 512 << 10
 
 // Session holds entries that no index object has yet: nobody else sees them, and
 // they end with it unless they are committed. Its methods are safe for concurrent
-// use, but for what All says.
+// use; what is inserted while Commit begins may miss its index object.
 type Session struct {
 	x *Index
 
@@ -30,7 +29,7 @@ func (x *Index) Session() *Session {
 	return &Session{x: x, limit: tableLimit, table: newTable()}
 }
 
-// Insert makes a block known to this session; a name that it has keeps its place.
+// Insert makes a block known to this session; a name that it has in the same pack keeps its place.
 func (s *Session) Insert(ctx context.Context, name block.Name, loc Location) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,19 +59,27 @@ func (s *Session) compact(ctx context.Context) error {
 	return nil
 }
 
-// Lookup finds a block among this session's entries, then in the index.
+// Lookup finds a block among this session's entries, then in the index, but for
+// packs that are doubted: what it does not find is to be stored.
 func (s *Session) Lookup(name block.Name) (Location, bool, error) {
-	s.mu.RLock()
-	loc, found := s.table.lookup(&name)
-	var err error
-	if !found {
-		loc, found, err = s.runs.lookup(&name)
-	}
-	s.mu.RUnlock()
+	loc, found, err := s.own(&name)
 	if found || err != nil {
 		return loc, found, err
 	}
-	return s.x.Lookup(name)
+	h, err := s.x.lookup(&name)
+	return h.loc, h.good, err
+}
+
+// own finds a block among this session's entries.
+func (s *Session) own(name *block.Name) (Location, bool, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if loc, found := s.table.lookup(name); found {
+		return loc, true, nil
+	}
+	var h hit
+	err := s.runs.lookup(name, &h)
+	return h.loc, h.found, err
 }
 
 // Len is the number of this session's own entries.
@@ -80,47 +87,6 @@ func (s *Session) Len() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.table.n + int(s.runs.count())
-}
-
-// All yields this session's own entries, ascending by name, each name once, from
-// bounded memory: what to write into an index object before Commit. No other
-// method may be called from inside the loop, and what is inserted after All is
-// not in the object: the caller holds its workers still until Commit is done.
-func (s *Session) All() iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		stopped := false
-		err := guard(func() error {
-			return walk(s.inputs(), func(e Entry) bool {
-				stopped = !yield(e, nil)
-				return !stopped
-			})
-		})
-		if err != nil && !stopped {
-			yield(Entry{}, fmt.Errorf("list index entries: %w", err))
-		}
-	}
-}
-
-func walk(inputs []sorted, fn func(Entry) bool) error {
-	packs := make([][][32]byte, len(inputs))
-	for i, in := range inputs {
-		packs[i] = in.packs()
-	}
-	m, err := newMerger(inputs)
-	if err != nil {
-		return err
-	}
-	for {
-		rec, input, ok, err := m.next()
-		if err != nil || !ok {
-			return err
-		}
-		if !fn(Entry{Name: rec.name, Location: rec.location(packs[input][rec.pack])}) {
-			return nil
-		}
-	}
 }
 
 func (s *Session) inputs() []sorted {

@@ -3,6 +3,7 @@ package index
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"slices"
 
 	"github.com/lull-backup/lull/transport/block"
@@ -26,13 +27,16 @@ func newTable() *table {
 
 func (t *table) record(i uint32) *record { return &t.chunks[i/chunkLen][i%chunkLen] }
 
-// slot is where name is, or where it would go. Names are keyed hashes: any eight
-// bytes of one are as good as a hash of it.
-func (t *table) slot(name *block.Name) (at int, found bool) {
+// anyPack stands for all packs.
+const anyPack = math.MaxUint32
+
+// slot is where name is, in the pack, or where it would go. Names are keyed hashes:
+// any eight bytes of one are as good as a hash of it.
+func (t *table) slot(name *block.Name, pack uint32) (at int, found bool) {
 	mask := len(t.slots) - 1
 	at = int(binary.LittleEndian.Uint64(name[8:])) & mask
 	for t.slots[at] != 0 {
-		if t.record(t.slots[at]-1).name == *name {
+		if r := t.record(t.slots[at] - 1); r.name == *name && (pack == anyPack || r.pack == pack) {
 			return at, true
 		}
 		at = (at + 1) & mask
@@ -41,7 +45,7 @@ func (t *table) slot(name *block.Name) (at int, found bool) {
 }
 
 func (t *table) lookup(name *block.Name) (Location, bool) {
-	at, found := t.slot(name)
+	at, found := t.slot(name, anyPack)
 	if !found {
 		return Location{}, false
 	}
@@ -49,9 +53,10 @@ func (t *table) lookup(name *block.Name) (Location, bool) {
 	return r.location(t.packIDs[r.pack]), true
 }
 
-// insert keeps the first location of a name.
+// insert keeps the first location of a name in each pack.
 func (t *table) insert(name *block.Name, loc *Location) {
-	at, found := t.slot(name)
+	pack := t.pack(loc.Pack)
+	at, found := t.slot(name, pack)
 	if found {
 		return
 	}
@@ -60,7 +65,7 @@ func (t *table) insert(name *block.Name, loc *Location) {
 	}
 	last := &t.chunks[len(t.chunks)-1]
 	*last = append(*last, record{
-		name: *name, pack: t.pack(loc.Pack),
+		name: *name, pack: pack,
 		segOff: loc.SegmentOffset, segLen: loc.SegmentLength, blkOff: loc.BlockOffset, blkLen: loc.BlockLength,
 	})
 	t.n++
@@ -73,7 +78,7 @@ func (t *table) insert(name *block.Name, loc *Location) {
 func (t *table) grow() {
 	t.slots = make([]uint32, 2*len(t.slots))
 	for i := range uint32(t.n) {
-		at, _ := t.slot(&t.record(i).name)
+		at, _ := t.slot(&t.record(i).name, t.record(i).pack)
 		t.slots[at] = i + 1
 	}
 }

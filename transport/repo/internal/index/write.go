@@ -87,17 +87,15 @@ func (w *runWriter) entries(ctx context.Context, inputs []sorted) error {
 	}
 	w.h.bits = bitsFor(most)
 	w.starts = make([]uint32, 0, 1<<w.h.bits+1)
-	renumber := w.renumber(inputs)
-	m, err := newMerger(inputs)
+	m, err := newMerger(inputs, w.renumber(inputs))
 	if err != nil {
 		return err
 	}
 	for {
-		rec, input, ok, err := m.next()
+		rec, ok, err := m.next()
 		if err != nil || !ok {
 			return err
 		}
-		rec.pack = renumber[input][rec.pack]
 		if err := w.entry(&rec); err != nil {
 			return err
 		}
