@@ -46,7 +46,8 @@ type Problem struct {
 
 // Check proves the repository. It goes on past whatever it finds; an error means
 // that it could not go on, as when the store does not answer. It believes nothing
-// that is cached on this host.
+// that is cached on this host, and notes there what it finds damaged, for the next
+// backup to store again. Backups may go on meanwhile.
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (CheckReport, error) {
 	dir, err := os.MkdirTemp("", "lull-check-")
 	if err != nil {
@@ -57,8 +58,11 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (CheckReport, er
 	if err != nil {
 		return CheckReport{}, fmt.Errorf("check: %w", err)
 	}
-	c := &checker{r: r, o: o, index: x, packs: map[[32]byte]*checkedPack{}, bad: map[string]*Problem{}}
+	c := &checker{r: r, o: o, index: x, packs: map[[32]byte]blob.Info{}, bad: map[string]*Problem{}}
 	err = errors.Join(c.run(ctx), x.Close())
+	if err == nil {
+		err = c.note()
+	}
 	if err != nil {
 		return CheckReport{}, fmt.Errorf("check: %w", err)
 	}
@@ -73,21 +77,17 @@ type checker struct {
 	index  *index.Index // of the index objects in the store
 	points []Point
 
-	mu     sync.Mutex // guards what follows
-	packs  map[[32]byte]*checkedPack
+	manifests, indexes []blob.Info // in the store
+	packs              map[[32]byte]blob.Info
+
+	mu     sync.Mutex          // guards what follows
 	bad    map[string]*Problem // by object
 	report CheckReport
 }
 
-// checkedPack is what is known of a pack.
-type checkedPack struct {
-	info blob.Info // empty: it is not in the store
-	bad  bool
-}
-
 func (c *checker) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		c.checkKeys, c.listPacks, c.checkIndex, c.checkPacks, c.checkPoints, c.checkMaps, c.checkLost,
+		c.list, c.checkKeys, c.checkIndex, c.checkPacks, c.checkPoints, c.checkMaps, c.checkLost,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -113,10 +113,24 @@ func (c *checker) problem(object string, err error) error {
 		}
 		c.bad[known.object] = p
 	}
-	if sum, ok := sumOf(known.object); ok && c.packs[sum] != nil && strings.HasPrefix(known.object, packPrefix) {
-		c.packs[sum].bad = true
+	if sum, ok := sumOf(known.object); ok && packObject(sum) == known.object {
+		c.index.Doubt(sum)
 	}
 	return nil
+}
+
+// note keeps what is damaged for the backups to come.
+func (c *checker) note() error {
+	var objects []string
+	for name := range c.bad {
+		if name == indexPrefix || strings.HasPrefix(name, packPrefix) {
+			objects = append(objects, name)
+		}
+	}
+	if c.o.ReadAll {
+		return c.r.doubts.settle(objects)
+	}
+	return c.r.doubts.add(objects...)
 }
 
 // hit takes down that a bad object hits a restore point.
@@ -162,11 +176,20 @@ func (c *checker) checkKeys(ctx context.Context) error {
 	return nil
 }
 
-func (c *checker) listPacks(ctx context.Context) error {
+// list takes down what is in the store, against the order in which backups write: of
+// one that is under way at most what nothing needs yet is seen.
+func (c *checker) list(ctx context.Context) (err error) {
+	if c.manifests, err = list(ctx, c.r.store, pointPrefix); err != nil {
+		return err
+	}
+	if c.indexes, err = list(ctx, c.r.store, indexPrefix); err != nil {
+		return err
+	}
 	packs, err := list(ctx, c.r.store, packPrefix)
 	if err != nil {
 		return err
 	}
+	c.report.Objects = len(c.manifests) + len(c.indexes) + len(packs)
 	for _, p := range packs {
 		name, ok := sumOf(p.Name)
 		if !ok || packObject(name) != p.Name {
@@ -175,9 +198,8 @@ func (c *checker) listPacks(ctx context.Context) error {
 			}
 			continue
 		}
-		c.packs[name] = &checkedPack{info: p}
+		c.packs[name] = p
 	}
-	c.report.Objects += len(packs)
 	c.report.Packs = len(c.packs)
 	return nil
 }
@@ -185,12 +207,7 @@ func (c *checker) listPacks(ctx context.Context) error {
 // checkIndex reads all index objects, compares them with the packs that they list
 // and gathers their entries.
 func (c *checker) checkIndex(ctx context.Context) error {
-	objects, err := list(ctx, c.r.store, indexPrefix)
-	if err != nil {
-		return err
-	}
-	c.report.Objects += len(objects)
-	for _, o := range objects {
+	for _, o := range c.indexes {
 		packs, err := readIndex(ctx, c.r.store, c.r.ring, o)
 		if err != nil {
 			if err := c.problem(o.Name, err); err != nil {

@@ -6,18 +6,14 @@ import (
 	"fmt"
 
 	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
 // checkPoints reads every manifest.
 func (c *checker) checkPoints(ctx context.Context) error {
-	infos, err := list(ctx, c.r.store, pointPrefix)
-	if err != nil {
-		return err
-	}
-	c.report.Objects += len(infos)
-	for _, info := range infos {
+	for _, info := range c.manifests {
 		p, err := c.r.readPoint(ctx, c.r.store, info)
 		if err != nil {
 			if err := c.problem(info.Name, err); err != nil {
@@ -61,8 +57,7 @@ func (c *checker) checkLost(ctx context.Context) error {
 // walk goes over the maps of a point but for the nodes that were seen, and tells
 // touch of each object that is met.
 func (c *checker) walk(ctx context.Context, p *Point, seen map[block.Name]bool, touch func(object string)) error {
-	nodes := c.r.nodes(c.r.store)
-	nodes.find = c.index.Lookup
+	nodes := c.nodes()
 	visit := func(name block.Name) error {
 		loc, ok, err := c.index.Lookup(name)
 		if err != nil {
@@ -104,6 +99,21 @@ func (c *checker) walk(ctx context.Context, p *Point, seen map[block.Name]bool, 
 		}
 	}
 	return nil
+}
+
+// nodes reads map nodes by the index that is checked.
+func (c *checker) nodes() *nodes {
+	return &nodes{
+		r: c.r, store: c.r.store,
+		find: func(_ context.Context, name block.Name) (index.Location, error) {
+			loc, ok, err := c.index.Lookup(name)
+			if !ok && err == nil {
+				err = noBlock(name)
+			}
+			return loc, err
+		},
+		damaged: func(err error) error { return c.problem("", err) },
+	}
 }
 
 // badNode takes down what is wrong with a node, by the pack that holds it.

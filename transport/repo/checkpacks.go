@@ -32,31 +32,17 @@ func (c *checker) comparePacks(ctx context.Context, object string, packs []pack.
 	return g.Wait()
 }
 
-// listed returns what is known of a pack that an index object lists.
-func (c *checker) listed(l *pack.Listing) *checkedPack {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i := range l.Directory {
-		c.report.Blocks += int64(len(l.Directory[i].Blocks))
-	}
-	p := c.packs[l.Pack]
-	if p == nil {
-		p = &checkedPack{}
-		c.packs[l.Pack] = p
-	}
-	return p
-}
-
 func (c *checker) compare(ctx context.Context, object string, want *pack.Listing) error {
+	c.countBlocks(want)
 	name := packObject(want.Pack)
-	p := c.listed(want)
-	if p.info.Name == "" {
+	info, ok := c.packs[want.Pack]
+	if !ok {
 		return c.problem(name, fmt.Errorf("%w: missing; %s lists it", wire.ErrDamaged, object))
 	}
-	if p.info.Size != int64(want.Size) {
-		return c.problem(name, fmt.Errorf("%w: %d bytes, %s says %d", wire.ErrDamaged, p.info.Size, object, want.Size))
+	if info.Size != int64(want.Size) {
+		return c.problem(name, fmt.Errorf("%w: %d bytes, %s says %d", wire.ErrDamaged, info.Size, object, want.Size))
 	}
-	got, err := readDirectory(ctx, c.r.store, c.r.ring, p.info)
+	got, err := readDirectory(ctx, c.r.store, c.r.ring, info)
 	if err != nil {
 		return c.problem(name, err)
 	}
@@ -66,6 +52,14 @@ func (c *checker) compare(ctx context.Context, object string, want *pack.Listing
 	return nil
 }
 
+func (c *checker) countBlocks(l *pack.Listing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range l.Directory {
+		c.report.Blocks += int64(len(l.Directory[i].Blocks))
+	}
+}
+
 // checkPacks opens every pack, whether listed or not, when all is to be read.
 func (c *checker) checkPacks(ctx context.Context) error {
 	if !c.o.ReadAll {
@@ -73,11 +67,9 @@ func (c *checker) checkPacks(ctx context.Context) error {
 	}
 	var total int64
 	var all []blob.Info
-	for _, p := range c.packs {
-		if p.info.Name != "" {
-			all = append(all, p.info)
-			total += p.info.Size
-		}
+	for _, info := range c.packs {
+		all = append(all, info)
+		total += info.Size
 	}
 	slices.SortFunc(all, func(a, b blob.Info) int { return strings.Compare(a.Name, b.Name) })
 	g, ctx := errgroup.WithContext(ctx)

@@ -14,7 +14,7 @@
 // What Put does, on the caller's goroutine:
 //
 //	cut the window, name its blocks, make and name its leaf
-//	the parent has this leaf at this place?   nothing else to do
+//	the parent has this leaf at this place?   nothing else to do, unless there are doubts
 //	each block: known to the index or claimed by this session?  nothing to do
 //	            else claim it and add it to a segment
 //	a segment is full:  compress, take a place in the pack, seal, verify
@@ -32,6 +32,11 @@
 // Nothing else is promised about order, and nothing is ever overwritten: a crash
 // at any moment leaves at worst packs and index objects that no point needs. Blocks
 // of a session become known to other sessions with its index object, not before.
+//
+// Damage: what a check or a read finds damaged is noted on this host (doubts), and is
+// not known to sessions any more: the next backup stores what it meets of it again,
+// and a restore reads each block from where it is whole. A session during which damage
+// comes to light commits nothing.
 //
 // Everything that is read is authenticated, bounded before it is allocated, and
 // blocks are compared with their names before they are handed out.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,6 +29,8 @@ type fetcher struct {
 	store blob.Store
 	buf   []byte // of the batch
 	plain []byte // of a segment
+
+	damage error // that was met last
 }
 
 // run reads a batch: each pack in order of offsets, each segment once.
@@ -36,16 +39,12 @@ func (f *fetcher) run(ctx context.Context, b *batch, write Write) error {
 		f.buf = make([]byte, b.size, max(b.size, min(2*b.size, batchSize)))
 	}
 	f.buf = f.buf[:b.size]
-	slices.SortFunc(b.wants, func(x, y want) int {
-		return cmp.Or(bytes.Compare(x.loc.Pack[:], y.loc.Pack[:]),
-			cmp.Compare(x.loc.SegmentOffset, y.loc.SegmentOffset), cmp.Compare(x.loc.BlockOffset, y.loc.BlockOffset))
-	})
-	for wants := b.wants; len(wants) > 0; {
-		n := together(wants)
-		if err := f.readRange(ctx, wants[:n]); err != nil {
-			return objectErr(packObject(wants[0].loc.Pack), err)
-		}
-		wants = wants[n:]
+	lost, err := f.read(ctx, b.wants, together)
+	if err != nil {
+		return err
+	}
+	if err := f.readAgain(ctx, lost); err != nil {
+		return err
 	}
 	for _, r := range b.runs {
 		if err := write(ctx, r.off, f.buf[r.at:r.at+r.size]); err != nil {
@@ -53,6 +52,55 @@ func (f *fetcher) run(ctx context.Context, b *batch, write Write) error {
 		}
 	}
 	return nil
+}
+
+// read fills in the wants, as many at a time as one range read is to serve. It
+// returns those that were asked from a damaged pack, and why.
+func (f *fetcher) read(ctx context.Context, wants []want, serve func([]want) int) (lost []want, err error) {
+	slices.SortFunc(wants, func(x, y want) int {
+		return cmp.Or(bytes.Compare(x.loc.Pack[:], y.loc.Pack[:]),
+			cmp.Compare(x.loc.SegmentOffset, y.loc.SegmentOffset), cmp.Compare(x.loc.BlockOffset, y.loc.BlockOffset))
+	})
+	for len(wants) > 0 {
+		n := serve(wants)
+		err := objectErr(packObject(wants[0].loc.Pack), f.readRange(ctx, wants[:n]))
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			return nil, err
+		}
+		if err != nil {
+			f.r.doubt(err)
+			f.damage = err
+			lost = append(lost, wants[:n]...)
+		}
+		wants = wants[n:]
+	}
+	return lost, nil
+}
+
+// readAgain reads segment by segment what was lost, and from other packs where they
+// hold it.
+func (f *fetcher) readAgain(ctx context.Context, lost []want) error {
+	for i := range lost {
+		loc, err := f.r.find(ctx, lost[i].name)
+		if err != nil {
+			return err
+		}
+		lost[i].loc = loc
+	}
+	lost, err := f.read(ctx, lost, inSegment)
+	if err == nil && len(lost) > 0 {
+		err = f.damage
+	}
+	return err
+}
+
+// inSegment is how many of the wants, in order, lie in the first one's segment.
+func inSegment(wants []want) int {
+	n := 1
+	for n < len(wants) && wants[n].loc.Pack == wants[0].loc.Pack && wants[n].loc.SegmentOffset == wants[0].loc.SegmentOffset {
+		n++
+	}
+	return n
 }
 
 // end is where the segment of a location ends in the pack.
@@ -86,10 +134,7 @@ func (f *fetcher) readRange(ctx context.Context, wants []want) error {
 	}
 	for len(wants) > 0 {
 		l := &wants[0].loc
-		n := 1
-		for n < len(wants) && wants[n].loc.SegmentOffset == l.SegmentOffset {
-			n++
-		}
+		n := inSegment(wants)
 		at := int64(l.SegmentOffset) - from
 		if at+int64(l.SegmentLength) > int64(len(read)) {
 			return fmt.Errorf("%w: segments overlap at %d", wire.ErrDamaged, l.SegmentOffset)

@@ -2,12 +2,15 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
+
+var errPending = errors.New("a pack has places that nobody filled")
 
 // lane is the way of one kind of block into the store: segments being gathered,
 // one for each caller at work, and the pack that they are sealed into.
@@ -188,8 +191,11 @@ func (l *lane) flush(ctx context.Context) error {
 	l.open = nil
 	w := l.pack
 	l.pack = nil
-	if w == nil || !w.Close() {
+	if w == nil {
 		return nil
+	}
+	if !w.Close() {
+		return errPending // not reached: who reserves a place fills it
 	}
 	return l.finish(ctx, w)
 }

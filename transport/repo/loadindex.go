@@ -7,6 +7,7 @@ import (
 	"iter"
 
 	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
@@ -19,23 +20,51 @@ func openIndex(ctx context.Context, store blob.Store, ring *keys.Ring, cache str
 	if err != nil {
 		return nil, err
 	}
-	if err := syncIndex(ctx, store, ring, x); err != nil {
+	if err := syncIndex(ctx, store, ring, x, x.Reconcile); err != nil {
 		return nil, errors.Join(err, x.Close())
 	}
 	return x, nil
 }
 
-func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index) error {
+// find looks a block up. What is not there may be in an index object that another
+// host has written since the repository was opened.
+func (r *Repository) find(ctx context.Context, name block.Name) (index.Location, error) {
+	loc, ok, err := r.index.Lookup(name)
+	if ok || err != nil {
+		return loc, err
+	}
+	r.syncing.Lock()
+	defer r.syncing.Unlock()
+	if err := syncIndex(ctx, r.store, r.ring, r.index, r.index.Missing); err != nil {
+		return loc, err
+	}
+	loc, ok, err = r.index.Lookup(name)
+	if !ok && err == nil {
+		err = noBlock(name)
+		r.doubt(err)
+	}
+	return loc, err
+}
+
+// noBlock says that no index object lists a block.
+func noBlock(name block.Name) error {
+	return objectErr(indexPrefix, fmt.Errorf("%w: block %s is in no index object", wire.ErrDamaged, name))
+}
+
+// syncIndex adds the entries of the index objects that missing picks from all.
+func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index,
+	missing func(all []index.Source) ([]index.Source, error),
+) error {
 	infos, present, err := listIndex(ctx, store)
 	if err != nil {
 		return err
 	}
-	missing, err := x.Reconcile(present)
+	wanted, err := missing(present)
 	if err != nil {
 		return err
 	}
 	var damaged []index.Source
-	for _, id := range missing {
+	for _, id := range wanted {
 		packs, err := readIndex(ctx, store, ring, infos[id])
 		if errors.Is(err, ErrCorrupt) {
 			damaged = append(damaged, id)

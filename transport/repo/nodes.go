@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -24,7 +25,9 @@ const nodeSegments = 8
 type nodes struct {
 	r     *Repository
 	store blob.Store
-	find  func(block.Name) (index.Location, bool, error)
+	find  func(context.Context, block.Name) (index.Location, error)
+	// damaged hears of each pack that cannot be read, before another is tried.
+	damaged func(error) error
 
 	mu    sync.Mutex
 	cache []nodeSegment // most recently used last
@@ -37,37 +40,47 @@ type nodeSegment struct {
 }
 
 func (r *Repository) nodes(store blob.Store) *nodes {
-	return &nodes{r: r, store: store, find: r.index.Lookup}
+	return &nodes{r: r, store: store, find: r.find, damaged: func(err error) error { r.doubt(err); return nil }}
 }
 
-// load reads a node and checks it against its name.
+// load reads a node and checks it against its name. Where it is damaged, it is
+// looked for in other packs that hold it.
 func (n *nodes) load(ctx context.Context, name block.Name) ([]byte, error) {
-	loc, ok, err := n.find(name)
+	first, err := n.find(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if !ok {
-		return nil, noBlock(name)
+	for loc := first; ; {
+		node, err := n.read(ctx, name, loc)
+		if err = objectErr(packObject(loc.Pack), err); !errors.Is(err, ErrCorrupt) {
+			return node, err
+		}
+		if err := n.damaged(err); err != nil {
+			return nil, err
+		}
+		other, found := n.find(ctx, name)
+		if found != nil || other.Pack == loc.Pack || other.Pack == first.Pack {
+			return nil, errors.Join(err, found)
+		}
+		loc = other
 	}
+}
+
+func (n *nodes) read(ctx context.Context, name block.Name, loc index.Location) ([]byte, error) {
 	if int(loc.BlockLength) > tree.MaxNode {
-		return nil, objectErr(packObject(loc.Pack), fmt.Errorf("%w: map node of %d bytes", wire.ErrDamaged, loc.BlockLength))
+		return nil, fmt.Errorf("%w: map node of %d bytes", wire.ErrDamaged, loc.BlockLength)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	plain, err := n.segment(ctx, loc)
 	if err != nil {
-		return nil, objectErr(packObject(loc.Pack), err)
+		return nil, err
 	}
 	node, err := cutBlock(plain, loc)
 	if err == nil && n.r.ring.Nodes.Name(node) != name {
 		err = fmt.Errorf("%w: map node %s has other content", wire.ErrDamaged, name)
 	}
-	return node, objectErr(packObject(loc.Pack), err)
-}
-
-// noBlock says that no index object lists a block.
-func noBlock(name block.Name) error {
-	return objectErr(indexPrefix, fmt.Errorf("%w: block %s is in no index object", wire.ErrDamaged, name))
+	return node, err
 }
 
 // cutBlock takes a block out of its opened segment.

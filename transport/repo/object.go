@@ -41,7 +41,7 @@ func objectErr(object string, err error) error {
 	case errors.Is(err, wire.ErrDamaged), errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrRange):
 		return &objectError{ErrCorrupt, object, err}
 	}
-	return fmt.Errorf("read %s: %w", object, err)
+	return err // the store's, which says what it did to which object
 }
 
 // readObject reads a whole object of at most limit bytes.

@@ -43,11 +43,12 @@ func (r *Repository) Points(ctx context.Context, vm string) ([]Point, error) {
 	g.SetLimit(pointReaders)
 	for i, info := range infos {
 		g.Go(func() error {
-			points[i], errs[i] = r.readPoint(ctx, r.store, info)
-			if errors.Is(errs[i], ErrCorrupt) || errors.Is(errs[i], ErrVersion) {
-				return nil
+			p, err := r.readPoint(ctx, r.store, info)
+			points[i] = p
+			if passable(err) {
+				err, errs[i] = nil, reported(err)
 			}
-			return errs[i]
+			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -58,6 +59,41 @@ func (r *Repository) Points(ctx context.Context, vm string) ([]Point, error) {
 		return cmp.Or(cmp.Compare(a.VM, b.VM), a.Frozen.Compare(b.Frozen), cmp.Compare(a.ID, b.ID))
 	})
 	return points, errors.Join(errs...)
+}
+
+// Newest returns the newest restore point of a VM that can be read, or the zero
+// Point when there is none. Those that are newer and damaged are in the error, as with
+// Points.
+func (r *Repository) Newest(ctx context.Context, vm string) (Point, error) {
+	infos, err := list(ctx, r.store, vmPrefix(r.ring.VM(vm)))
+	if err != nil {
+		return Point{}, err
+	}
+	// Ids sort by time, so names do.
+	slices.SortFunc(infos, func(a, b blob.Info) int { return strings.Compare(b.Name, a.Name) })
+	var damaged []error
+	for _, info := range infos {
+		p, err := r.readPoint(ctx, r.store, info)
+		if err == nil {
+			return p, errors.Join(damaged...)
+		}
+		if !passable(err) {
+			return Point{}, err
+		}
+		damaged = append(damaged, reported(err))
+	}
+	return Point{}, errors.Join(damaged...)
+}
+
+// passable tells whether other points can be read although one cannot.
+func passable(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion) }
+
+// reported is err, but for a point that was removed since it was listed.
+func reported(err error) error {
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // readPoint reads a manifest.

@@ -109,12 +109,9 @@ func (r *Repository) plan(ctx context.Context, root Root, out chan<- *batch) err
 	w := tree.Walker{Load: r.nodes(r.store).load, Leaf: func(window int64, entries []tree.Entry) error {
 		for _, e := range entries {
 			start, end := e.Range(tree.WindowLen(root.Size, window))
-			loc, ok, err := r.index.Lookup(e.Name)
+			loc, err := r.find(ctx, e.Name)
 			if err != nil {
 				return err
-			}
-			if !ok {
-				return noBlock(e.Name)
 			}
 			if b.size+end-start > batchSize || len(b.wants) == batchBlocks {
 				if err := send(); err != nil {

@@ -38,9 +38,11 @@ type Repository struct {
 	ring   *keys.Ring
 	codec  *pack.Codec
 	index  *index.Index
+	doubts *doubts
 	now    func() time.Time
 	limits limits
 
+	syncing  sync.Mutex // held by who reads index objects that came later
 	packKeys packKeys
 	scratch  sync.Pool // *sealing
 	leaves   sync.Pool // *leafWork
@@ -70,15 +72,28 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 	if r.codec, err = pack.NewCodec(); err != nil {
 		return nil, err
 	}
-	cache := o.Cache
-	if cache != "" {
-		cache = filepath.Join(cache, id.String(), "index")
-	}
-	if r.index, err = openIndex(ctx, store, ring, cache); err != nil {
+	if err := r.openCache(ctx, o.Cache); err != nil {
 		r.codec.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// openCache opens the index, and what is known of damage.
+func (r *Repository) openCache(ctx context.Context, dir string) (err error) {
+	r.doubts = &doubts{objects: map[string]bool{}}
+	if dir != "" {
+		r.doubts.path = filepath.Join(dir, r.id.String(), "damaged")
+		dir = filepath.Join(dir, r.id.String(), "index")
+	}
+	if r.index, err = openIndex(ctx, r.store, r.ring, dir); err != nil {
+		return err
+	}
+	r.doubts.index = r.index
+	if err := r.doubts.load(); err != nil {
+		return errors.Join(err, r.index.Close())
+	}
+	return nil
 }
 
 // ID names the repository.

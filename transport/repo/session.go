@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -11,7 +12,10 @@ import (
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
-var errClosed = errors.New("the session is over")
+var (
+	errClosed = errors.New("the session is over")
+	errDoubts = fmt.Errorf("%w: met during the run, begin again to store anew what it holds", ErrCorrupt)
+)
 
 // limits are the sizes of what a session makes and holds. The format leaves them
 // free, within pack.MaxPack and pack.MaxIndex.
@@ -34,7 +38,9 @@ func defaultLimits() limits {
 // Stream, Put, Zero, Keep, Finish and Stats may be called at the same time.
 // Commit and Close may not be called while any of the others runs; Close must be
 // called in the end, after Commit too. After the first error that concerns the
-// store or the session, everything fails with it.
+// store or the session, everything fails with it. Damage that comes to light in the
+// repository is such an error (ErrCorrupt), because what was taken for known may be
+// hit; the next session, in the same process too, steers clear of it.
 type Session struct {
 	r     *Repository
 	store *counted
@@ -42,6 +48,7 @@ type Session struct {
 	nodes lane
 	count counters
 
+	doubts  int    // known when it began
 	parents *nodes // reads parents' maps, for all streams
 
 	claims  claims
@@ -72,6 +79,9 @@ type job struct {
 
 // Begin starts a session. Its uploads run until Commit or Close, and end with ctx.
 func (r *Repository) Begin(ctx context.Context) (*Session, error) {
+	if err := r.doubts.load(); err != nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{
 		r:      r,
@@ -82,6 +92,7 @@ func (r *Repository) Begin(ctx context.Context) (*Session, error) {
 		failed: make(chan struct{}),
 		cancel: cancel,
 	}
+	s.doubts = r.doubts.count()
 	s.parents = r.nodes(s.store)
 	s.data.init(s, wire.DataPack, r.limits.dataPack, r.limits.uploaders+1)
 	s.nodes.init(s, wire.NodePack, r.limits.nodePack, 2)

@@ -19,13 +19,14 @@ type Stream struct {
 }
 
 // Stream begins a disk or file of size bytes. parent is the same disk in an
-// earlier point, and may be nil.
+// earlier point, and may be nil; it is none as long as anything in the repository is
+// known to be damaged.
 func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream, error) {
 	st := &Stream{s: s, size: size}
 	if err := s.alive(ctx); err != nil {
 		return nil, fmt.Errorf("begin stream: %w", err)
 	}
-	if parent != nil {
+	if parent != nil && s.doubts == 0 {
 		p, err := tree.NewParent(tree.Root(*parent), s.parents.load)
 		if err != nil {
 			return nil, fmt.Errorf("begin stream: parent: %w", err)
@@ -44,6 +45,9 @@ func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream
 func (s *Session) alive(ctx context.Context) error {
 	if err := s.failure(); err != nil {
 		return err
+	}
+	if s.r.doubts.count() != s.doubts {
+		return errDoubts
 	}
 	return context.Cause(ctx)
 }
@@ -69,7 +73,7 @@ func (st *Stream) Zero(first, count int64) error {
 }
 
 // Keep takes count windows from first on that are equal to the parent's. Where
-// the parent ends differently in the last of them, Put it instead.
+// the parent ends differently in the last of them, or there is none, Put instead.
 func (st *Stream) Keep(first, count int64) error {
 	if err := st.builder.Keep(first, count); err != nil {
 		return fmt.Errorf("keep windows: %w", err)
@@ -79,11 +83,14 @@ func (st *Stream) Keep(first, count int64) error {
 
 // Finish returns the map of the stream, whose windows were all taken.
 func (st *Stream) Finish(ctx context.Context) (Root, error) {
-	if err := st.s.alive(ctx); err != nil {
-		return Root{}, fmt.Errorf("finish stream: %w", err)
+	err := st.s.alive(ctx)
+	var root tree.Root
+	if err == nil {
+		root, err = st.builder.Finish(ctx)
 	}
-	root, err := st.builder.Finish(ctx)
 	if err != nil {
+		// A node may be claimed and not stored: nothing may build on it.
+		st.s.fail(err)
 		return Root{}, fmt.Errorf("finish stream: %w", err)
 	}
 	return Root(root), nil
@@ -148,16 +155,12 @@ func (w *leafWork) name(r *Repository, data []byte) (stored int) {
 }
 
 // inParent tells whether the parent has the same leaf at the same place: then
-// every block of the window is in the repository, and none needs a look-up. A
-// parent whose map is damaged is no help, but no hindrance either.
+// every block of the window is in the repository, and none needs a look-up.
 func (st *Stream) inParent(ctx context.Context, window int64, leaf block.Name) (bool, error) {
 	if st.parent == nil || !st.parent.Covers(0, window, st.size) {
 		return false, nil
 	}
 	ref, err := st.parent.Child(ctx, 0, window)
-	if errors.Is(err, ErrCorrupt) {
-		return false, nil
-	}
 	return ref.Name == leaf, err
 }
 
