@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -190,6 +191,44 @@ func TestBelowTheAskedLevel(t *testing.T) {
 	job.Policy.Floor = quiesce.LevelFilesystem
 	if _, err := w.runner.Backup(t.Context(), job); !errors.Is(err, quiesce.ErrBelowFloor) {
 		t.Errorf("error %v", err)
+	}
+	w.tidy()
+}
+
+// A restore point that is damaged stops no backup: the next one says so, and
+// builds on the newest that is good.
+func TestDamagedPoint(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.runner.Backup(t.Context(), w.job())
+	must(t, err)
+	bad, err := w.runner.Backup(t.Context(), w.job())
+	must(t, err)
+	for _, name := range w.objects.Names() {
+		if strings.HasPrefix(name, "points/") && strings.HasSuffix(name, strings.ToLower(bad.Point.ID)) {
+			w.objects.Damage(name, func([]byte) []byte { return []byte("damaged") })
+		}
+	}
+	res, err := w.runner.Backup(t.Context(), w.job())
+	must(t, err)
+	w.wantRestored(res.Point)
+	if len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "damaged") {
+		t.Errorf("warnings %q", res.Warnings)
+	}
+	w.tidy()
+}
+
+// A guest that cannot answer is not asked, and that says so in the point.
+func TestPausedVM(t *testing.T) {
+	w := newWorld(t)
+	w.fake = snapshottest.NewFake(snapshottest.FakeVM{Name: "web", State: snapshot.StatePaused,
+		Disks: []snapshottest.FakeDisk{{Name: "root", Content: w.disks["root"]}}})
+	res, err := w.runner.Backup(t.Context(), w.job())
+	must(t, err)
+	if res.Point.Quiesce.Level != quiesce.LevelCrash || !strings.Contains(strings.Join(res.Warnings, "\n"), "paused") {
+		t.Errorf("level %v, warnings %q", res.Point.Quiesce.Level, res.Warnings)
+	}
+	if slices.Contains(w.fake.Calls(), "web Guest") {
+		t.Error("the guest was asked")
 	}
 	w.tidy()
 }

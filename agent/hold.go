@@ -10,17 +10,28 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 )
 
+// errPaused: nothing is asked of the guest of a VM that was paused before the run,
+// and it stays paused.
+var errPaused = errors.New("the VM is paused: nothing in it can answer")
+
 // hold makes the guest hold still, takes the snapshot, and lets the guest go on.
 func (b *backup) hold(ctx context.Context) error {
 	if b.plan.State == snapshot.StateOff {
 		return b.holdOff(ctx)
 	}
 	guest, writers, err := b.guest(ctx)
+	var noGuest error
+	if errors.Is(err, snapshot.ErrNoGuest) { // the ladder says what that means
+		noGuest, err = err, nil
+	}
 	if err != nil {
 		return err
 	}
+	if b.plan.State == snapshot.StatePaused {
+		noGuest = errPaused
+	}
 	job := quiesce.Job{
-		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, Log: b.Log,
+		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, NoGuest: noGuest, Log: b.Log,
 		Take: b.take, Step: func(s quiesce.Step) { b.step(Step(s), "") },
 	}
 	if guest != nil {
@@ -47,7 +58,7 @@ func (b *backup) holdOff(ctx context.Context) error {
 	asked := b.job.Policy.Ladder[0]
 	b.report = quiesce.Report{Asked: asked, Level: asked}
 	if err := b.take(ctx); err != nil {
-		return fmt.Errorf("take snapshot: %w", err)
+		return err
 	}
 	b.step(StepTaken, "")
 	return nil
@@ -56,7 +67,7 @@ func (b *backup) holdOff(ctx context.Context) error {
 // take is the one call inside the window.
 func (b *backup) take(ctx context.Context) error {
 	if err := b.job.Host.Take(ctx, b.plan); err != nil {
-		return err // Do, or holdOff, says what this was
+		return err // it says itself what this was
 	}
 	b.instant = b.Now()
 	return nil
@@ -65,21 +76,17 @@ func (b *backup) take(ctx context.Context) error {
 // mayFreeze reports whether the run may ask the guest to freeze. The journal
 // knows it before anything is sent, so that recovery knows to thaw.
 func (b *backup) mayFreeze() bool {
-	return b.plan.State != snapshot.StateOff && b.job.Policy.Ladder[0] > quiesce.LevelSavedState
+	return b.plan.State != snapshot.StateOff && b.plan.State != snapshot.StatePaused && b.job.Policy.Ladder[0] > quiesce.LevelSavedState
 }
 
 // guest opens the way into the guest and starts the writers, where the ladder
 // has a rung that needs them. Both stay until letGo: the writers hear of the
-// run's end. A guest without a channel is no error: the ladder says what that
-// means.
+// run's end.
 func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, error) {
 	if !b.mayFreeze() {
 		return nil, nil, nil
 	}
 	guest, err := b.job.Host.Guest(ctx, b.job.VM)
-	if errors.Is(err, snapshot.ErrNoGuest) {
-		return nil, nil, nil
-	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("reach guest: %w", err)
 	}

@@ -96,9 +96,14 @@ func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Poin
 	return repo.Disk{Disk: d, Root: stored.Root}, stored.Read, nil
 }
 
-// parent is the VM's newest point, or the zero Point.
+// parent is the VM's newest point, or the zero Point. Damaged ones are passed
+// over: they are no reason to make no new one.
 func (b *backup) parent(ctx context.Context) (repo.Point, error) {
 	points, err := b.job.Repository.Points(ctx, b.job.Name)
+	if errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrVersion) {
+		b.warn(fmt.Sprintf("an earlier restore point cannot be used: %v", err))
+		err = nil
+	}
 	if err != nil {
 		return repo.Point{}, fmt.Errorf("find the point before: %w", err)
 	}
