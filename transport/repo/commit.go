@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -100,10 +101,15 @@ func (s *Session) flush(ctx context.Context) error {
 	return s.writeIndex(ctx)
 }
 
+// newPointID names a point: the second, its fraction in 1/65536, so that ids sort by
+// time, and two random bytes. A clock that tells whole seconds only makes it four.
 func newPointID(at time.Time) string {
-	var salt [4]byte
-	rand.Read(salt[:])
-	return at.UTC().Format(idTime) + "-" + hex.EncodeToString(salt[:])
+	var tail [4]byte
+	rand.Read(tail[:])
+	if ns := at.Nanosecond(); ns > 0 {
+		binary.BigEndian.PutUint16(tail[:], uint16(ns<<16/1e9))
+	}
+	return at.UTC().Format(idTime) + "-" + hex.EncodeToString(tail[:])
 }
 
 // newest is the id of a VM's newest point. Ids sort by time, so names are enough.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -177,6 +178,25 @@ func TestConcurrentDuplicatesAreStoredOnce(t *testing.T) {
 	}
 	if !slices.Equal(disk[(windows-1)*block.WindowSize:], same) {
 		t.Error("last window differs")
+	}
+}
+
+// Points of one second are in order too.
+func TestIDsSortByTime(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	r := openRepo(t, store)
+	parent := ""
+	for i := range 8 {
+		s := begin(t, r)
+		p, err := s.Commit(t.Context(), repo.Point{VM: "lab/web", Frozen: clock().Add(time.Duration(i+1) * 20 * time.Millisecond)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Parent != parent || p.ID <= parent {
+			t.Errorf("%s has parent %s, want %s", p.ID, p.Parent, parent)
+		}
+		parent = p.ID
 	}
 }
 
