@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,22 +20,49 @@ const progressEvery = 200 * time.Millisecond
 // read stores every frozen disk and file, and describes the point. The VM is
 // watched meanwhile: one that cannot go on ends the reading at once.
 func (b *backup) read(ctx context.Context) (repo.Point, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	watched, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		if err := b.frozen.Watch(ctx); err != nil && ctx.Err() == nil {
+		if err := b.frozen.Watch(watched); err != nil && watched.Err() == nil {
 			cancel(err)
 		}
 	})
 	defer watch.Wait()
 	defer cancel(nil)
 
-	point, err := b.readAll(ctx)
+	point, err := b.readAll(watched)
+	if errors.Is(err, repo.ErrCorrupt) {
+		if err = b.beginAgain(ctx, err); err == nil {
+			point, err = b.readAll(watched)
+		}
+	}
 	if err != nil {
-		return point, because(ctx, err)
+		return point, because(watched, err)
 	}
 	b.step(StepRead, "")
 	return point, nil
+}
+
+// beginAgain puts a new session in place of one that damage in the repository has
+// ended: it knows of the damage, and stores anew what was lost.
+func (b *backup) beginAgain(ctx context.Context, damage error) error {
+	b.warn(fmt.Sprintf("the reading starts over: %v", damage))
+	if err := b.session.Close(); err != nil {
+		return fmt.Errorf("close session: %w", err)
+	}
+	session, err := b.job.Repository.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	b.session = session
+	return nil
+}
+
+// warnOnce warns of what a reading that starts over finds again.
+func (b *backup) warnOnce(message string) {
+	if !slices.Contains(b.result.Warnings, message) {
+		b.warn(message)
+	}
 }
 
 // because is why ctx ended, where it did: whatever failed then failed for that.
@@ -51,7 +80,7 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 	}
 	for _, x := range b.plan.Excluded {
 		if !x.Expected {
-			b.warn(fmt.Sprintf("disk %s is left out: %s", x.Disk.Name, x.Reason))
+			b.warnOnce(fmt.Sprintf("disk %s is left out: %s", x.Disk.Name, x.Reason))
 		}
 	}
 	parent, err := b.parent(ctx)
@@ -70,7 +99,7 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 	for _, f := range b.plan.Files {
 		data, err := b.frozen.File(ctx, f.Path)
 		if err != nil {
-			b.warn(fmt.Sprintf("%s file %s is left out: %v", f.Role, f.Path, err))
+			b.warnOnce(fmt.Sprintf("%s file %s is left out: %v", f.Role, f.Path, err))
 			continue
 		}
 		root, err := transport.BackupBytes(ctx, b.session, data)
@@ -99,18 +128,15 @@ func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Poin
 // parent is the VM's newest point, or the zero Point. Damaged ones are passed
 // over: they are no reason to make no new one.
 func (b *backup) parent(ctx context.Context) (repo.Point, error) {
-	points, err := b.job.Repository.Points(ctx, b.job.Name)
+	p, err := b.job.Repository.Newest(ctx, b.job.Name)
 	if errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrVersion) {
-		b.warn(fmt.Sprintf("an earlier restore point cannot be used: %v", err))
+		b.warnOnce("an earlier restore point cannot be used: " + strings.ReplaceAll(err.Error(), "\n", "; "))
 		err = nil
 	}
 	if err != nil {
 		return repo.Point{}, fmt.Errorf("find the point before: %w", err)
 	}
-	if len(points) == 0 {
-		return repo.Point{}, nil
-	}
-	return points[len(points)-1], nil
+	return p, nil
 }
 
 // rootOf is the map of the same disk in the point before. A disk that changed its
