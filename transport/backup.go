@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -23,8 +24,8 @@ const bridged = 64 << 10
 
 // Options tune a transfer. The zero value is right for one transfer alone.
 type Options struct {
-	// Workers is how many windows are in memory at a time; 0: one more than
-	// there are processors.
+	// Workers is how many carry data at a time; 0: one more than there are
+	// processors, as far as memory allows.
 	Workers int
 	// Progress hears how many bytes of the disk, holes included, were dealt
 	// with since the last call. It is called from the workers, must not block,
@@ -32,11 +33,18 @@ type Options struct {
 	Progress func(bytes int64)
 }
 
-func (o Options) workers() int {
+// Workers at most when the caller does not say: of a backup each takes about 10 MiB,
+// of a restore 32 MiB, and a run is to stay below 256.
+const (
+	backupWorkers  = 9
+	restoreWorkers = 5
+)
+
+func (o Options) workers(most int) int {
 	if o.Workers > 0 {
 		return o.Workers
 	}
-	return runtime.GOMAXPROCS(0) + 1
+	return min(runtime.GOMAXPROCS(0)+1, most)
 }
 
 func (o Options) progress(n int64) {
@@ -57,7 +65,7 @@ type Stored struct {
 func Backup(ctx context.Context, s *repo.Session, src snapshot.Source, parent *repo.Root, o Options) (Stored, error) {
 	stream, err := s.Stream(ctx, src.Size(), parent)
 	if err != nil {
-		return Stored{}, fmt.Errorf("open stream: %w", err)
+		return Stored{}, err
 	}
 	b := &backup{src: src, stream: stream, opts: o, windows: make(chan window)}
 	g, gctx := errgroup.WithContext(ctx)
@@ -65,7 +73,7 @@ func Backup(ctx context.Context, s *repo.Session, src snapshot.Source, parent *r
 		defer close(b.windows)
 		return b.plan(gctx)
 	})
-	for range o.workers() {
+	for range o.workers(backupWorkers) {
 		g.Go(func() error { return b.work(gctx) })
 	}
 	if err := g.Wait(); err != nil {
@@ -103,9 +111,30 @@ func (b *backup) plan(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list extents at %d: %w", off, err)
 		}
+		if err := tile(extents, off, length); err != nil {
+			return err
+		}
 		if err := b.planSpan(ctx, off, length, extents); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+var errExtents = errors.New("source does not tell all that it holds")
+
+// tile fails unless extents cover a range exactly: a gap would be taken for zeros,
+// and the guest's data would be lost without a word.
+func tile(extents []snapshot.Extent, off, length int64) error {
+	at := off
+	for _, e := range extents {
+		if e.Offset != at || e.Length <= 0 || e.Length > off+length-at {
+			return fmt.Errorf("%w: extent of %d bytes at %d, want one at %d", errExtents, e.Length, e.Offset, at)
+		}
+		at += e.Length
+	}
+	if at != off+length {
+		return fmt.Errorf("%w: extents end at %d, want %d", errExtents, at, off+length)
 	}
 	return nil
 }
@@ -119,7 +148,7 @@ func (b *backup) planSpan(ctx context.Context, off, length int64, extents []snap
 		first, count := zeroFrom, zeros
 		zeros = 0
 		if err := b.stream.Zero(first, count); err != nil {
-			return fmt.Errorf("record zeros: %w", err)
+			return err
 		}
 		b.opts.progress(min(count*block.WindowSize, b.src.Size()-first*block.WindowSize))
 		return nil
@@ -199,7 +228,7 @@ func (b *backup) carry(ctx context.Context, w window, buf []byte) error {
 	}
 	clear(buf[clean:])
 	if err := b.stream.Put(ctx, w.index, buf); err != nil {
-		return fmt.Errorf("store window at %d: %w", start, err)
+		return err
 	}
 	b.opts.progress(w.length)
 	return nil

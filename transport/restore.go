@@ -11,7 +11,7 @@ import (
 // Restore writes a whole stream into target, which the caller then commits or
 // aborts. What is not written reads as zeros. Progress counts bytes written.
 func Restore(ctx context.Context, r *repo.Repository, root repo.Root, target snapshot.Target, o Options) error {
-	return r.ReadStream(ctx, root, o.workers(), func(ctx context.Context, off int64, p []byte) error {
+	return r.ReadStream(ctx, root, o.workers(restoreWorkers), func(ctx context.Context, off int64, p []byte) error {
 		if err := target.WriteAt(ctx, p, off); err != nil {
 			return fmt.Errorf("write %d bytes at %d: %w", len(p), off, err)
 		}
