@@ -71,21 +71,42 @@ func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Ho
 	tell := func(s Step, msg string) { r.emit(Event{Run: e.Run, VM: name, Step: s, Message: msg}) }
 	tell(StepRecovering, "an earlier run was interrupted")
 	r.Log.Warn("recover interrupted run", "vm", name, "run", e.Run, "started", e.Started)
-	// The merge comes even when the guest stays silent: they do not depend on
-	// each other, and a guest may have died with its agent.
-	thawErr := r.thaw(ctx, e, host, vm)
-	ctx, cancel := context.WithTimeout(ctx, mergeTimeout)
-	defer cancel()
-	if err := host.Merge(ctx, e.Plan); err != nil {
-		return errors.Join(thawErr, fmt.Errorf("recover %s: %w", name, err))
-	}
-	if thawErr != nil {
-		return fmt.Errorf("recover %s: %w", name, thawErr)
+	thawErr, mergeErr := r.thawAndMerge(ctx, e, host, vm)
+	if err := errors.Join(thawErr, mergeErr); err != nil {
+		if thawErr == nil {
+			err = errors.Join(err, r.thawed(e))
+		}
+		return fmt.Errorf("recover %s: %w", name, err)
 	}
 	if err := r.Journal.Remove(name); err != nil {
 		return fmt.Errorf("recover %s: remove journal entry: %w", name, err)
 	}
 	tell(StepRecovered, "")
+	return nil
+}
+
+// thawAndMerge does both at once, as neither can wait for the other: a guest may be
+// silent because QEMU stopped it, for want of the room that the merge makes.
+func (r *Runner) thawAndMerge(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) (thawErr, mergeErr error) {
+	var thaw sync.WaitGroup
+	thaw.Go(func() { thawErr = r.thaw(ctx, e, host, vm) })
+	mergeCtx, cancel := context.WithTimeout(ctx, mergeTimeout)
+	defer cancel()
+	mergeErr = host.Merge(mergeCtx, e.Plan)
+	thaw.Wait()
+	return thawErr, mergeErr
+}
+
+// thawed notes that the guest of an entry is proven to write: who merges later
+// need not ask it again.
+func (r *Runner) thawed(e journal.Entry) error {
+	if !e.FreezeSent {
+		return nil
+	}
+	e.FreezeSent = false
+	if err := r.Journal.Write(e); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
 	return nil
 }
 

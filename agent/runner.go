@@ -180,10 +180,14 @@ func (b *backup) abort(ctx context.Context) {
 	}
 }
 
-// forget drops the journal entry of a run that owes nothing any more.
+// forget drops the journal entry of a run that owes nothing any more, and notes in
+// one that owes a merge that it owes no more than that.
 func (b *backup) forget(mergeErr error) error {
-	if mergeErr != nil || b.owed {
+	if b.owed {
 		return nil
+	}
+	if mergeErr != nil {
+		return b.thawed(b.entry)
 	}
 	if err := b.Journal.Remove(b.job.Name); err != nil {
 		return fmt.Errorf("remove journal entry: %w", err)
