@@ -300,9 +300,14 @@ func (c *Client) send(ctx context.Context, id, command string, args any, file *o
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		_ = c.conn.SetWriteDeadline(time.Unix(1, 0))
+	})
 	err = writeAll(c.conn, append(b, '\n'), oob)
 	if !stop() && err == nil {
+		<-cut
 		err = c.conn.SetWriteDeadline(time.Time{}) // it was sent just in time
 	}
 	if err == nil {
