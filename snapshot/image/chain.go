@@ -44,8 +44,17 @@ func OpenChain(ctx context.Context, layers []snapshot.Layer) (snapshot.Source, e
 			return nil, fmt.Errorf("open image: %w", err)
 		}
 	}
-	c.bytes = roundUp(c.layers[0].size(), sectorSize)
+	c.bytes = virtualSize(layers[0].Format, c.layers[0].size())
 	return c, nil
+}
+
+// virtualSize is the size of the disk that an image of n bytes holds. A raw image
+// is its disk to the byte, so that it comes back as it was; qcow2 counts sectors.
+func virtualSize(format snapshot.Format, n int64) int64 {
+	if format == snapshot.FormatRaw {
+		return n
+	}
+	return roundUp(n, sectorSize)
 }
 
 func (c *chain) add(l snapshot.Layer, last bool, tables *tableCache, inflat *inflater) error {

@@ -23,13 +23,14 @@
 //     read in parallel.
 //   - An open image is locked the way QEMU locks it for reading (lock.go), and a
 //     lock that somebody holds against us is snapshot.ErrBusy.
-//   - A disk whose size is no multiple of 512 is padded with zeros up to one, as
-//     QEMU shows it to its guest. Nothing is lost; a restored raw file is up to 511
-//     bytes longer than the original.
+//   - A raw image is its disk to the byte, so that it comes back as long as it was.
+//     A qcow2 disk whose size is no multiple of 512 is padded with zeros up to one,
+//     as QEMU shows it to its guest.
 //   - Internal snapshots of a qcow2 image are ignored; they are not backed up.
 //
-// Writing. A Target is a hidden temporary file beside its path until Commit has
-// written its metadata, synced it, and renamed it into place.
+// Writing. A Target is a hidden temporary file beside its path, .NAME.lull-X.partial,
+// until Commit has written its metadata, synced it, and renamed it into place. It is
+// locked with flock(2) so long: one that is not was left by a killed process.
 //
 // The qcow2 format: https://gitlab.com/qemu-project/qemu/-/blob/v7.2.0/docs/interop/qcow2.txt
 package image

@@ -35,6 +35,9 @@ func newDraft(path string, overwrite bool) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The lock tells it from what a killed process left, and ends with the
+	// process. A file system without locks does without.
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	return &draft{f: f, path: path, overwrite: overwrite}, nil
 }
 

@@ -145,11 +145,20 @@ func unwritten(layers []snapshot.Layer) error {
 
 // unreachable marks what is missing on disk, or may not be read, as such.
 func unreachable(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: %w", snapshot.ErrUnreachable, err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return snapshot.WithHint(&outOfReach{err}, "check the path, and that the disk is mounted there")
+	case errors.Is(err, fs.ErrPermission):
+		return snapshot.WithHint(&outOfReach{err}, "run lull as root, or let this user read the file")
 	}
 	return err
 }
+
+// outOfReach is a snapshot.ErrUnreachable whose text does not speak of a
+// hypervisor: there is none.
+type outOfReach struct{ error }
+
+func (e *outOfReach) Unwrap() []error { return []error{e.error, snapshot.ErrUnreachable} }
 
 // Prepare takes the locks, and sees that the chains are still those of the plan.
 func (h *host) Prepare(ctx context.Context, p snapshot.Plan) error {

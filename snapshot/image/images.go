@@ -46,7 +46,7 @@ func create(ctx context.Context, path string, format snapshot.Format, size int64
 		return nil, err
 	}
 	if format == snapshot.FormatQcow2 {
-		return newQcow2Target(d, roundUp(size, sectorSize)), nil
+		return newQcow2Target(d, size), nil
 	}
 	if err := d.f.Truncate(size); err != nil {
 		return nil, errors.Join(err, d.abort())

@@ -13,7 +13,7 @@ import (
 type Info struct {
 	Path          string
 	Format        snapshot.Format
-	Size          int64  // virtual, rounded up to 512
+	Size          int64  // virtual; of qcow2 a multiple of 512
 	ClusterSize   int64  // 0 for raw
 	Version       int    // of qcow2
 	Backing       string // as the image names it; empty for none
@@ -49,11 +49,11 @@ func inspect(path string, format snapshot.Format) (Info, *file, error) {
 func (f *file) inspect(format snapshot.Format) (Info, error) {
 	switch format {
 	case snapshot.FormatRaw:
-		return Info{Path: f.path, Format: format, Size: roundUp(f.size, sectorSize)}, nil
+		return Info{Path: f.path, Format: format, Size: virtualSize(format, f.size)}, nil
 	case snapshot.FormatQcow2:
 		h, err := readHeader(f)
 		return Info{
-			Path: f.path, Format: format, Size: roundUp(h.size, sectorSize), ClusterSize: 1 << h.clusterBits,
+			Path: f.path, Format: format, Size: virtualSize(format, h.size), ClusterSize: 1 << h.clusterBits,
 			Version: h.version, Backing: h.backing, BackingFormat: h.backingFormat,
 			Dirty: h.features&featureDirty != 0, Snapshots: h.snapshots,
 		}, err

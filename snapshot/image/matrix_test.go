@@ -103,7 +103,7 @@ func TestRawSizes(t *testing.T) {
 	for _, size := range []int{0, 1, 511, 512, 4096, 100_001} {
 		disk := mixed(size)
 		path := write(t, filepath.Join(t.TempDir(), "disk.raw"), disk)
-		same(t, openLoose(t, path, snapshot.FormatRaw), append(disk, make([]byte, (512-size%512)%512)...))
+		same(t, openLoose(t, path, snapshot.FormatRaw), disk)
 	}
 }
 

@@ -22,7 +22,8 @@ const (
 //	header | data ... | L2 tables | L1 table | refcount blocks | refcount table
 type qcow2Target struct {
 	draft *draft
-	size  int64
+	asked int64 // the disk's size; writes end there at the latest
+	size  int64 // the same in whole sectors
 
 	mu   sync.Mutex
 	next uint32                           // first cluster that is not given out
@@ -30,11 +31,11 @@ type qcow2Target struct {
 }
 
 func newQcow2Target(d *draft, size int64) *qcow2Target {
-	return &qcow2Target{draft: d, size: size, next: 1, l2: map[int64]*[writerEntries]uint32{}}
+	return &qcow2Target{draft: d, asked: size, size: roundUp(size, sectorSize), next: 1, l2: map[int64]*[writerEntries]uint32{}}
 }
 
 func (t *qcow2Target) WriteAt(ctx context.Context, p []byte, off int64) error {
-	if err := checkWrite(ctx, p, off, t.size); err != nil {
+	if err := checkWrite(ctx, p, off, t.asked); err != nil {
 		return fmt.Errorf("write image %s: %w", t.draft.path, err)
 	}
 	for len(p) > 0 {
