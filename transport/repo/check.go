@@ -51,12 +51,12 @@ type Problem struct {
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (CheckReport, error) {
 	dir, err := os.MkdirTemp("", "lull-check-")
 	if err != nil {
-		return CheckReport{}, fmt.Errorf("check: %w", err)
+		return CheckReport{}, err
 	}
 	defer os.RemoveAll(dir)
 	x, err := index.Open(dir)
 	if err != nil {
-		return CheckReport{}, fmt.Errorf("check: %w", err)
+		return CheckReport{}, err
 	}
 	c := &checker{r: r, o: o, index: x, packs: map[[32]byte]blob.Info{}, bad: map[string]*Problem{}}
 	err = errors.Join(c.run(ctx), x.Close())
@@ -64,7 +64,7 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (CheckReport, er
 		err = c.note()
 	}
 	if err != nil {
-		return CheckReport{}, fmt.Errorf("check: %w", err)
+		return CheckReport{}, err
 	}
 	return c.result(), nil
 }

@@ -88,8 +88,8 @@ func parseConfig(b []byte) (id ID, publicKey []byte, err error) {
 // readConfig reads the config object of a store.
 func readConfig(ctx context.Context, store blob.Store) ([]byte, error) {
 	b, err := readObject(ctx, store, configObject, maxConfig)
-	if errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrNoBucket) {
-		return nil, fmt.Errorf("%w: %s: %w", ErrNoRepository, store, err)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", ErrNoRepository, store)
 	}
 	return b, objectErr(configObject, err)
 }
