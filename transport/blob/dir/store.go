@@ -36,8 +36,12 @@ type Store struct {
 // Make makes the folder for a store, and those above it. One that is there already
 // is no error.
 func Make(folder string) error {
-	if err := os.MkdirAll(folder, folderMode); err != nil {
-		return fmt.Errorf("make store folder: %w", sentinel(err))
+	err := os.MkdirAll(folder, folderMode)
+	if errors.Is(err, fs.ErrNotExist) { // as below /proc: nobody speaks of an object
+		return blob.WithHint(fmt.Errorf("make folder: %w", err), "choose another place")
+	}
+	if err != nil {
+		return hinted(fmt.Errorf("make folder %s: %w", folder, sentinel(err)))
 	}
 	return nil
 }
@@ -55,11 +59,11 @@ func Open(folder string) (*Store, error) {
 	}
 	root, err := os.OpenRoot(abs)
 	if err != nil {
-		return nil, fmt.Errorf("open store: %w", sentinel(err))
+		return nil, hinted(fmt.Errorf("open folder %s: %w", abs, sentinel(err)))
 	}
 	s := &Store{root: root, path: abs, write: (*os.File).Write, durable: map[string]bool{".": true}}
 	if err := s.sweep(); err != nil {
-		return nil, fmt.Errorf("clean store %s: %w", abs, errors.Join(sentinel(err), root.Close()))
+		return nil, hinted(fmt.Errorf("clean folder %s: %w", abs, errors.Join(sentinel(err), root.Close())))
 	}
 	return s, nil
 }
@@ -200,7 +204,20 @@ func (s *Store) visit(ctx context.Context, name, prefix string, d fs.DirEntry, e
 func overlap(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) }
 
 func (s *Store) failed(verb, name string, err error) error {
-	return fmt.Errorf("%s %s: %w", verb, filepath.Join(s.path, name), sentinel(err))
+	return hinted(fmt.Errorf("%s %s: %w", verb, filepath.Join(s.path, name), sentinel(err)))
+}
+
+// hinted adds the next step where there is one.
+func hinted(err error) error {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return blob.WithHint(err, "mount its file system for writing")
+	case errors.Is(err, blob.ErrDenied):
+		return blob.WithHint(err, "run lull as root, or as a user who may use the folder")
+	case errors.Is(err, blob.ErrNoSpace):
+		return blob.WithHint(err, "make room in its file system and run again")
+	}
+	return err
 }
 
 // sentinel adds the contract's word to an error of the file system, and takes the
@@ -214,14 +231,30 @@ func sentinel(err error) error {
 	for _, k := range kinds {
 		if errors.Is(err, k.is) {
 			var errno syscall.Errno
-			if errors.As(err, &errno) {
-				return fmt.Errorf("%w: %w", k.as, errno)
+			if !errors.As(err, &errno) {
+				return k.as
 			}
-			return k.as
+			return &coded{k.as, errno}
 		}
 	}
 	return err
 }
+
+// coded is an error in the contract's words, and the file system's code where that
+// says more.
+type coded struct {
+	kind  error
+	errno syscall.Errno
+}
+
+func (c *coded) Error() string {
+	if c.errno == syscall.EROFS || c.errno == syscall.EDQUOT || c.errno == syscall.ENOTDIR {
+		return c.kind.Error() + ": " + c.errno.Error()
+	}
+	return c.kind.Error()
+}
+
+func (c *coded) Unwrap() []error { return []error{c.kind, c.errno} }
 
 func begin(ctx context.Context, name string) error {
 	if err := blob.CheckName(name); err != nil {
