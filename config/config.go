@@ -140,6 +140,11 @@ func (c *Config) GroupsOf(vm string) []Group {
 	return out
 }
 
+// Ungrouped is host/name of every VM that no group holds, sorted.
+func (c *Config) Ungrouped() []string {
+	return slices.DeleteFunc(c.VMs(), func(vm string) bool { return len(c.GroupsOf(vm)) > 0 })
+}
+
 // Match is the VMs that a pattern matches, sorted. A pattern without a slash is
 // held against the name alone, whatever the host; with one, against host/name.
 // A malformed pattern matches nothing.

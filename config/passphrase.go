@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -29,7 +31,7 @@ func (r Repository) Passphrase(getenv func(string) string) ([]byte, error) {
 	}
 	v := getenv(PassphraseEnv)
 	if len(v) > MaxPassphrase {
-		return nil, fmt.Errorf("passphrase in $%s is longer than %d bytes", PassphraseEnv, MaxPassphrase)
+		return nil, snapshot.WithHint(fmt.Errorf("passphrase in $%s is longer than %d bytes", PassphraseEnv, MaxPassphrase), "choose a shorter one")
 	}
 	if v == "" {
 		return nil, snapshot.WithHint(fmt.Errorf("open repository %s: %w", r.Name, ErrNoPassphrase),
@@ -38,14 +40,32 @@ func (r Repository) Passphrase(getenv func(string) string) ([]byte, error) {
 	return []byte(v), nil
 }
 
+// readSecret reads a little more than a passphrase may have. Without O_NONBLOCK
+// the opening of a FIFO that nobody writes to would wait, and no signal would end it.
+func readSecret(path string) (data []byte, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(f, MaxPassphrase+3)) // and a line ending, and one more
+		f.Close()
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = fmt.Errorf("%s: %w", path, pe.Err)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, snapshot.WithHint(err, "write the passphrase into it, or name the file that holds it")
+	case errors.Is(err, syscall.EISDIR):
+		return nil, snapshot.WithHint(err, "name the file that holds the passphrase")
+	case errors.Is(err, fs.ErrPermission):
+		return nil, snapshot.WithHint(err, "run lull as root, or let this user read the file")
+	}
+	return data, err
+}
+
 // ReadPassphrase reads a passphrase from a file: all of it but one line ending.
 func ReadPassphrase(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read passphrase: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxPassphrase+3)) // and a line ending, and one more
+	data, err := readSecret(path)
 	if err != nil {
 		return nil, fmt.Errorf("read passphrase: %w", err)
 	}
@@ -55,7 +75,7 @@ func ReadPassphrase(path string) ([]byte, error) {
 	case len(data) == 0:
 		return nil, snapshot.WithHint(fmt.Errorf("read passphrase: %s is empty", path), "write the passphrase into it, on one line")
 	case len(data) > MaxPassphrase:
-		return nil, fmt.Errorf("read passphrase: %s holds more than %d bytes", path, MaxPassphrase)
+		return nil, snapshot.WithHint(fmt.Errorf("read passphrase: %s holds more than %d bytes", path, MaxPassphrase), "choose a shorter one, or check that this is the file")
 	case bytes.ContainsAny(data, "\n\x00"):
 		return nil, snapshot.WithHint(fmt.Errorf("read passphrase: %s holds more than one line of text", path), "leave the passphrase alone in it")
 	}
