@@ -80,10 +80,16 @@ func (r *restore) do(ctx context.Context) (err error) {
 	if err := r.check(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
-		return fmt.Errorf("make folder: %w", err)
+	undo, err := makeDir(r.Dir)
+	if err != nil {
+		return snapshot.WithHint(err, "choose a folder that this user may write to")
 	}
-	defer func() { err = errors.Join(err, r.abort()) }() // nothing, after commit
+	defer func() {
+		err = errors.Join(err, r.abort()) // nothing, after commit
+		if err != nil {
+			undo()
+		}
+	}()
 	if err := r.writeDisks(ctx); err != nil {
 		return err
 	}
@@ -96,17 +102,29 @@ func (r *restore) do(ctx context.Context) (err error) {
 	return r.define(ctx)
 }
 
-// commit gives everything its name.
-func (r *restore) commit() error {
+// commit gives everything its name. Where that fails half-way, what has replaced
+// nothing goes again: half a VM is none.
+func (r *restore) commit() (err error) {
+	var placed []string
+	defer func() {
+		if err == nil || r.Overwrite {
+			return
+		}
+		for _, path := range placed {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
 	for _, f := range r.staged {
 		if err := f.commit(); err != nil {
 			return fmt.Errorf("finish file: %w", err)
 		}
+		placed = append(placed, f.path)
 	}
 	for _, d := range r.disks {
 		if err := d.target.Commit(); err != nil {
 			return fmt.Errorf("finish disk %s: %w", d.Name, err)
 		}
+		placed = append(placed, d.path)
 		r.result.Disks = append(r.result.Disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
 	}
 	r.result.Files = r.files
@@ -166,6 +184,12 @@ func (r *restore) check(ctx context.Context) error {
 			return fmt.Errorf("disk %s: write format %q: %w", d.Name, d.format, snapshot.ErrUnsupported)
 		}
 		need += d.Root.Data
+	}
+	if info, err := os.Stat(r.Dir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
+		return snapshot.WithHint(fmt.Errorf("%s: not a folder", r.Dir), "choose another")
+	}
+	if err := sweep(r.Dir); err != nil {
+		return snapshot.WithHint(err, "choose a folder that this user may write to")
 	}
 	free, dir, err := freeSpace(r.Dir)
 	if err != nil {
@@ -253,28 +277,39 @@ func (r *restore) writeFiles(ctx context.Context) error {
 }
 
 // staged is a file that is whole and durable, but not under its name yet.
-type staged struct{ tmp, path string }
+type staged struct {
+	f    *os.File // open: the lock on it is what a sweep spares it for
+	path string
+}
 
 func stage(path string, data []byte) (s staged, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".lull-*.partial")
 	if err != nil {
 		return s, err
 	}
+	_ = lockPartial(f) // a file system without locks does without
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return s, errors.Join(err, os.Remove(f.Name()))
+	s = staged{f, path}
+	if err != nil {
+		return staged{}, errors.Join(err, s.abort())
 	}
-	return staged{f.Name(), path}, nil
+	return s, nil
 }
 
-func (s staged) commit() error { return os.Rename(s.tmp, s.path) }
+func (s staged) commit() error {
+	if err := os.Rename(s.f.Name(), s.path); err != nil {
+		return err
+	}
+	return s.f.Close()
+}
 
 // abort removes the file, unless it has its name.
 func (s staged) abort() error {
-	if err := os.Remove(s.tmp); !errors.Is(err, os.ErrNotExist) {
+	s.f.Close() // what it could not write does not matter
+	if err := os.Remove(s.f.Name()); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
