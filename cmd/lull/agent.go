@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +46,7 @@ func (in *invocation) agent(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
+	tellAgent(d.Log, cfg)
 	// The socket outlives the runs: status answers until the last is merged.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	g, ctx := errgroup.WithContext(ctx)
@@ -72,14 +74,30 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 	}
 	groups := in.groups(cfg, hosts)
 	log := in.logger(slog.LevelInfo)
+	machine, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("agent: host name: %w", err)
+	}
 	board := agent.NewBoard(in.Version, os.Getpid(), time.Now(), journal, groups)
 	return &agent.Daemon{
 		Runner: &agent.Runner{
 			Journal: journal, Log: log, Version: in.Version, Now: time.Now, Observe: in.agentObserver(board),
 		},
 		Groups: groups, Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
-		Ready: func() { in.notify(log, daemon.SdNotifyReady) },
+		Machine: machine,
+		Ready:   func() { in.notify(log, daemon.SdNotifyReady) },
 	}, nil
+}
+
+// tellAgent logs once what an administrator might take for granted.
+func tellAgent(log *slog.Logger, cfg *config.Config) {
+	keeps := func(g config.Group) bool { return !g.Keep.IsZero() }
+	if slices.ContainsFunc(cfg.Groups, keeps) {
+		log.Warn("keep is checked and not acted on: this version of lull deletes no restore point")
+	}
+	if left := cfg.Ungrouped(); len(left) > 0 {
+		log.Warn("VMs in no group are not backed up", "vms", left)
+	}
 }
 
 // agentObserver shows events on the board and, with --json, on stdout.

@@ -51,6 +51,11 @@ func (in *invocation) checkConfig() error {
 	if err != nil {
 		return err
 	}
+	for _, vm := range cfg.Ungrouped() {
+		w := config.Problem{File: cfg.Path, What: "VM " + vm + " is in no group: the agent does not back it up", Instead: "add it to the vms of a group"}
+		in.warn("%s", w)
+		cfg.Warnings = append(cfg.Warnings, w)
+	}
 	res := configResult{
 		File: cfg.Path, Repositories: len(cfg.Repositories), VMs: cfg.VMs(), Groups: []configGroup{},
 		Warnings: problems(cfg.Warnings),

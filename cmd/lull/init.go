@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -69,8 +70,11 @@ func checkFresh(r config.Repository) error {
 	if os.IsNotExist(err) {
 		return nil
 	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return withHint(plainPath(err), "choose a folder")
+	}
 	if err != nil {
-		return plainPath(err)
+		return noEntry(err)
 	}
 	names := make([]string, len(files))
 	for i, f := range files {

@@ -170,10 +170,31 @@ func (in *invocation) looseJob(loose looseFlags) ([]vmJob, error) {
 		}
 		vm.Disks = append(vm.Disks, disk)
 	}
+	if err := distinct(loose.images); err != nil {
+		return nil, fmt.Errorf("back up %s: %w", vm.Name, err)
+	}
 	// Of an image that nobody vouches for no more is known than that it stands
 	// still now.
 	policy := quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelCrash}, Floor: quiesce.LevelCrash}
 	return []vmJob{{name: vm.Name, vm: vm.Name, host: imageHost([]config.ImageVM{vm}), policy: policy, target: t}}, nil
+}
+
+// distinct refuses one file under two names: it would be two disks of the VM.
+func distinct(paths []string) error {
+	var seen []os.FileInfo
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return fmt.Errorf("image: %w", plainPath(err))
+		}
+		for i, other := range seen {
+			if os.SameFile(info, other) {
+				return withHint(usagef("image %s: is the same file as %s", path, paths[i]), "name each disk once")
+			}
+		}
+		seen = append(seen, info)
+	}
+	return nil
 }
 
 // looseDisk looks at one image file. Its format is never probed: a guest could

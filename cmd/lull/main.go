@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // for CRON_TZ on hosts without time zones
 )
 
 // garbage is how much the heap may grow over what is in use before it is

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -58,16 +59,18 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 		return err
 	}
 	return in.withRepository(ctx, t, func(r *repo.Repository) error {
-		points, err := pointsOf(ctx, r, vm)
-		if err != nil && (len(points) == 0 || !partial(err)) {
-			return fmt.Errorf("restore %s: %w", what, err)
-		}
-		if err != nil {
-			in.warn("%s", plainError(err))
+		points, damage := pointsOf(ctx, r, vm)
+		if damage != nil && (len(points) == 0 || !partial(damage)) {
+			return fmt.Errorf("restore %s: %w", what, damage)
 		}
 		point, err := choosePoint(points, which)
 		if err != nil {
-			return fmt.Errorf("restore %s: %w", what, err)
+			return fmt.Errorf("restore %s: %w", what, errors.Join(err, damage))
+		}
+		if damage != nil && point.ID != which {
+			// A damaged one may be newer. Nobody is to take another for it unawares.
+			err := fmt.Errorf("restore %s: %w", what, damage)
+			return withHint(err, "name the restore point by its whole id: %s is the newest that can be read", point.ID)
 		}
 		return in.restorePoint(ctx, agent.RestoreJob{
 			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force,

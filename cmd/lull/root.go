@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lull-backup/lull/config"
 )
@@ -59,11 +60,25 @@ type work func(cmd *cobra.Command, args []string) error
 func (in *invocation) run(fn work) work {
 	return func(cmd *cobra.Command, args []string) error {
 		in.started = true
+		if err := noEmptyFlag(cmd); err != nil {
+			return err
+		}
 		if in.flags.repoDir != "" && in.flags.repository != "" {
 			return usagef("%s: --repo and --repository exclude each other", cmd.CommandPath())
 		}
 		return fn(cmd, args)
 	}
+}
+
+// noEmptyFlag refuses --repo "" and its like: what a script means by an unset
+// variable is anything but the default.
+func noEmptyFlag(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if err == nil && f.Value.Type() == "string" && f.Value.String() == "" {
+			err = withHint(usagef("%s: --%s is empty", strings.TrimPrefix(cmd.CommandPath(), "lull "), f.Name), "give it a value, or leave it out")
+		}
+	})
+	return err
 }
 
 // asUsage makes an error of cobra's a usage error of one line.

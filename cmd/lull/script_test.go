@@ -50,6 +50,8 @@ func TestScripts(t *testing.T) {
 			"locked":     locked,
 			"until":      until,
 			"interrupts": interrupts,
+			"nobody":     nobody,
+			"killed":     killed,
 		},
 	})
 }
@@ -276,8 +278,36 @@ func interrupts(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: interrupts CODE STEP lull ARGS...")
 	}
-	script := `step=$1; shift; "$@" > events & pid=$!
+	script := `step=$1; shift; : > events; "$@" > events & pid=$!
 		tail -n +1 -f --pid=$pid events | grep -q "\"step\":\"$step\"" && kill -TERM $pid && kill -TERM $pid
 		wait $pid; code=$?; cat events; exit $code`
 	exits(ts, false, append([]string{args[0], "sh", "-c", script, "sh", args[1]}, args[2:]...))
+}
+
+// nobody CODE ARGS...: lull, run by a user who owns nothing, ends with this exit
+// code.
+func nobody(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: nobody CODE ARGS...")
+	}
+	// The way to the work folder is shut to others, and so is the lull in $PATH.
+	work := ts.MkAbs(".")
+	ts.Check(os.Chmod(filepath.Dir(work), 0o711))
+	ts.Check(os.Chmod(work, 0o755))
+	self, err := os.Executable()
+	ts.Check(err)
+	lull := filepath.Join(work, ".nobody", "lull") // the name says which command it is
+	ts.Check(os.MkdirAll(filepath.Dir(lull), 0o755))
+	run(ts, "install", "-m", "755", self, lull)
+	exits(ts, false, append([]string{args[0], "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", lull}, args[1:]...))
+}
+
+// killed STEP ARGS...: lull gets SIGKILL as soon as its --json shows the step.
+func killed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: killed STEP ARGS...")
+	}
+	script := `step=$1; shift; mkfifo events; lull "$@" --json > events & pid=$!
+		grep -q -m1 "\"step\":\"$step\"" < events && kill -KILL $pid; wait $pid; code=$?; rm events; exit $code`
+	exits(ts, false, append([]string{"137", "sh", "-c", script, "sh"}, args...))
 }

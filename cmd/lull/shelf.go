@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo"
 )
 
@@ -60,11 +62,21 @@ func checkFolder(r config.Repository) error {
 	case os.IsNotExist(err):
 		return &marked{fmt.Errorf("%s: no such folder", r.Dir), repo.ErrNoRepository}
 	case err != nil:
-		return plainPath(err)
+		return noEntry(err)
 	case !info.IsDir():
 		return &marked{fmt.Errorf("%s: not a folder", r.Dir), repo.ErrNoRepository}
 	}
 	return nil
+}
+
+// noEntry is err of a repository's folder. One that this user may not enter is a
+// store that says no.
+func noEntry(err error) error {
+	err = plainPath(err)
+	if errors.Is(err, fs.ErrPermission) {
+		return withHint(&marked{err, blob.ErrDenied}, "run lull as root, or as a user who may use the folder")
+	}
+	return err
 }
 
 // withRepository opens the target's repository for the time of fn.
