@@ -114,10 +114,10 @@ func (m *member) failure(ctx context.Context, what string, err error) error {
 		}
 	case errors.Is(err, context.DeadlineExceeded):
 		out.Class = Timeout
-		if what == "freeze" {
-			out.Next = "find out what takes so long in the guest, or lengthen the window"
-		}
 		err = late{err}
+	}
+	if out.Class == Timeout && out.Next == "" && what == "freeze" {
+		out.Next = "find out what takes so long in the guest, or lengthen the window"
 	}
 	out.Err = fmt.Errorf("%s: %w", what, err)
 	return out
