@@ -231,6 +231,50 @@ func TestDeltaFills(t *testing.T) {
 	}
 }
 
+// The delta fills while it is merged: nobody watches then, and the guest goes on
+// all the same.
+func TestDeltaFillsDuringMerge(t *testing.T) {
+	r := newRun(t, rawVM(), func(v *testVM) {
+		smallFS(t, v.dir+"/disks", "10m")
+		v.boot = writingGuest()
+	})
+	r.allocate(r.disks[0])
+	r.take()
+	d := r.plan.Disks[0]
+	r.guestWrites(d.Name, 1<<20, 0x55)
+	if _, err := r.host.Open(r.ctx, r.plan); err != nil { // its end shows that Merge has begun
+		t.Fatal(err)
+	}
+	r.startCommit(0)
+	r.ask("job-pause", args{"id": commitJob(d.DeltaNode)}, nil)
+	merged := make(chan error, 1)
+	go func() { merged <- r.merge() }()
+	eventually(t, "the merge", func() bool { _, err := os.Stat(r.host.socketPath(r.plan)); return err != nil })
+	fill(t, r.dir+"/disks")
+	r.ask("cont", nil, nil)
+	eventually(t, "the guest is stopped", func() bool {
+		var s struct{ Status string }
+		r.ask("query-status", nil, &s)
+		return s.Status == "io-error"
+	})
+	r.ask("job-resume", args{"id": commitJob(d.DeltaNode)}, nil)
+	r.wantErr(<-merged, nil)
+	r.goesOn()
+}
+
+// allocate gives an image all the space that it can ever take.
+func (r *run) allocate(image string) {
+	r.t.Helper()
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, diskSize); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // goesOn waits until the guest has written some more.
 func (r *run) goesOn() {
 	r.t.Helper()

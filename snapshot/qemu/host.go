@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
@@ -127,7 +128,12 @@ func (h *Host) VMs(ctx context.Context) ([]snapshot.VM, error) {
 	return list, ctx.Err()
 }
 
+// listTimeout is how long a list waits for one QEMU that does not answer.
+const listTimeout = 15 * time.Second
+
 func (h *Host) describe(ctx context.Context, l *line) snapshot.VM {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, qmp.ErrSilent)
+	defer cancel()
 	vm := snapshot.VM{Name: l.vm.Name, Guest: l.vm.GuestAgent != ""}
 	err := l.use(ctx, func(m *monitor) error {
 		var err error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -73,10 +74,6 @@ func (h *Host) mergeDisks(ctx context.Context, m *monitor, p snapshot.Plan) erro
 	if err := h.unserve(ctx, m, p); err != nil {
 		return err
 	}
-	full, err := m.outOfSpace(ctx, p)
-	if err != nil {
-		return err
-	}
 	same := p.Instance != "" && m.proc.instance == p.Instance
 	var errs []error
 	for _, d := range p.Disks {
@@ -84,14 +81,33 @@ func (h *Host) mergeDisks(ctx context.Context, m *monitor, p snapshot.Plan) erro
 			errs = append(errs, fmt.Errorf("disk %s: %w", d.Name, err))
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return m.stopped(ctx, p, err)
 	}
-	if full {
+	// Only now: it may have happened while the delta was committed.
+	full, err := m.outOfSpace(ctx, p)
+	if err != nil {
+		return err
+	}
+	if full != nil {
 		h.opt.Log.Info("resuming a VM that was out of space", "vm", p.VM)
 		return m.Execute(ctx, "cont", nil, nil)
 	}
 	return nil
+}
+
+// stopped adds to the error of a merge for which there is no room that the VM waits
+// for it too.
+func (m *monitor) stopped(ctx context.Context, p snapshot.Plan, err error) error {
+	if !errors.Is(err, snapshot.ErrNoSpace) {
+		return err
+	}
+	full, lookErr := m.outOfSpace(ctx, p)
+	if lookErr != nil || full == nil {
+		return err // the error that matters
+	}
+	return snapshot.WithHint(err, fmt.Sprintf("make room in %s and run again: the VM stays stopped until its delta is merged",
+		filepath.Dir(full.Delta)))
 }
 
 // mergeDisk brings one disk back to its chain.

@@ -394,20 +394,3 @@ func (r *run) write0(path, content string) {
 		r.t.Fatal(err)
 	}
 }
-
-// A file that is in the way of a delta is not lull's to remove.
-func TestDeltaExists(t *testing.T) {
-	r := prepared(t, qcow2VM())
-	if err := r.merge(); err != nil {
-		t.Fatal(err)
-	}
-	precious := r.plan.Disks[1].Delta
-	r.write0(precious, "someone's own")
-	r.wantErr(r.host.Prepare(r.ctx, r.plan), snapshot.ErrExists)
-	if err := r.merge(); err == nil {
-		t.Error("Merge is content with a file that is no delta")
-	}
-	if b, err := os.ReadFile(precious); err != nil || string(b) != "someone's own" {
-		t.Errorf("the file in the way: %q, %v", b, err)
-	}
-}
