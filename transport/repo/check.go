@@ -60,13 +60,14 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (CheckReport, er
 	}
 	c := &checker{r: r, o: o, index: x, packs: map[[32]byte]blob.Info{}, bad: map[string]*Problem{}}
 	err = errors.Join(c.run(ctx), x.Close())
-	if err == nil {
-		err = c.note()
-	}
 	if err != nil {
 		return CheckReport{}, err
 	}
-	return c.result(), nil
+	report := c.result()
+	if err := c.note(); err != nil { // a problem, but no reason to hide the others
+		report.Problems = append(report.Problems, Problem{Object: r.doubts.path, Err: err.Error()})
+	}
+	return report, nil
 }
 
 // checker is one check under way: one step after the other, but each step may

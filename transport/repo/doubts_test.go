@@ -124,6 +124,22 @@ func TestCheckSettlesDoubts(t *testing.T) {
 	}
 }
 
+// Where damage cannot be noted a check says so, and all that it found.
+func TestDoubtsThatCannotBeNoted(t *testing.T) {
+	store, cache := mem.New(), t.TempDir()
+	initRepo(t, store)
+	r := openCached(t, store, cache)
+	mustCommit(t, r, "lab/web", image(1, 2*block.WindowSize))
+	if err := os.Mkdir(filepath.Join(cache, r.ID().String(), "damaged"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	spoil(t, store, "packs/", damage(t, store, true))
+	report, err := r.Check(t.Context(), repo.CheckOptions{})
+	if err != nil || len(report.Problems) < 2 || !strings.Contains(report.Problems[len(report.Problems)-1].Err, "note damage") {
+		t.Errorf("%+v, %v", report.Problems, err)
+	}
+}
+
 // A damaged file of doubts makes nothing be trusted less than it should.
 func TestDamagedDoubts(t *testing.T) {
 	store, cache := mem.New(), t.TempDir()

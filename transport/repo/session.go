@@ -80,7 +80,7 @@ type job struct {
 // Begin starts a session. Its uploads run until Commit or Close, and end with ctx.
 func (r *Repository) Begin(ctx context.Context) (*Session, error) {
 	if err := r.doubts.load(); err != nil {
-		return nil, fmt.Errorf("begin session: %w", err)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{

@@ -21,9 +21,6 @@ type Listing struct {
 	Directory Directory
 }
 
-// EncodedSize is the length of l's part of an index object, before sealing.
-func (l *Listing) EncodedSize() int { return listingFixed - 4 + l.Directory.encodedSize() }
-
 // SealIndex makes the index object of some packs.
 func SealIndex(ring *keys.Ring, packs []Listing) ([]byte, error) {
 	plain := binary.LittleEndian.AppendUint32(nil, uint32(len(packs)))
