@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/agent/journal"
@@ -69,9 +70,26 @@ func (r *Runner) Backup(ctx context.Context, job Job) (Result, error) {
 	defer lock.Unlock()
 	b.step(StepStarted, "")
 	if err := b.do(ctx); err != nil {
-		return b.finish(fmt.Errorf("back up %s: %w", job.Name, err))
+		return b.finish(fmt.Errorf("back up %s: %w", job.Name, plainly(err)))
 	}
 	return b.finish(nil)
+}
+
+// interrupted is an error that tells of a cancelled context in plain words: it is
+// kept for status, and shown to people.
+type interrupted struct{ error }
+
+func (i interrupted) Error() string {
+	return strings.ReplaceAll(i.error.Error(), context.Canceled.Error(), "interrupted")
+}
+
+func (i interrupted) Unwrap() error { return i.error }
+
+func plainly(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return interrupted{err}
+	}
+	return err
 }
 
 // backup is the state of one run.
@@ -159,7 +177,7 @@ func (b *backup) merge(ctx context.Context) error {
 func (b *backup) commit(ctx context.Context, point repo.Point) error {
 	point, err := b.session.Commit(ctx, point)
 	if err != nil {
-		return fmt.Errorf("commit restore point: %w", err)
+		return err
 	}
 	b.result.Point = point
 	b.step(StepCommitted, point.ID)
