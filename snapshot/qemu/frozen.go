@@ -194,30 +194,30 @@ func (f *frozen) Watch(ctx context.Context) error {
 
 // trouble is what must end the run, or nil.
 func (m *monitor) trouble(ctx context.Context, p snapshot.Plan) error {
-	full, err := m.outOfSpace(ctx, p)
-	if err != nil {
-		return err
+	d, err := m.outOfSpace(ctx, p)
+	if d != nil {
+		return fmt.Errorf("QEMU stopped the VM: no room for the delta of disk %s in %s: %w", d.Name, filepath.Dir(d.Delta), snapshot.ErrNoSpace)
 	}
-	if full {
-		return fmt.Errorf("QEMU stopped the VM, its delta cannot grow: %w", snapshot.ErrNoSpace)
-	}
-	return nil
+	return err
 }
 
-// outOfSpace tells whether QEMU stopped the VM because a disk of the plan cannot
-// grow.
-func (m *monitor) outOfSpace(ctx context.Context, p snapshot.Plan) (bool, error) {
+// outOfSpace is a disk of the plan for whose sake QEMU stopped the VM, as it cannot
+// grow; nil: none.
+func (m *monitor) outOfSpace(ctx context.Context, p snapshot.Plan) (*snapshot.DiskPlan, error) {
 	status, err := m.status(ctx)
 	if err != nil || status != "io-error" {
-		return false, err
+		return nil, err
 	}
 	drives, err := m.drives(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return slices.ContainsFunc(drives, func(b block) bool {
-		return b.IOStatus == "nospace" && slices.ContainsFunc(p.Disks, func(d snapshot.DiskPlan) bool { return d.Device == b.QDev })
-	}), nil
+	for i, d := range p.Disks {
+		if slices.ContainsFunc(drives, func(b block) bool { return b.IOStatus == "nospace" && b.QDev == d.Device }) {
+			return &p.Disks[i], nil
+		}
+	}
+	return nil, nil
 }
 
 // Close disconnects all readers, then ends exports and server.
