@@ -116,7 +116,9 @@ func (c *checker) readPack(ctx context.Context, info blob.Info) error {
 	if kind == wire.NodePack {
 		namer = c.r.ring.Nodes
 	}
-	var plain []byte
+	// Never what Unpack returned: that may be a part of b, with segments behind
+	// it that are still to be opened.
+	unpacked := make([]byte, 0, pack.MaxSegment)
 	for i := range l.Directory {
 		s := &l.Directory[i]
 		sealed := b[s.Offset:][:s.Length]
@@ -124,7 +126,8 @@ func (c *checker) readPack(ctx context.Context, info blob.Info) error {
 		if err != nil {
 			return err
 		}
-		if plain, err = c.r.codec.Unpack(plain, packed); err != nil {
+		plain, err := c.r.codec.Unpack(unpacked, packed)
+		if err != nil {
 			return err
 		}
 		if err := s.Verify(plain, namer); err != nil {
