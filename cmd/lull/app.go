@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/term"
 
@@ -30,6 +31,9 @@ type App struct {
 	Observe agent.Observer
 	// Program is the lull binary that plugin processes are started from.
 	Program string
+	// Patience is how long a store may be away before a run gives up; 0: the
+	// usual time.
+	Patience time.Duration
 	// Version is what `lull version` says and restore points record.
 	Version string
 }

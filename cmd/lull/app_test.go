@@ -3,13 +3,18 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -145,6 +150,25 @@ groups:
 	}
 }
 
+// wrongCA is a certificate that vouches for no server.
+func wrongCA(t *testing.T) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(nil, cert, cert, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // TestS3 goes the whole way over a real S3 server, and then meets what a server
 // can refuse.
 func TestS3(t *testing.T) {
@@ -161,6 +185,8 @@ repositories:
   main: {s3: `+s3+`}
   denied: {s3: `+s3+`}
   missing: {s3: `+s3+`}
+  untrusted: {s3: `+s3+`}
+  refused: {s3: `+s3+`}
 hosts:
   cold: {images: {vms: [{name: old, disks: [{path: %[1]s/old.img, format: raw}]}]}}
 groups:
@@ -168,17 +194,21 @@ groups:
 `, b.dir,
 		server.Endpoint, server.Bucket, server.CAFile, server.CredentialsFile,
 		server.Endpoint, server.Bucket, server.CAFile, b.path("wrong-credentials"),
-		server.Endpoint, "no-such-bucket", server.CAFile, server.CredentialsFile))
+		server.Endpoint, "no-such-bucket", server.CAFile, server.CredentialsFile,
+		server.Endpoint, server.Bucket, wrongCA(t), server.CredentialsFile,
+		"https://127.0.0.1:1", server.Bucket, server.CAFile, server.CredentialsFile))
 	config := func(args ...string) []string { return append(args, "--config", b.path("lull.yaml")) }
 
+	b.app.Patience = time.Second
 	b.lull(0, config("init", "--repository", "main")...)
 	b.lull(0, config("backup", "old")...)
 	b.lull(0, config("check", "--all", "--repository", "main")...)
 	b.lull(0, config("restore", "old", "--repository", "main", "--to", b.path("out"))...)
 	b.sameFile(b.path("old.img"), b.path("out/old.img"))
 
-	for repository, word := range map[string]string{"denied": "access denied", "missing": "no such bucket"} {
-		_, stderr := b.lull(exitLocked, config("points", "--repository", repository)...)
+	for repository, word := range map[string]string{"denied": "access denied", "missing": "no such bucket",
+		"untrusted": "not trusted", "refused": "connection refused"} {
+		_, stderr := b.lull(exitLocked, config("points", "--repository", repository, "--quiet")...)
 		if strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, word) || strings.Contains(stderr, "nothing-to-see") {
 			t.Errorf("stderr is not one line that says %q:\n%s", word, stderr)
 		}

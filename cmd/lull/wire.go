@@ -57,7 +57,7 @@ func (in *invocation) openBucket(ctx context.Context, c config.S3) (blob.Store, 
 
 // patient tries again what fails for a moment.
 func (in *invocation) patient(store blob.Store) blob.Store {
-	return retry.New(store, retry.Options{Log: in.logger(slog.LevelWarn)})
+	return retry.New(store, retry.Options{Total: in.Patience, Log: in.logger(slog.LevelWarn)})
 }
 
 // openHosts makes the hosts of a configuration, by name. It reaches for no VM.
