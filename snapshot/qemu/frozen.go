@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/nbd"
@@ -212,12 +214,21 @@ func (m *monitor) outOfSpace(ctx context.Context, p snapshot.Plan) (*snapshot.Di
 	if err != nil {
 		return nil, err
 	}
+	// After cont QEMU may say nospace of a disk still that had run out before: the
+	// one with the least room is meant.
+	var full *snapshot.DiskPlan
+	var least uint64 // bytes
 	for i, d := range p.Disks {
-		if slices.ContainsFunc(drives, func(b block) bool { return b.IOStatus == "nospace" && b.QDev == d.Device }) {
-			return &p.Disks[i], nil
+		if !slices.ContainsFunc(drives, func(b block) bool { return b.IOStatus == "nospace" && b.QDev == d.Device }) {
+			continue
+		}
+		var fs unix.Statfs_t
+		_ = unix.Statfs(filepath.Dir(d.Delta), &fs) // a folder that cannot be looked at has no room
+		if room := fs.Bavail * uint64(fs.Bsize); full == nil || room < least {
+			full, least = &p.Disks[i], room
 		}
 	}
-	return nil, nil
+	return full, nil
 }
 
 // Close disconnects all readers, then ends exports and server.
