@@ -44,23 +44,30 @@ func newLab(t *testing.T, o guesttest.Options) *lab {
 	t.Cleanup(cancel)
 	l := &lab{t: t, ctx: ctx, dir: t.TempDir(), program: buildLull(t), guest: guesttest.New(t, o)}
 	l.config = filepath.Join(l.dir, "lull.yaml")
-	passphrase := filepath.Join(l.dir, "passphrase")
-	l.write(passphrase, "correct horse battery staple\n")
-	l.write(l.config, fmt.Sprintf(`
-agent: {state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock}
-repositories:
-  main: {dir: %[1]s/repo, passphrase_file: %[2]s}
-hosts:
-  lab: {qemu: {vms: [{name: web, qmp: %[3]s, guest_agent: %[4]s}]}}
-groups:
-  nightly:
-    vms: ["lab/web"]
-    repository: main
-    schedule: manual
-    consistency: {ladder: [filesystem, crash], floor: crash}
-`, l.dir, passphrase, l.guest.QMP, l.guest.Agent))
+	l.write(filepath.Join(l.dir, "passphrase"), "correct horse battery staple\n")
+	l.configure(l.web(), "schedule: manual, consistency: {ladder: [filesystem, crash], floor: crash}")
 	l.lull(exitDone, "init")
 	return l
+}
+
+// configure writes the configuration: the VMs of host lab, and the rules of the
+// one group that holds them all.
+func (l *lab) configure(vms, rules string) {
+	l.t.Helper()
+	l.write(l.config, fmt.Sprintf(`
+agent: {state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock, parallel: 1}
+repositories:
+  main: {dir: %[1]s/repo, passphrase_file: %[1]s/passphrase}
+hosts:
+  lab: {qemu: {vms: [%[2]s]}}
+groups:
+  nightly: {vms: ["lab/*"], repository: main, %[3]s}
+`, l.dir, vms, rules))
+}
+
+// web is the guest in the configuration.
+func (l *lab) web() string {
+	return fmt.Sprintf("{name: web, qmp: %s, guest_agent: %s}", l.guest.QMP, l.guest.Agent)
 }
 
 func (l *lab) write(path, text string) {
@@ -71,7 +78,7 @@ func (l *lab) write(path, text string) {
 }
 
 // buildLull builds the binary once for a test.
-func buildLull(t *testing.T) string {
+func buildLull(t testing.TB) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "lull")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", out, ".")
@@ -84,15 +91,23 @@ func buildLull(t *testing.T) string {
 // lull runs a command in this process and returns what it printed.
 func (l *lab) lull(want int, args ...string) string {
 	l.t.Helper()
-	var stdout, stderr bytes.Buffer
+	got, stdout, stderr := l.attempt(l.ctx, args...)
+	if got != want {
+		l.t.Fatalf("lull %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, stdout, stderr)
+	}
+	return stdout
+}
+
+// attempt is lull for any exit code; the end of ctx is what SIGTERM is to a
+// process.
+func (l *lab) attempt(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, diag bytes.Buffer
 	app := &App{
-		Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Env: func(string) string { return "" },
+		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &diag, Env: func(string) string { return "" },
 		Program: l.program, Version: "test", Observe: l.note,
 	}
-	if got := app.Run(l.ctx, append([]string{"--config", l.config}, args...)); got != want {
-		l.t.Fatalf("lull %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, want, &stdout, &stderr)
-	}
-	return stdout.String()
+	code = app.Run(ctx, append([]string{"--config", l.config}, args...))
+	return code, out.String(), diag.String()
 }
 
 func (l *lab) note(e agent.Event) {
@@ -158,7 +173,11 @@ func (l *lab) goesOn() {
 func (l *lab) tidy() {
 	l.t.Helper()
 	l.goesOn()
-	for _, pattern := range []string{filepath.Join(l.guest.Dir, "*lull*"), filepath.Join(l.guest.Dir, ".*lull*"), filepath.Join(l.dir, "state", "runs", "*")} {
+	patterns := []string{filepath.Join(l.dir, "state", "runs", "*")}
+	for _, disk := range l.guest.Disks {
+		patterns = append(patterns, filepath.Join(filepath.Dir(disk), "*lull*"), filepath.Join(filepath.Dir(disk), ".*lull*"))
+	}
+	for _, pattern := range patterns {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			l.t.Errorf("left behind: %q, %v", left, err)
 		}
