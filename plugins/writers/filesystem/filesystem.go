@@ -134,8 +134,17 @@ func (w *Writer) thawOnce(ctx context.Context) error {
 	return err
 }
 
-// PostSnapshot has no document.
-func (w *Writer) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) { return nil, nil }
+// PostSnapshot has no document. It asks the guest, now that there is time, whether
+// anything is left for an Abort: QEMU may stop a guest before that comes.
+func (w *Writer) PostSnapshot(ctx context.Context, _ quiesce.Request) ([]byte, error) {
+	if w.guest == nil {
+		return nil, nil
+	}
+	if frozen, err := w.guest.FilesystemsFrozen(ctx); err == nil && !frozen {
+		w.proven()
+	}
+	return nil, nil
+}
 
 // Complete has nothing to do.
 func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
