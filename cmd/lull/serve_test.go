@@ -69,9 +69,9 @@ func (l *lab) wait(what string, c <-chan struct{}) {
 // TestGuestAgent: `lull agent` on a guest that writes all the time.
 func TestGuestAgent(t *testing.T) {
 	l := newLab(t, guesttest.Options{})
-	l.under("recovers by itself", recoversByItself)
-	l.under("stopped in a run", stoppedInARun)
-	l.under("dead neighbour", servedNeighbour)
+	l.under(t, "recovers by itself", recoversByItself)
+	l.under(t, "stopped in a run", stoppedInARun)
+	l.under(t, "dead neighbour", servedNeighbour)
 }
 
 // recoversByItself: lull died in the freeze window; a start of the agent is all
