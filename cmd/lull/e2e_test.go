@@ -26,7 +26,7 @@ const e2eLimit = 8 * time.Minute
 // lab is a real guest under load and a lull that is set up to back it up into a
 // folder.
 type lab struct {
-	t       *testing.T
+	t       testing.TB
 	ctx     context.Context
 	guest   *guesttest.Guest
 	dir     string
@@ -38,7 +38,7 @@ type lab struct {
 	hear   agent.Observer
 }
 
-func newLab(t *testing.T, o guesttest.Options) *lab {
+func newLab(t testing.TB, o guesttest.Options) *lab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), e2eLimit)
 	t.Cleanup(cancel)

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot/guesttest"
+)
+
+// BenchmarkFreezeWindow backs up a real guest that writes all the time, and
+// reports the freeze window as the host sees it and the longest pause as the
+// guest's program does: the time between two records that it knows to be safe.
+func BenchmarkFreezeWindow(b *testing.B) {
+	l := newLab(b, guesttest.Options{})
+	var windows, pauses []time.Duration
+	for b.Loop() {
+		pause := l.longestPause()
+		l.lull(exitDone, "backup", "lab/web")
+		pauses = append(pauses, pause())
+		windows = append(windows, l.result().Point.Quiesce.Window)
+	}
+	reportSpread(b, windows, "window")
+	reportSpread(b, pauses, "pause")
+}
+
+// longestPause watches the guest until the function that it returns is called,
+// which says how long the guest's program was held up at most.
+func (l *lab) longestPause() func() time.Duration {
+	stop, longest := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		var most time.Duration
+		last, since := l.acked(), time.Now()
+		for {
+			select {
+			case <-stop:
+				longest <- most
+				return
+			case <-tick.C:
+			}
+			if n := l.acked(); n != last {
+				most = max(most, time.Since(since))
+				last, since = n, time.Now()
+			}
+		}
+	}()
+	return func() time.Duration {
+		l.goesOn()
+		close(stop)
+		return <-longest
+	}
+}
+
+// reportSpread reports the middle and the end of a distribution, in milliseconds.
+func reportSpread(b *testing.B, all []time.Duration, what string) {
+	slices.Sort(all)
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	b.ReportMetric(ms(all[len(all)/2]), what+"-p50-ms")
+	b.ReportMetric(ms(all[len(all)*99/100]), what+"-p99-ms")
+}
