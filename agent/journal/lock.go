@@ -11,7 +11,8 @@ import (
 	"syscall"
 )
 
-// LockedError says who works on a VM. It is ErrLocked.
+// LockedError says who works on a VM, which its text leaves to the caller to name.
+// It is ErrLocked.
 type LockedError struct {
 	VM  string
 	PID int // of the holder; 0 when it cannot be told
@@ -19,9 +20,9 @@ type LockedError struct {
 
 func (e *LockedError) Error() string {
 	if e.PID == 0 {
-		return fmt.Sprintf("lock VM %s: %v", e.VM, ErrLocked)
+		return ErrLocked.Error()
 	}
-	return fmt.Sprintf("lock VM %s: %v (pid %d)", e.VM, ErrLocked, e.PID)
+	return fmt.Sprintf("%v (pid %d)", ErrLocked, e.PID)
 }
 
 func (e *LockedError) Unwrap() error { return ErrLocked }
