@@ -49,6 +49,9 @@ type RestoreResult struct {
 func Restore(ctx context.Context, job RestoreJob) (RestoreResult, error) {
 	r := &restore{RestoreJob: job, started: job.Now()}
 	if err := r.do(ctx); err != nil {
+		if errors.Is(err, snapshot.ErrNoSpace) {
+			err = snapshot.WithHint(err, "make room in "+job.Dir+" and run again, or restore elsewhere")
+		}
 		err = fmt.Errorf("restore %s@%s: %w", job.Point.VM, job.Point.ID, because(ctx, err))
 		r.emit(Event{Step: StepFailed, Error: err.Error()})
 		return r.result, err
@@ -196,8 +199,8 @@ func (r *restore) check(ctx context.Context) error {
 		return err
 	}
 	if need > free {
-		return snapshot.WithHint(fmt.Errorf("%s: %w: the disks take %s, %s are free", dir, snapshot.ErrNoSpace,
-			humanize.IBytes(uint64(need)), humanize.IBytes(uint64(free))), "make room or restore elsewhere")
+		return fmt.Errorf("%s: %w: the disks take %s, %s are free", dir, snapshot.ErrNoSpace,
+			humanize.IBytes(uint64(need)), humanize.IBytes(uint64(free)))
 	}
 	return ctx.Err()
 }

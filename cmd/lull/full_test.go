@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
@@ -172,5 +175,58 @@ func (l *lab) noPartial(dir string) {
 	})
 	if err != nil {
 		l.t.Error(err)
+	}
+}
+
+// TestFullTarget: the folder that is restored into fills up while it is written to,
+// after there had been room enough. The restore says so in one line and leaves
+// nothing there, least of all a file that looks whole; with room again it succeeds.
+func TestFullTarget(t *testing.T) {
+	for _, format := range []snapshot.Format{snapshot.FormatRaw, snapshot.FormatQcow2} {
+		t.Run(string(format), func(t *testing.T) { fullTarget(t, format) })
+	}
+}
+
+func fullTarget(t *testing.T, format snapshot.Format) {
+	b := newBench(t)
+	if err := writeDisk(b.path("old.img"), 64*mib, 1); err != nil {
+		t.Fatal(err)
+	}
+	b.lull(0, "init", "--repo", b.path("repo"))
+	b.lull(0, "backup", "--repo", b.path("repo"), "--image", b.path("old.img"), "--quiet")
+
+	target := mount(t, b.path("target"))
+	var once sync.Once
+	b.app.Observe = func(e agent.Event) {
+		if e.Step == agent.StepWriting {
+			once.Do(func() { target.limit(2 * mib) })
+		}
+	}
+	restore := []string{"restore", "old", "--repo", b.path("repo"), "--to", b.path("target/vm"), "--disk-format", string(format), "--quiet"}
+	_, stderr := b.lull(exitFailed, restore...)
+	t.Logf("%s", strings.TrimSpace(stderr))
+	for _, word := range []string{"lull: restore old@", "no space left", "make room in " + b.path("target/vm")} {
+		if !strings.Contains(stderr, word) {
+			t.Errorf("the line does not say %q", word)
+		}
+	}
+	if strings.Count(stderr, "\n") != 1 {
+		t.Errorf("not one line:\n%s", stderr)
+	}
+	if left, err := os.ReadDir(target.dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	target.limit(256 * mib)
+	b.lull(0, restore...)
+	restored := b.path("target/vm/old." + map[snapshot.Format]string{snapshot.FormatRaw: "img", snapshot.FormatQcow2: "img.qcow2"}[format])
+	b.sameDisk(b.path("old.img"), snapshot.FormatRaw, restored, format)
+}
+
+// sameDisk holds two images against each other with QEMU's own eyes.
+func (b *bench) sameDisk(a string, af snapshot.Format, c string, cf snapshot.Format) {
+	b.t.Helper()
+	cmd := exec.CommandContext(b.t.Context(), "qemu-img", "compare", "-f", string(af), "-F", string(cf), a, c)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.t.Errorf("qemu-img compare (apt-get install qemu-utils): %v: %s", err, out)
 	}
 }
