@@ -81,7 +81,7 @@ func (c *checker) walk(ctx context.Context, p *Point, seen map[block.Name]bool, 
 			}
 			return fresh
 		},
-		Bad: func(name block.Name, err error) error {
+		Bad: func(name block.Name, _ tree.Span, err error) error {
 			return errors.Join(c.badNode(name, err), visit(name))
 		},
 		Leaf: func(_ int64, entries []tree.Entry) error {

@@ -27,6 +27,7 @@ const (
 type fetcher struct {
 	r     *Repository
 	store blob.Store
+	holes *holes // takes what is lost; nil: that ends the reading
 	buf   []byte // of the batch
 	plain []byte // of a segment
 
@@ -39,14 +40,17 @@ func (f *fetcher) run(ctx context.Context, b *batch, write Write) error {
 		f.buf = make([]byte, b.size, max(b.size, min(2*b.size, batchSize)))
 	}
 	f.buf = f.buf[:b.size]
+	if b.gaps {
+		clear(f.buf)
+	}
 	lost, err := f.read(ctx, b.wants, together)
 	if err != nil {
 		return err
 	}
-	if err := f.readAgain(ctx, lost); err != nil {
+	if lost, err = f.readAgain(ctx, lost); err != nil {
 		return err
 	}
-	for _, r := range b.runs {
+	for _, r := range without(b.runs, lost) {
 		if err := write(ctx, r.off, f.buf[r.at:r.at+r.size]); err != nil {
 			return err
 		}
@@ -78,20 +82,54 @@ func (f *fetcher) read(ctx context.Context, wants []want, serve func([]want) int
 }
 
 // readAgain reads segment by segment what was lost, and from other packs where they
-// hold it.
-func (f *fetcher) readAgain(ctx context.Context, lost []want) error {
-	for i := range lost {
-		loc, err := f.r.find(ctx, lost[i].name)
-		if err != nil {
-			return err
+// hold it. It returns what is lost for good, as far as holes may be left.
+func (f *fetcher) readAgain(ctx context.Context, lost []want) (gone []want, err error) {
+	again := make([]want, 0, len(lost))
+	for _, w := range lost {
+		loc, err := f.r.find(ctx, w.name)
+		if err == nil {
+			w.loc = loc
+			again = append(again, w)
+		} else if err := f.holes.add(w.off, int64(w.length), err); err != nil {
+			return nil, err
+		} else {
+			gone = append(gone, w)
 		}
-		lost[i].loc = loc
 	}
-	lost, err := f.read(ctx, lost, inSegment)
-	if err == nil && len(lost) > 0 {
-		err = f.damage
+	again, err = f.read(ctx, again, inSegment)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	for _, w := range again {
+		if err := f.holes.add(w.off, int64(w.length), f.damage); err != nil {
+			return nil, err
+		}
+	}
+	return append(gone, again...), nil
+}
+
+// without cuts what is lost out of the runs of a batch.
+func without(runs []run, lost []want) []run {
+	if len(lost) == 0 {
+		return runs
+	}
+	slices.SortFunc(lost, func(a, b want) int { return cmp.Compare(a.off, b.off) })
+	var left []run
+	for _, r := range runs {
+		for len(lost) > 0 && lost[0].off < r.off+int64(r.size) {
+			before := int(lost[0].off - r.off)
+			if before > 0 {
+				left = append(left, run{off: r.off, at: r.at, size: before})
+			}
+			skip := before + lost[0].length
+			r = run{off: r.off + int64(skip), at: r.at + skip, size: r.size - skip}
+			lost = lost[1:]
+		}
+		if r.size > 0 {
+			left = append(left, r)
+		}
+	}
+	return left
 }
 
 // inSegment is how many of the wants, in order, lie in the first one's segment.

@@ -30,22 +30,62 @@ type Write = func(ctx context.Context, off int64, data []byte) error
 // with the first error, after all calls of write have returned; ErrCorrupt names
 // the object. It holds about 32 MiB a worker.
 func (r *Repository) ReadStream(ctx context.Context, root Root, workers int, write Write) error {
+	return r.readStream(ctx, root, workers, &planner{r: r, root: root}, write)
+}
+
+// SalvageStream is ReadStream that goes on past what is damaged or gone: write gets
+// everything else, and what it did not get is returned as holes, in order, and never
+// ends in an error.
+func (r *Repository) SalvageStream(ctx context.Context, root Root, workers int, write Write) ([]Hole, error) {
+	h := new(holes)
+	if err := r.readStream(ctx, root, workers, &planner{r: r, root: root, holes: h}, write); err != nil {
+		return nil, err
+	}
+	return h.sorted(), nil
+}
+
+// Windows takes a stream window by window. Zero and Same are called on one goroutine,
+// Data from several at the same time.
+type Windows struct {
+	Zero func(first, count int64) error
+	// Same hears of windows that are equal to those of the base.
+	Same func(first, count int64) error
+	Data func(ctx context.Context, window int64, data []byte) error // valid until it returns
+}
+
+// ReadWindows is ReadStream by whole windows, each told once. With a base, another
+// stream of this repository, it reads nothing of what is the same there.
+func (r *Repository) ReadWindows(ctx context.Context, root Root, base *Root, workers int, w Windows) error {
+	p := &planner{r: r, root: root, windows: &w}
+	if base != nil {
+		parent, err := tree.NewParent(tree.Root(*base), r.nodes(r.store).load)
+		if err != nil {
+			return fmt.Errorf("read stream: base: %w", err)
+		}
+		p.base = parent
+	}
+	return r.readStream(ctx, root, workers, p, func(ctx context.Context, off int64, data []byte) error {
+		return w.Data(ctx, off/block.WindowSize, data)
+	})
+}
+
+func (r *Repository) readStream(ctx context.Context, root Root, workers int, p *planner, write Write) error {
 	if err := tree.Root(root).Check(); err != nil {
 		return fmt.Errorf("read stream: %w", err)
 	}
 	if workers < 1 {
 		return errors.New("read stream: no workers")
 	}
-	batches := make(chan *batch)
+	p.out = make(chan *batch)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer close(batches)
-		return r.plan(ctx, root, batches)
+		defer close(p.out)
+		return p.run(ctx)
 	})
 	for range workers {
 		g.Go(func() error {
-			f := fetcher{r: r, store: r.store}
-			for b := range batches {
+			f := fetcher{r: r, store: r.store, holes: p.holes}
+			for b := range p.out {
 				if err := f.run(ctx, b, write); err != nil {
 					return err
 				}
@@ -59,23 +99,25 @@ func (r *Repository) ReadStream(ctx context.Context, root Root, workers int, wri
 	return nil
 }
 
-// batch is a part of a stream that one worker reads. Its blocks lie one after the
+// batch is a part of a stream that one worker reads. Its runs lie one after the
 // other in one buffer, in the stream's order.
 type batch struct {
 	wants []want
 	runs  []run
 	size  int
+	gaps  bool // the wants do not fill the runs: what is between is zeros
 }
 
 // want is a block that a batch needs, and where it goes.
 type want struct {
 	name   block.Name
 	loc    index.Location
-	at     int // in the batch's buffer
+	off    int64 // in the stream
+	at     int   // in the batch's buffer
 	length int
 }
 
-// run is a range of the stream without holes.
+// run is a range of the stream that is written at once.
 type run struct {
 	off  int64 // in the stream
 	at   int   // in the batch's buffer
@@ -83,50 +125,106 @@ type run struct {
 }
 
 // add puts one more block at the end.
-func (b *batch) add(off int64, w want) {
+func (b *batch) add(w want) {
 	w.at = b.size
 	b.wants = append(b.wants, w)
 	b.size += w.length
-	if n := len(b.runs); n > 0 && b.runs[n-1].off+int64(b.runs[n-1].size) == off {
+	if n := len(b.runs); n > 0 && b.runs[n-1].off+int64(b.runs[n-1].size) == w.off {
 		b.runs[n-1].size += w.length
 		return
 	}
-	b.runs = append(b.runs, run{off: off, at: w.at, size: w.length})
+	b.runs = append(b.runs, run{off: w.off, at: w.at, size: w.length})
 }
 
-// plan walks over the map and hands out batches.
-func (r *Repository) plan(ctx context.Context, root Root, out chan<- *batch) error {
-	b := new(batch)
-	send := func() error {
-		select {
-		case out <- b:
-			b = new(batch)
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
+// addWindow puts a whole window at the end, whose blocks follow.
+func (b *batch) addWindow(off int64, length int) {
+	b.gaps = true
+	b.runs = append(b.runs, run{off: off, at: b.size, size: length})
+	b.size += length
+}
+
+// planner walks over a map and hands out batches.
+type planner struct {
+	r       *Repository
+	root    Root
+	base    *tree.Parent
+	windows *Windows // nil: by runs of blocks
+	holes   *holes   // nil: the first damage ends it
+
+	out  chan *batch
+	next *batch
+}
+
+func (p *planner) run(ctx context.Context) error {
+	p.next = new(batch)
+	w := tree.Walker{Load: p.r.nodes(p.r.store).load, Base: p.base}
+	w.Leaf = func(window int64, entries []tree.Entry) error { return p.leaf(ctx, window, entries) }
+	if p.windows != nil {
+		w.Zero = func(s tree.Span) error { return p.windows.Zero(s.First, s.Count) }
+		w.Same = func(s tree.Span) error { return p.windows.Same(s.First, s.Count) }
+	}
+	if p.holes != nil {
+		w.Bad = func(_ block.Name, at tree.Span, err error) error {
+			off, length := at.Bytes(p.root.Size)
+			return p.holes.add(off, length, err)
 		}
 	}
-	w := tree.Walker{Load: r.nodes(r.store).load, Leaf: func(window int64, entries []tree.Entry) error {
-		for _, e := range entries {
-			start, end := e.Range(tree.WindowLen(root.Size, window))
-			loc, err := r.find(ctx, e.Name)
-			if err != nil {
-				return err
-			}
-			if b.size+end-start > batchSize || len(b.wants) == batchBlocks {
-				if err := send(); err != nil {
-					return err
-				}
-			}
-			b.add(window*block.WindowSize+int64(start), want{name: e.Name, loc: loc, length: end - start})
-		}
-		return nil
-	}}
-	if err := w.Walk(ctx, tree.Root(root)); err != nil {
+	if err := w.Walk(ctx, tree.Root(p.root)); err != nil {
 		return err
 	}
-	if len(b.wants) == 0 {
+	return p.send(ctx)
+}
+
+// send hands the batch out and begins the next.
+func (p *planner) send(ctx context.Context) error {
+	if len(p.next.wants) == 0 {
 		return nil
 	}
-	return send()
+	select {
+	case p.out <- p.next:
+		p.next = new(batch)
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// leaf adds the blocks of a window.
+func (p *planner) leaf(ctx context.Context, window int64, entries []tree.Entry) error {
+	length := tree.WindowLen(p.root.Size, window)
+	start := window * block.WindowSize
+	if p.windows != nil {
+		if p.next.size+length > batchSize || len(p.next.wants)+len(entries) > batchBlocks {
+			if err := p.send(ctx); err != nil {
+				return err
+			}
+		}
+		p.next.addWindow(start, length)
+	}
+	for _, e := range entries {
+		from, to := e.Range(length)
+		if err := p.block(ctx, want{name: e.Name, off: start + int64(from), length: to - from}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *planner) block(ctx context.Context, w want) (err error) {
+	if w.loc, err = p.r.find(ctx, w.name); err != nil {
+		return p.holes.add(w.off, int64(w.length), err)
+	}
+	if p.windows != nil {
+		last := p.next.runs[len(p.next.runs)-1]
+		w.at = last.at + int(w.off-last.off)
+		p.next.wants = append(p.next.wants, w)
+		return nil
+	}
+	if p.next.size+w.length > batchSize || len(p.next.wants) == batchBlocks {
+		if err := p.send(ctx); err != nil {
+			return err
+		}
+	}
+	p.next.add(w)
+	return nil
 }

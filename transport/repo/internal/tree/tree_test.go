@@ -286,15 +286,80 @@ func TestWalkGoesOnPastBadNodes(t *testing.T) {
 	}
 	root, _ := b.Finish(t.Context())
 	delete(s.nodes, s.leaf(150).Name)
-	bad, seen := 0, 0
+	bad, seen, where := 0, 0, Span{}
 	w := Walker{
 		Load: s.load,
 		Leaf: func(int64, []Entry) error { seen++; return nil },
-		Bad:  func(block.Name, error) error { bad++; return nil },
+		Bad:  func(_ block.Name, at Span, _ error) error { bad, where = bad+1, at; return nil },
 	}
-	if err := w.Walk(t.Context(), root); err != nil || bad != 1 || seen != 299 {
+	if err := w.Walk(t.Context(), root); err != nil || bad != 1 || seen != 299 || where != (Span{150, 1}) {
 		t.Errorf("%v, %d bad, %d seen", err, bad, seen)
 	}
+}
+
+// A walk beside a base tells each window once: as zeros, as the same, or with a leaf.
+func TestWalkBesideBase(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := &shelf{nodes: map[block.Name][]byte{}}
+		build := func(what string) Root {
+			windows := rapid.Int64Range(0, 400).Draw(rt, what)
+			b, _ := NewBuilder(windows*block.WindowSize, nil, s.save)
+			for w := range windows {
+				if v := rapid.Uint64Range(0, 2).Draw(rt, what+" window"); v == 0 {
+					b.Set(t.Context(), w, Ref{})
+				} else {
+					b.Set(t.Context(), w, s.leaf(v))
+				}
+			}
+			root, err := b.Finish(t.Context())
+			if err != nil {
+				rt.Fatal(err)
+			}
+			return root
+		}
+		base, root := build("base"), build("new")
+		parent, err := NewParent(base, s.load)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		old, want, told := s.contents(t, base), s.contents(t, root), map[int64]int{}
+		entered, left := 0, 0
+		w := Walker{
+			Load: s.load, Base: parent,
+			Enter: func(block.Name) bool { entered++; return true },
+			Leave: func(block.Name) error { left++; return nil },
+			Leaf: func(window int64, entries []Entry) error {
+				if told[window]++; entries[0].Name != want[window] || old[window] == want[window] && parent.Covers(0, window, root.Size) {
+					rt.Errorf("leaf of window %d", window)
+				}
+				return nil
+			},
+			Zero: func(at Span) error {
+				for i := range at.Count {
+					if told[at.First+i]++; want[at.First+i] != (block.Name{}) {
+						rt.Errorf("window %d is no zeros", at.First+i)
+					}
+				}
+				return nil
+			},
+			Same: func(at Span) error {
+				for i := range at.Count {
+					if told[at.First+i]++; want[at.First+i] != old[at.First+i] {
+						rt.Errorf("window %d is not the same", at.First+i)
+					}
+				}
+				return nil
+			},
+		}
+		if err := w.Walk(t.Context(), root); err != nil || entered != left {
+			rt.Fatalf("%v, entered %d, left %d", err, entered, left)
+		}
+		for i := range Windows(root.Size) {
+			if told[i] != 1 {
+				rt.Errorf("window %d told %d times", i, told[i])
+			}
+		}
+	})
 }
 
 func FuzzParse(f *testing.F) {
