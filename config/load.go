@@ -24,7 +24,7 @@ func Load(path string) (*Config, error) {
 		return nil, p.errors()
 	}
 	if mode.Perm()&0o022 != 0 {
-		p.warn(1, fmt.Sprintf("others may write this file (mode %04o)", mode.Perm()), "chmod go-w "+path)
+		p.warn(1, fmt.Sprintf("others may write this file (mode %04o)", mode.Perm()), "chmod go-w "+snapshot.ShellWord(path))
 	}
 	p.inspect(os.Stat)
 	c.Warnings = p.sortedWarnings()
@@ -89,7 +89,7 @@ func (p *parser) inspect(stat func(string) (fs.FileInfo, error)) {
 		case !info.Mode().IsRegular():
 			p.warn(n.line, n.what+" is no regular file", "name a file")
 		case n.secret && info.Mode().Perm()&0o004 != 0:
-			p.warn(n.line, fmt.Sprintf("anyone may read the %s (mode %04o)", n.what, info.Mode().Perm()), "chmod 600 "+n.path)
+			p.warn(n.line, fmt.Sprintf("anyone may read the %s (mode %04o)", n.what, info.Mode().Perm()), "chmod 600 "+snapshot.ShellWord(n.path))
 		}
 	}
 }

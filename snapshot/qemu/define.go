@@ -100,30 +100,21 @@ func script(name string, s start) string {
 	if len(s.accels) > 0 {
 		b.WriteString("else\n\tset --")
 		for _, a := range s.accels {
-			b.WriteString(" -accel " + quote(a))
+			b.WriteString(" -accel " + snapshot.ShellWord(a))
 		}
 		b.WriteString(" \"$@\"\n")
 	}
 	b.WriteString("fi\n")
-	fmt.Fprintf(&b, "program=%s\nexec \"${LULL_QEMU:-$program}\" \\\n", quote(s.program))
+	fmt.Fprintf(&b, "program=%s\nexec \"${LULL_QEMU:-$program}\" \\\n", snapshot.ShellWord(s.program))
 	for _, o := range s.options {
 		words := o.argv()
 		for i := range words {
-			words[i] = quote(words[i])
+			words[i] = snapshot.ShellWord(words[i])
 		}
 		fmt.Fprintf(&b, "\t%s \\\n", strings.Join(words, " "))
 	}
 	b.WriteString("\t\"$@\"\n")
 	return b.String()
-}
-
-// quote makes one word of a shell of any string.
-func quote(s string) string {
-	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=,./:+@%"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // comment keeps a text on its line.

@@ -318,5 +318,5 @@ func diverged(d snapshot.DiskPlan, delta string) error {
 	err := fmt.Errorf("%s holds writes, but the VM does not run from it: %w", delta, snapshot.ErrDiverged)
 	return snapshot.WithHint(err, fmt.Sprintf("decide which is right: to keep the disk as it is now, rm %s; "+
 		"to have the writes of the delta instead and lose what was written to the disk since, stop the VM, then qemu-img commit -d %s && rm %s",
-		quote(delta), quote(delta), quote(delta)))
+		snapshot.ShellWord(delta), snapshot.ShellWord(delta), snapshot.ShellWord(delta)))
 }
