@@ -119,6 +119,7 @@ func (in *invocation) failVM(vm string, err error) {
 	r := report{VM: vm, Error: plainError(err), Hint: hintOf(err), ExitCode: code}
 	if wrong := (config.Errors)(nil); errors.As(err, &wrong) {
 		r.Problems = problems(wrong)
+		r.Error = fmt.Sprintf("%s: %s", wrong[0].File, count(len(wrong), "mistake")) // each is among them
 	}
 	if err := writeJSON(in.Stdout, r); err != nil {
 		fmt.Fprintln(in.Stderr, errorLine(err))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/transport/repo"
 )
 
@@ -118,8 +119,9 @@ const latest = "latest"
 
 // choosePoint finds the point that which names among those of one VM, oldest
 // first: "latest" or nothing for the newest, an id, the start of one, or the
-// start of a local time such as 2026-11-20 or "2026-11-20 01:3", which means the
-// newest point of that day, hour or minute.
+// start of a time such as 2026-11-20 or "2026-11-20 01:3", which means the newest
+// point of that day, hour or minute: local time, or with Z or an offset such as
+// +01:00 at its end the time there.
 func choosePoint(points []repo.Point, which string) (repo.Point, error) {
 	if which == "" || which == latest {
 		return points[len(points)-1], nil
@@ -152,20 +154,37 @@ func isTime(which string) bool {
 }
 
 func pointAt(points []repo.Point, which string) (repo.Point, error) {
-	start, utc := strings.CutSuffix(strings.Replace(which, "T", " ", 1), "Z")
+	start, there, err := cutZone(strings.Replace(which, "T", " ", 1))
+	if err != nil {
+		return repo.Point{}, err
+	}
 	for _, p := range slices.Backward(points) {
-		at := p.Frozen.Local()
-		if utc {
-			at = p.Frozen.UTC()
-		}
-		if strings.HasPrefix(at.Format(time.DateTime), start) {
+		if strings.HasPrefix(p.Frozen.In(there).Format(time.DateTime), start) {
 			return p, nil
 		}
 	}
 	return repo.Point{}, noPoint(points, which)
 }
 
+// cutZone takes Z or an offset such as -03:30 off the end of a time.
+func cutZone(s string) (start string, zone *time.Location, err error) {
+	if start, utc := strings.CutSuffix(s, "Z"); utc {
+		return start, time.UTC, nil
+	}
+	const length = len("+01:00")
+	at := len(s) - length
+	if at < len("2006-01-02") || !strings.ContainsRune("+-", rune(s[at])) {
+		return s, time.Local, nil
+	}
+	offset, err := time.Parse("-07:00", s[at:])
+	if err != nil {
+		return "", nil, withHint(usagef("%q is no offset from UTC", s[at:]), "write one such as +01:00, or Z")
+	}
+	_, east := offset.Zone() // its Location may be the reader's own, with another offset in summer
+	return s[:at], time.FixedZone(s[at:], east), nil
+}
+
 func noPoint(points []repo.Point, which string) error {
 	return withHint(missingf("%s has no restore point %q", points[0].VM, which),
-		"see `lull points %s`", points[0].VM)
+		"see `lull points %s`", snapshot.ShellWord(points[0].VM))
 }

@@ -44,17 +44,28 @@ func TestChoosePoint(t *testing.T) {
 	}
 }
 
-// TestChoosePointInUTC: a Z at the end means UTC, wherever the reader sits.
-func TestChoosePointInUTC(t *testing.T) {
+// TestChoosePointElsewhere: a Z or an offset at the end says where the time is meant,
+// wherever the reader sits.
+func TestChoosePointElsewhere(t *testing.T) {
 	east := time.FixedZone("east", 9*3600)
 	points := []repo.Point{
-		{ID: "a", VM: "web", Frozen: time.Date(2026, 11, 20, 1, 30, 0, 0, east)},
-		{ID: "b", VM: "web", Frozen: time.Date(2026, 11, 20, 10, 30, 0, 0, east)},
-		{ID: "c", VM: "web", Frozen: time.Date(2026, 11, 21, 10, 30, 0, 0, east)},
+		{ID: "a", VM: "my web", Frozen: time.Date(2026, 11, 20, 1, 30, 0, 0, east)},
+		{ID: "b", VM: "my web", Frozen: time.Date(2026, 11, 20, 10, 30, 0, 0, east)},
+		{ID: "c", VM: "my web", Frozen: time.Date(2026, 11, 21, 10, 30, 0, 0, east)},
 	}
-	for which, want := range map[string]string{"2026-11-19T16:30Z": "a", "2026-11-19Z": "a", "2026-11-20Z": "b"} {
+	for which, want := range map[string]string{
+		"2026-11-19T16:30Z": "a", "2026-11-19Z": "a", "2026-11-20Z": "b",
+		"2026-11-20T01:30+09:00": "a", "2026-11-20+09:00": "b", "2026-11-19-03:30": "b", "2026-11-19 13:00-03:30": "a",
+		"2026-11-20 02+01:00": "b", "2026-11-21 10:30:00+09:00": "c",
+	} {
 		if got, err := choosePoint(points, which); err != nil || got.ID != want {
 			t.Errorf("choosePoint(%q) = %q, %v; want %q", which, got.ID, err, want)
 		}
+	}
+	if _, err := choosePoint(points, "2026-11-20 01:30+99:00"); exitCode(err) != exitUsage {
+		t.Errorf("an impossible offset: %v", err)
+	}
+	if _, err := choosePoint(points, "2027-01-01+01:00"); hintOf(err) != "see `lull points 'my web'`" {
+		t.Errorf("the hint is %q", hintOf(err))
 	}
 }

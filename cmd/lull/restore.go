@@ -29,7 +29,8 @@ func (in *invocation) restoreCommand() *cobra.Command {
 		Long: "Write every disk of a restore point into a folder, under its own file name, with\n" +
 			"what is needed to start the VM there.\n\n" +
 			"POINT is an id, the start of one, \"latest\" (the default), or the start of a local\n" +
-			"time: 2026-11-20 is the last point of that day.",
+			"time: 2026-11-20 is the last point of that day. With Z or an offset such as +01:00 at\n" +
+			"its end it is the time there.",
 		Example: "  lull restore lab/web --to /srv/restored\n" +
 			"  lull restore web@2026-11-20 --repo /srv/backup --to /tmp/web --disk-format raw",
 		Args: argCount(1, 1, "the VM"),
