@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy passes TCP connections on to a server, bytes as they are, and breaks them
@@ -15,10 +16,12 @@ type Proxy struct {
 	target   string
 	listener net.Listener
 	work     sync.WaitGroup
+	ended    chan struct{} // closed with the test
 
 	mu      sync.Mutex
 	conns   map[net.Conn]bool
 	down    bool
+	refused int           // connections that came while it was down
 	held    chan struct{} // closed when bytes flow
 	cut     int64         // more bytes to the server until the cut; < 0: none
 	lose    int64         // more bytes to the server until a reply is lost; < 0: none
@@ -35,12 +38,13 @@ func (s *Server) Proxy(t testing.TB) *Proxy {
 	}
 	scheme, _, _ := strings.Cut(s.Endpoint, "://")
 	p := &Proxy{
-		Endpoint: scheme + "://" + l.Addr().String(), target: s.addr, listener: l,
+		Endpoint: scheme + "://" + l.Addr().String(), target: s.addr, listener: l, ended: make(chan struct{}),
 		conns: map[net.Conn]bool{}, held: make(chan struct{}), cut: -1, lose: -1,
 	}
 	close(p.held)
 	p.work.Go(p.accept)
 	t.Cleanup(func() {
+		close(p.ended)
 		_ = l.Close() // ends accept
 		p.Down()
 		p.work.Wait()
@@ -95,6 +99,33 @@ func (p *Proxy) CutAfter(n int64) <-chan struct{} {
 	return p.tripped
 }
 
+// CutFor is CutAfter, and Up again once that much time has passed since. A caller
+// that means to wait for that waits for what goes on behind the proxy.
+func (p *Proxy) CutFor(n int64, away time.Duration) {
+	tripped := p.CutAfter(n)
+	p.work.Go(func() {
+		select {
+		case <-tripped:
+		case <-p.ended:
+			return
+		}
+		back := time.NewTimer(away)
+		defer back.Stop()
+		select {
+		case <-back.C:
+			p.Up()
+		case <-p.ended:
+		}
+	})
+}
+
+// Refused counts the connections that came while the proxy was down.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
+}
+
 // LoseReplyAfter breaks the connection of the first reply that comes after n more
 // bytes went to the server, in place of passing it on. The server has done what it
 // was asked for by then. Other connections go on, and so does the proxy.
@@ -140,6 +171,7 @@ func (p *Proxy) keep(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.down {
+		p.refused++
 		_ = c.Close()
 		return false
 	}
