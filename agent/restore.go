@@ -26,7 +26,10 @@ type RestoreJob struct {
 	Images     snapshot.Images
 	Definer    snapshot.Definer // nil: the disks alone
 	Overwrite  bool             // replace files that are there
-	Observe    Observer         // may be nil
+	// BestEffort goes on past what is damaged, and tells what is missing. A disk
+	// with holes gets a name that says so. Not together with Overwrite.
+	BestEffort bool
+	Observe    Observer // may be nil
 	Now        func() time.Time
 	Workers    int // 0: the transfer's default
 }
@@ -37,6 +40,9 @@ type RestoreResult struct {
 	Point string                  `json:"point"`
 	Disks []snapshot.RestoredDisk `json:"disks"`
 	Files []snapshot.RestoredFile `json:"files,omitempty"`
+	// Incomplete are the disks and files that a best-effort restore could not
+	// bring back whole; they are not among Disks and Files.
+	Incomplete []Incomplete `json:"incomplete,omitempty"`
 	// Start lists what makes the VM startable, such as a boot script.
 	Start []string      `json:"start,omitempty"`
 	Bytes int64         `json:"bytes"` // written; zeros are not
@@ -75,9 +81,24 @@ type restoreDisk struct {
 	path   string
 	format snapshot.Format
 	target snapshot.Target
+
+	incomplete bool // it has holes
 }
 
+// written is the path under which the disk comes to be.
+func (d *restoreDisk) written(bestEffort bool) string {
+	if bestEffort {
+		return d.path + incompleteEnding
+	}
+	return d.path
+}
+
+var errBestEffort = errors.New("a best-effort restore replaces nothing")
+
 func (r *restore) do(ctx context.Context) (err error) {
+	if r.BestEffort && r.Overwrite {
+		return errBestEffort
+	}
 	r.result.VM, r.result.Point = r.Point.VM, r.Point.ID
 	r.place()
 	if err := r.check(ctx); err != nil {
@@ -123,11 +144,21 @@ func (r *restore) commit() (err error) {
 		}
 		placed = append(placed, f.path)
 	}
-	for _, d := range r.disks {
+	for i := range r.disks {
+		d := &r.disks[i]
 		if err := d.target.Commit(); err != nil {
 			return fmt.Errorf("finish disk %s: %w", d.Name, err)
 		}
-		placed = append(placed, d.path)
+		placed = append(placed, d.written(r.BestEffort))
+		if d.incomplete {
+			continue
+		}
+		if r.BestEffort {
+			if err := r.reveal(d); err != nil {
+				return err
+			}
+			placed[len(placed)-1] = d.path
+		}
 		r.result.Disks = append(r.result.Disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
 	}
 	r.result.Files = r.files
@@ -209,6 +240,9 @@ func (r *restore) paths() []string {
 	var all []string
 	for _, d := range r.disks {
 		all = append(all, d.path)
+		if r.BestEffort {
+			all = append(all, d.path+incompleteEnding, d.path+holesEnding)
+		}
 	}
 	for _, f := range r.files {
 		all = append(all, f.Now)
@@ -251,22 +285,38 @@ func (r *restore) writeDisks(ctx context.Context) error {
 	for i := range r.disks {
 		d := &r.disks[i]
 		var err error
-		if d.target, err = r.Images.Create(ctx, d.path, d.format, d.Root.Size, r.Overwrite); err != nil {
+		if d.target, err = r.Images.Create(ctx, d.written(r.BestEffort), d.format, d.Root.Size, r.Overwrite); err != nil {
 			return fmt.Errorf("create disk %s: %w", d.Name, err)
 		}
-		o := transport.Options{Workers: r.Workers, Progress: progress}
-		if err := transport.Restore(ctx, r.Repository, d.Root, d.target, o); err != nil {
+		if err := r.writeDisk(ctx, d, transport.Options{Workers: r.Workers, Progress: progress}); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
 	}
-	r.result.Bytes = total
+	if len(r.result.Incomplete) == 0 {
+		r.result.Bytes = total
+	}
 	return nil
+}
+
+func (r *restore) writeDisk(ctx context.Context, d *restoreDisk, o transport.Options) error {
+	if !r.BestEffort {
+		return transport.Restore(ctx, r.Repository, d.Root, d.target, o)
+	}
+	holes, err := transport.Salvage(ctx, r.Repository, d.Root, d.target, o)
+	if err != nil {
+		return err
+	}
+	return r.leaveHoles(d, holes)
 }
 
 // writeFiles stages the small files; they get their names with the disks.
 func (r *restore) writeFiles(ctx context.Context) error {
+	var kept []snapshot.RestoredFile
 	for i, f := range r.Point.Files {
 		data, err := transport.RestoreBytes(ctx, r.Repository, f.Root, snapshot.MaxFileSize)
+		if err != nil && r.dropFile(f, err) {
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
@@ -275,7 +325,9 @@ func (r *restore) writeFiles(ctx context.Context) error {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
 		r.staged = append(r.staged, s)
+		kept = append(kept, r.files[i])
 	}
+	r.files = kept
 	return nil
 }
 
@@ -325,8 +377,14 @@ func (r *restore) define(ctx context.Context) error {
 	if !r.definable() {
 		return nil
 	}
+	// A disk with holes is named as if it were whole: the VM does not start until
+	// somebody has renamed it.
+	var disks []snapshot.RestoredDisk
+	for _, d := range r.disks {
+		disks = append(disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
+	}
 	err := r.Definer.Define(ctx, r.Dir, snapshot.Restored{
-		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: r.result.Disks, Files: r.files, Overwrite: r.Overwrite,
+		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: disks, Files: r.files, Overwrite: r.Overwrite,
 	})
 	if err != nil {
 		return fmt.Errorf("describe the VM for this host: %w", err)
