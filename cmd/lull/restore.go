@@ -16,9 +16,10 @@ import (
 
 // restoreFlags are those of `lull restore` alone.
 type restoreFlags struct {
-	to     string
-	force  bool
-	format string
+	to         string
+	force      bool
+	bestEffort bool
+	format     string
 }
 
 func (in *invocation) restoreCommand() *cobra.Command {
@@ -39,6 +40,7 @@ func (in *invocation) restoreCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&flags.to, "to", "", "folder `DIR` to restore into; made when missing")
 	f.BoolVar(&flags.force, "force", false, "replace files that are there")
+	f.BoolVar(&flags.bestEffort, "best-effort", false, "go on past what is damaged; a disk with holes gets the ending .incomplete")
 	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were)")
 	return cmd
 }
@@ -46,6 +48,9 @@ func (in *invocation) restoreCommand() *cobra.Command {
 func (in *invocation) restore(ctx context.Context, what string, flags restoreFlags) error {
 	if flags.to == "" {
 		return withHint(usagef("restore: --to is missing"), "name the folder to restore into: --to DIR")
+	}
+	if flags.bestEffort && flags.force {
+		return withHint(usagef("restore: --best-effort and --force exclude each other"), "restore into another folder")
 	}
 	format, err := parseFormat("--disk-format", flags.format)
 	if err != nil {
@@ -74,7 +79,7 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 			return withHint(err, "name the restore point by its whole id: %s is the newest that can be read", point.ID)
 		}
 		return in.restorePoint(ctx, agent.RestoreJob{
-			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force,
+			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force, BestEffort: flags.bestEffort,
 		})
 	})
 }
@@ -89,6 +94,7 @@ func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) er
 	if err != nil {
 		return err
 	}
+	in.warnIncomplete(res)
 	if in.flags.json {
 		return in.line(eventLine{
 			Event:    agent.Event{Time: time.Now(), VM: res.VM, Step: agent.StepDone},
@@ -101,10 +107,30 @@ func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) er
 	return restoreTable(job.Point, res).write(in.Stdout)
 }
 
+// warnIncomplete says what a best-effort restore could not bring back.
+func (in *invocation) warnIncomplete(res agent.RestoreResult) {
+	for _, i := range res.Incomplete {
+		in.code = worse(in.code, exitWarnings)
+		if i.Path == "" {
+			in.warn("%s file: left out, it cannot be read: %s", i.Role, i.Holes[0].Err)
+			continue
+		}
+		in.warn("disk %s: %s lost in %s, listed in %s; once you have looked at it, drop the ending of %s to start the VM",
+			i.Disk, size(i.Lost), count(len(i.Holes), "range"), i.List, i.Path)
+	}
+}
+
 func restoreTable(p repo.Point, res agent.RestoreResult) *table {
 	t := newTable("WHAT", "FILE", "FORMAT", "SIZE")
-	for i, d := range res.Disks {
-		t.add("disk "+d.Name, d.Path, string(d.Format), size(p.Disks[i].Root.Size))
+	sizes := map[string]int64{}
+	for _, d := range p.Disks {
+		sizes[d.Name] = d.Root.Size
+	}
+	for _, d := range res.Disks {
+		t.add("disk "+d.Name, d.Path, string(d.Format), size(sizes[d.Name]))
+	}
+	for _, i := range res.Incomplete {
+		t.add("not whole", i.Path, "", size(i.Size)+", "+size(i.Lost)+" lost")
 	}
 	for _, f := range res.Files {
 		t.add(string(f.Role), f.Now, "", "")
