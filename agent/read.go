@@ -50,7 +50,7 @@ func (b *backup) beginAgain(ctx context.Context, damage error) error {
 	if err := b.session.Close(); err != nil {
 		return fmt.Errorf("close session: %w", err)
 	}
-	session, err := b.job.Repository.Begin(ctx)
+	session, err := b.job.Repository.Begin(ctx, b.job.Name, b.Now())
 	if err != nil {
 		return err
 	}

@@ -119,7 +119,7 @@ func (b *backup) do(ctx context.Context) (err error) {
 	b.step(StepPlanned, fmt.Sprintf("%d disks", len(b.plan.Disks)))
 	// The repository is met before the guest: one that is out of reach costs
 	// the guest nothing.
-	if b.session, err = b.job.Repository.Begin(ctx); err != nil {
+	if b.session, err = b.job.Repository.Begin(ctx, b.job.Name, b.Now()); err != nil {
 		return fmt.Errorf("begin session: %w", err)
 	}
 	defer func() { err = errors.Join(err, b.session.Close()) }()

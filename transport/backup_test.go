@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -116,7 +117,7 @@ func open(t *testing.T) *repo.Repository {
 
 func store(t *testing.T, r *repo.Repository, d *disk) (transport.Stored, error) {
 	t.Helper()
-	s, err := r.Begin(t.Context())
+	s, err := r.Begin(t.Context(), "lab/web", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/mem"
@@ -92,7 +93,7 @@ func putAll(b *testing.B, s *repo.Session, disk []byte, parent *repo.Root) repo.
 
 func benchCommit(b *testing.B, r *repo.Repository, disk []byte, parent *repo.Root) repo.Point {
 	b.Helper()
-	s, err := r.Begin(b.Context())
+	s, err := r.Begin(b.Context(), "bench", time.Now())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func TestCheckMixedPacks(t *testing.T) {
 	r := openRepo(t, store)
 	rng := rand.NewChaCha8([32]byte{1})
 	for range 16 {
-		s, err := r.Begin(t.Context())
+		s, err := r.Begin(t.Context(), "lab/web", clock())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,6 +31,9 @@ func (s *Session) Commit(ctx context.Context, p Point) (Point, error) {
 }
 
 func (s *Session) commit(ctx context.Context, p *Point) error {
+	if p.VM != s.vm {
+		return fmt.Errorf("the session is for %s", s.vm)
+	}
 	if err := checkPoint(p); err != nil {
 		return err
 	}
@@ -42,7 +45,7 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 		p.Frozen = s.r.now()
 	}
 	p.Frozen = p.Frozen.UTC()
-	p.ID = newPointID(p.Frozen)
+	p.ID = s.id
 	if p.Parent == "" {
 		parent, err := s.newest(ctx, vm)
 		if err != nil {
@@ -67,9 +70,6 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 }
 
 func checkPoint(p *Point) error {
-	if p.VM == "" {
-		return errors.New("the VM has no name")
-	}
 	for root := range p.roots() {
 		if err := tree.Root(root).Check(); err != nil {
 			return err

@@ -4,7 +4,7 @@
 // A backup:
 //
 //	r := Open(store)
-//	s := r.Begin()
+//	s := r.Begin(vm, now)
 //	    st := s.Stream(size, parent)         one for each disk and file
 //	        st.Put | st.Zero | st.Keep       every window once, from many goroutines
 //	        root := st.Finish()

@@ -109,7 +109,7 @@ func modelChange(rt *rapid.T, disk []byte) []byte {
 
 func modelBackup(rt *rapid.T, r *repo.Repository, disk, before []byte, parent *repo.Root) repo.Root {
 	ctx := context.Background()
-	s, err := r.Begin(ctx)
+	s, err := r.Begin(ctx, "lab/model", clock())
 	if err != nil {
 		rt.Fatal(err)
 	}

@@ -73,20 +73,21 @@ func backup(ctx context.Context, s *repo.Session, disk []byte, parent *repo.Root
 
 // commit backs disks up into one point.
 func commit(ctx context.Context, r *repo.Repository, vm string, disks ...[]byte) (repo.Point, error) {
-	s, err := r.Begin(ctx)
-	if err != nil {
-		return repo.Point{}, err
-	}
-	defer s.Close()
 	var parents []repo.Disk
 	points, err := r.Points(ctx, vm)
 	if err != nil {
 		return repo.Point{}, err
 	}
+	at := clock().Add(time.Duration(len(points)) * time.Hour)
+	s, err := r.Begin(ctx, vm, at)
+	if err != nil {
+		return repo.Point{}, err
+	}
+	defer s.Close()
 	if n := len(points); n > 0 {
 		parents = points[n-1].Disks
 	}
-	p := repo.Point{VM: vm, Frozen: clock().Add(time.Duration(len(points)) * time.Hour)}
+	p := repo.Point{VM: vm, Frozen: at}
 	for i, d := range disks {
 		var parent *repo.Root
 		if i < len(parents) {

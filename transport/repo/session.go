@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
@@ -13,6 +14,7 @@ import (
 )
 
 var (
+	errNoVM   = errors.New("the VM has no name")
 	errClosed = errors.New("the session is over")
 	errDoubts = fmt.Errorf("%w: met during the run, begin again to store anew what it holds", ErrCorrupt)
 )
@@ -43,6 +45,8 @@ func defaultLimits() limits {
 // hit; the next session, in the same process too, steers clear of it.
 type Session struct {
 	r     *Repository
+	vm    string
+	id    string // of the point to be
 	store *counted
 	data  lane
 	nodes lane
@@ -77,14 +81,21 @@ type job struct {
 	pack finishedPack
 }
 
-// Begin starts a session. Its uploads run until Commit or Close, and end with ctx.
-func (r *Repository) Begin(ctx context.Context) (*Session, error) {
+// Begin starts the session of one restore point of a VM. The point's id, by which
+// points of a VM are in order, comes from at: the host's clock, early in the run.
+// Uploads run until Commit or Close, and end with ctx.
+func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Session, error) {
+	if vm == "" {
+		return nil, errNoVM
+	}
 	if err := r.doubts.load(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{
 		r:      r,
+		vm:     vm,
+		id:     newPointID(at),
 		store:  &counted{Store: r.store},
 		index:  r.index.Session(),
 		jobs:   make(chan job),

@@ -59,7 +59,12 @@ func keepAll(t *testing.T, r *repo.Repository, p repo.Point) repo.Point {
 
 func begin(t *testing.T, r *repo.Repository) *repo.Session {
 	t.Helper()
-	s, err := r.Begin(t.Context())
+	return beginAt(t, r, clock())
+}
+
+func beginAt(t *testing.T, r *repo.Repository, at time.Time) *repo.Session {
+	t.Helper()
+	s, err := r.Begin(t.Context(), "lab/web", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +193,8 @@ func TestIDsSortByTime(t *testing.T) {
 	r := openRepo(t, store)
 	parent := ""
 	for i := range 8 {
-		s := begin(t, r)
-		p, err := s.Commit(t.Context(), repo.Point{VM: "lab/web", Frozen: clock().Add(time.Duration(i+1) * 20 * time.Millisecond)})
+		s := beginAt(t, r, clock().Add(time.Duration(i+1)*20*time.Millisecond))
+		p, err := s.Commit(t.Context(), repo.Point{VM: "lab/web"})
 		if err != nil {
 			t.Fatal(err)
 		}
