@@ -11,5 +11,11 @@
 //
 //	retry → count → s3 or dir
 //
-// Every Store passes the conformance kit in blobtest.
+// A Store may also be a Locker, which keeps objects from being deleted until a given
+// time, and a Versioner, which still has what someone deleted or wrote over. Both
+// are optional interfaces; Retain, RetentionOf, LockingOf, HiddenOf and Reveal ask any
+// Store. Package lock is the decorator that locks what a repository creates.
+//
+// Every Store passes the conformance kit in blobtest, and a Locker the kit's second
+// part.
 package blob

@@ -17,6 +17,10 @@ var (
 	ErrUnreachable = errors.New("store is unreachable")
 	ErrBadName     = errors.New("not an object name")
 	ErrTooBig      = errors.New("object is too big")
+	ErrLocked      = errors.New("object is locked")
+	ErrNoLocks     = errors.New("store has no object lock")
+	ErrBadLock     = errors.New("not a lock")
+	ErrNoVersions  = errors.New("store keeps no older versions")
 
 	// ErrUntrusted is an ErrUnreachable that waiting does not heal.
 	ErrUntrusted = fmt.Errorf("%w: its certificate is not trusted", ErrUnreachable)
@@ -26,7 +30,7 @@ var (
 func Permanent(err error) bool {
 	for _, e := range []error{
 		ErrNotFound, ErrExists, ErrRange, ErrDenied, ErrNoBucket, ErrNoSpace, ErrBadName, ErrTooBig, ErrUntrusted,
-		context.Canceled,
+		ErrLocked, ErrNoLocks, ErrBadLock, ErrNoVersions, context.Canceled,
 	} {
 		if errors.Is(err, e) {
 			return true

@@ -83,4 +83,26 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	return s.done(err)
 }
 
+func (s *Store) Locking(ctx context.Context) (blob.Locking, error) {
+	l, err := blob.LockingOf(ctx, s.inner)
+	return l, s.done(err)
+}
+
+func (s *Store) Retain(ctx context.Context, name string, l blob.Lock) error {
+	return s.done(blob.Retain(ctx, s.inner, name, l))
+}
+
+func (s *Store) Retention(ctx context.Context, name string) (blob.Lock, error) {
+	l, err := blob.RetentionOf(ctx, s.inner, name)
+	return l, s.done(err)
+}
+
+func (s *Store) Hidden(ctx context.Context, prefix string, fn func(blob.Hidden) error) error {
+	return s.done(blob.HiddenOf(ctx, s.inner, prefix, fn))
+}
+
+func (s *Store) Reveal(ctx context.Context, name string) error {
+	return s.done(blob.Reveal(ctx, s.inner, name))
+}
+
 func (s *Store) String() string { return s.inner.String() }

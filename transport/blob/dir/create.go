@@ -28,6 +28,9 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 	if len(data) > blob.MaxSize {
 		return s.failed("create", name, blob.ErrTooBig)
 	}
+	if err := blob.NoLocks(ctx); err != nil {
+		return s.failed("create", name, err)
+	}
 	if _, err := s.root.Lstat(name); err == nil {
 		return s.failed("create", name, blob.ErrExists)
 	}

@@ -23,6 +23,7 @@ const (
 	Stat   Op = "stat"
 	List   Op = "list"
 	Delete Op = "delete"
+	Retain Op = "retain"
 )
 
 // Fault says what goes wrong with which operations.
@@ -235,6 +236,25 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 		return err
 	}
 	return f.After
+}
+
+func (s *Store) Locking(ctx context.Context) (blob.Locking, error) {
+	return blob.LockingOf(ctx, s.inner)
+}
+
+func (s *Store) Retain(ctx context.Context, name string, l blob.Lock) error {
+	f, err := s.begin(ctx, Retain, name, "")
+	if err != nil {
+		return err
+	}
+	if err := blob.Retain(ctx, s.inner, name, l); err != nil {
+		return err
+	}
+	return f.After
+}
+
+func (s *Store) Retention(ctx context.Context, name string) (blob.Lock, error) {
+	return blob.RetentionOf(ctx, s.inner, name)
 }
 
 func (s *Store) String() string { return s.inner.String() }

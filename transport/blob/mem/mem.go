@@ -1,5 +1,6 @@
 // Package mem is a store in memory, for tests. It keeps the whole contract, lost
-// replies included, and lets a test look at and damage what is stored.
+// replies included, and lets a test look at and damage what is stored. With NewLocking
+// it has locks, by its own clock.
 package mem
 
 import (
@@ -20,6 +21,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	objects map[string]object
+	locking blob.Locking
 }
 
 // object is never changed once it is stored, so that readers and clones share it.
@@ -27,6 +29,7 @@ type object struct {
 	data    []byte
 	created time.Time
 	nonce   string
+	lock    blob.Lock
 }
 
 // New makes an empty store that takes its time from the system.
@@ -37,11 +40,19 @@ func NewAt(now func() time.Time) *Store {
 	return &Store{now: now, objects: map[string]object{}}
 }
 
+// NewLocking makes an empty store that can lock objects, and locks new ones by itself
+// where l says so.
+func NewLocking(now func() time.Time, l blob.Locking) *Store {
+	s := NewAt(now)
+	s.locking = l
+	return s
+}
+
 // Clone is a copy that changes on its own: the store as a crash leaves it.
 func (s *Store) Clone() *Store {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Store{now: s.now, objects: maps.Clone(s.objects)}
+	return &Store{now: s.now, objects: maps.Clone(s.objects), locking: s.locking}
 }
 
 // Names lists all objects, sorted.
@@ -74,13 +85,17 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 	nonce := blob.Nonce(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	lock, err := s.newLock(ctx)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", name, err)
+	}
 	if o, taken := s.objects[name]; taken {
 		if o.nonce == nonce {
 			return nil
 		}
 		return fmt.Errorf("create %s: %w", name, blob.ErrExists)
 	}
-	s.objects[name] = object{slices.Clone(data), s.now(), nonce}
+	s.objects[name] = object{slices.Clone(data), s.now(), nonce, lock}
 	return nil
 }
 
@@ -134,6 +149,9 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.objects[name].lock.Holds(s.now()) {
+		return fmt.Errorf("delete %s: %w", name, blob.ErrLocked)
+	}
 	delete(s.objects, name)
 	return nil
 }

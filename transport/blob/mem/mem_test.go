@@ -1,7 +1,9 @@
 package mem_test
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/blobtest"
@@ -39,5 +41,21 @@ func TestSameNonceIsTheSameCreation(t *testing.T) {
 		if err := m.Create(ctx, "a", []byte("1")); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestLocks(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	open := func(*testing.T) blob.Locker {
+		return mem.NewLocking(func() time.Time { return now }, blob.Locking{Enabled: true})
+	}
+	blobtest.RunLocks(t, open, func(d time.Duration) { now = now.Add(d) })
+}
+
+func TestNoLocks(t *testing.T) {
+	m := mem.New()
+	ctx := blob.WithLock(t.Context(), blob.Lock{Mode: blob.Governance, Until: time.Now().Add(time.Hour)})
+	if err := m.Create(ctx, "a", nil); !errors.Is(err, blob.ErrNoLocks) || len(m.Names()) > 0 {
+		t.Errorf("%v, %v", err, m.Names())
 	}
 }

@@ -142,24 +142,44 @@ func (s *Store) Stat(ctx context.Context, name string) (info blob.Info, err erro
 // List remembers what fn was told, so that a listing that starts again after it
 // broke off tells nothing twice.
 func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
-	told := map[string]struct{}{}
-	var own error // fn's, which is nothing to try again
-	err := s.do(ctx, "list", prefix, func() error {
-		err := s.inner.List(ctx, prefix, func(info blob.Info) error {
-			if _, again := told[info.Name]; again {
-				return nil
-			}
-			told[info.Name] = struct{}{}
-			own = fn(info)
-			return own
-		})
-		if own != nil {
-			return nil
-		}
-		return err
-	})
-	if own != nil {
-		return own
+	o := once[blob.Info]{fn: fn, name: func(i blob.Info) string { return i.Name }}
+	return o.result(s.do(ctx, "list", prefix, func() error {
+		return o.tried(s.inner.List(ctx, prefix, o.tell))
+	}))
+}
+
+// once tells fn each name once, however often a listing starts again.
+type once[T any] struct {
+	fn   func(T) error
+	name func(T) string
+	told map[string]struct{}
+	own  error // fn's, which is nothing to try again
+}
+
+func (o *once[T]) tell(t T) error {
+	if _, again := o.told[o.name(t)]; again {
+		return nil
+	}
+	if o.told == nil {
+		o.told = map[string]struct{}{}
+	}
+	o.told[o.name(t)] = struct{}{}
+	o.own = o.fn(t)
+	return o.own
+}
+
+// tried is the error of one try: none, when it was fn that ended it.
+func (o *once[T]) tried(err error) error {
+	if o.own != nil {
+		return nil
+	}
+	return err
+}
+
+// result is the error of the whole listing.
+func (o *once[T]) result(err error) error {
+	if o.own != nil {
+		return o.own
 	}
 	return err
 }
@@ -168,4 +188,39 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	return s.do(ctx, "delete", name, func() error { return s.inner.Delete(ctx, name) })
 }
 
+func (s *Store) Locking(ctx context.Context) (l blob.Locking, err error) {
+	err = s.do(ctx, "look at locks", "", func() error {
+		l, err = blob.LockingOf(ctx, s.inner)
+		return err
+	})
+	return l, err
+}
+
+func (s *Store) Retain(ctx context.Context, name string, l blob.Lock) error {
+	return s.do(ctx, "lock", name, func() error { return blob.Retain(ctx, s.inner, name, l) })
+}
+
+func (s *Store) Retention(ctx context.Context, name string) (l blob.Lock, err error) {
+	err = s.do(ctx, "look at lock", name, func() error {
+		l, err = blob.RetentionOf(ctx, s.inner, name)
+		return err
+	})
+	return l, err
+}
+
+// Hidden remembers what fn was told, as List does.
+func (s *Store) Hidden(ctx context.Context, prefix string, fn func(blob.Hidden) error) error {
+	o := once[blob.Hidden]{fn: fn, name: func(h blob.Hidden) string { return h.Name }}
+	return o.result(s.do(ctx, "list hidden", prefix, func() error {
+		return o.tried(blob.HiddenOf(ctx, s.inner, prefix, o.tell))
+	}))
+}
+
+func (s *Store) Reveal(ctx context.Context, name string) error {
+	return s.do(ctx, "reveal", name, func() error { return blob.Reveal(ctx, s.inner, name) })
+}
+
 func (s *Store) String() string { return s.inner.String() }
+
+// Unwrap is the store that is tried.
+func (s *Store) Unwrap() blob.Store { return s.inner }

@@ -37,6 +37,10 @@ func (s *Store) failed(ctx context.Context, verb, name string, err error) error 
 
 func hint(err error) string {
 	switch {
+	case errors.Is(err, blob.ErrLocked):
+		return "it goes once its lock is over"
+	case errors.Is(err, blob.ErrNoLocks):
+		return "make a bucket with object lock, which most stores allow at its creation only"
 	case errors.Is(err, blob.ErrUntrusted):
 		return "set ca_file to the certificate of the authority that signed the store's"
 	case errors.Is(err, blob.ErrUnreachable):
@@ -91,6 +95,9 @@ func untrusted(err error) bool {
 
 // ofReply goes by the store's code first; statuses alone say less.
 func ofReply(r *minio.ErrorResponse) error {
+	if kind := ofLock(r); kind != nil {
+		return kind
+	}
 	switch r.Code {
 	case "NoSuchBucket":
 		return blob.ErrNoBucket

@@ -29,6 +29,7 @@ type Store struct {
 	secure    bool // https
 	stall     time.Duration
 	sum       func([]byte) string // checksum, but for tests
+	versions  versioning
 }
 
 const (
@@ -65,10 +66,14 @@ func (s *Store) create(ctx context.Context, name string, data []byte) error {
 		DisableMultipart:     true,
 		DisableContentSha256: true, // not by the library in chunks: signedHash does
 	}
+	if err := lockNew(ctx, &opts); err != nil {
+		return err
+	}
 	opts.SetMatchETagExcept("*")
-	_, err := minio.Core{Client: s.client}.PutObject(ctx, s.bucket, s.prefix+name,
+	put, err := minio.Core{Client: s.client}.PutObject(ctx, s.bucket, s.prefix+name,
 		bytes.NewReader(data), int64(len(data)), "", s.signedHash(data), opts)
 	if err == nil {
+		s.versions.saw(put.VersionID)
 		return nil
 	}
 	kind := sentinel(err)
@@ -214,6 +219,9 @@ func (s *Store) Stat(ctx context.Context, name string) (blob.Info, error) {
 
 func (s *Store) stat(ctx context.Context, name string) (minio.ObjectInfo, error) {
 	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+name, minio.StatObjectOptions{})
+	if err == nil {
+		s.versions.saw(info.VersionID)
+	}
 	if sentinel(err) == blob.ErrNotFound {
 		err = s.which(ctx, err)
 	}
@@ -234,10 +242,16 @@ func (s *Store) which(ctx context.Context, notFound error) error {
 }
 
 func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
+	return s.ListPages(ctx, prefix, 0, fn)
+}
+
+// ListPages is List with at most page objects in each request's reply, for a probe
+// of paging; 0: as many as the store likes.
+func (s *Store) ListPages(ctx context.Context, prefix string, page int, fn func(blob.Info) error) error {
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 && blob.CheckName(prefix[:i]) != nil {
 		return nil // no object's name starts so
 	}
-	opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true}
+	opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, MaxKeys: page}
 	for o := range s.client.ListObjectsIter(ctx, s.bucket, opts) {
 		if o.Err != nil {
 			return s.failed(ctx, "list", prefix, o.Err)
@@ -255,17 +269,6 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) erro
 	}
 	if err := ctx.Err(); err != nil { // the library ends in silence
 		return s.failed(ctx, "list", prefix, err)
-	}
-	return nil
-}
-
-func (s *Store) Delete(ctx context.Context, name string) error {
-	err := begin(ctx, name)
-	if err == nil {
-		err = s.client.RemoveObject(ctx, s.bucket, s.prefix+name, minio.RemoveObjectOptions{})
-	}
-	if err != nil && sentinel(err) != blob.ErrNotFound {
-		return s.failed(ctx, "delete", name, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@
 //	server := s3test.Start(t)          // killed when the test ends
 //	server.Stop(t); server.Restart(t)  // an outage, on the same port
 //	proxy := server.Proxy(t)           // to cut connections at a given byte
+//	s3test.StartWith(t, s3test.Options{Locks: true, Users: true})
 //
 // The server is built by
 //

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -31,6 +30,8 @@ type Server struct {
 	CredentialsFile string // as ~/.aws/credentials
 	Objects         string // the folder in which the bucket is a folder
 
+	o      Options
+	dir    string // of what is not the objects
 	binary string
 	addr   string
 	cert   certificate
@@ -42,34 +43,46 @@ const (
 	bucket    = "lull-test"
 	accessKey = "lulltest"
 	secretKey = "only-for-tests-on-loopback"
+
+	versionsFolder = "versions"
+	usersFolder    = "users"
 )
 
+// Options are what a server has beyond objects. The zero value is a plain one.
+type Options struct {
+	Plain    bool // no TLS
+	Versions bool // the bucket keeps older versions
+	Locks    bool // objects can be locked, which needs versions and has them
+	Users    bool // AddUser works
+}
+
 // Start starts a server with an empty bucket, and kills it when the test is over.
-func Start(t testing.TB) *Server { return start(t, true) }
+func Start(t testing.TB) *Server { return StartWith(t, Options{}) }
 
 // StartPlain is Start without TLS.
-func StartPlain(t testing.TB) *Server { return start(t, false) }
+func StartPlain(t testing.TB) *Server { return StartWith(t, Options{Plain: true}) }
 
-func start(t testing.TB, secure bool) *Server {
+// StartWith is Start of a server that has more.
+func StartWith(t testing.TB, o Options) *Server {
 	t.Helper()
 	dir := t.TempDir()
 	s := &Server{
-		Bucket: bucket, Objects: filepath.Join(dir, "objects"), CredentialsFile: filepath.Join(dir, "credentials"),
+		o: o, dir: dir, Bucket: bucket, Objects: filepath.Join(dir, "objects"), CredentialsFile: filepath.Join(dir, "credentials"),
 		binary: find(t), addr: freeAddr(t), log: &logBuffer{},
 	}
 	s.Endpoint = "http://" + s.addr
-	if secure {
+	if !o.Plain {
 		s.cert = newCertificate(t, dir)
 		s.CAFile, s.Endpoint = s.cert.caFile, "https://"+s.addr
 	}
-	credentials := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", accessKey, secretKey)
 	if err := errors.Join(
-		os.MkdirAll(filepath.Join(s.Objects, bucket), 0o700),
-		os.WriteFile(s.CredentialsFile, []byte(credentials), 0o600),
+		os.Mkdir(s.Objects, 0o700), os.Mkdir(filepath.Join(dir, versionsFolder), 0o700), os.Mkdir(filepath.Join(dir, usersFolder), 0o700),
+		writeCredentials(s.CredentialsFile, accessKey, secretKey),
 	); err != nil {
 		t.Fatal(err)
 	}
 	s.Restart(t)
+	s.makeBucket(t)
 	t.Cleanup(func() {
 		s.Stop(t)
 		if t.Failed() {
@@ -86,7 +99,14 @@ func (s *Server) Restart(t testing.TB) {
 	if s.CAFile != "" {
 		args = append(args, "--cert", s.cert.certFile, "--key", s.cert.keyFile)
 	}
-	s.cmd = exec.Command(s.binary, append(args, "posix", s.Objects)...)
+	if s.o.Users {
+		args = append(args, "--iam-dir", filepath.Join(s.dir, usersFolder))
+	}
+	args = append(args, "posix")
+	if s.o.Versions || s.o.Locks {
+		args = append(args, "--versioning-dir", filepath.Join(s.dir, versionsFolder))
+	}
+	s.cmd = exec.Command(s.binary, append(args, s.Objects)...)
 	s.cmd.Env = []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey, "HOME=" + s.Objects}
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -115,7 +135,7 @@ func (s *Server) Stop(t testing.TB) {
 func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: s.cert.pool, MinVersion: tls.VersionTLS12}}
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: s.cert.config()}
 	client := &http.Client{Transport: transport}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -205,4 +225,8 @@ func (b *logBuffer) String() string {
 type certificate struct {
 	caFile, certFile, keyFile string
 	pool                      *x509.CertPool
+}
+
+func (c certificate) config() *tls.Config {
+	return &tls.Config{RootCAs: c.pool, MinVersion: tls.VersionTLS12}
 }
