@@ -41,6 +41,11 @@ type Host interface {
 	// ErrDiverged: the VM was started from the wrong layer; nothing was touched.
 	Merge(ctx context.Context, p Plan) error
 
+	// Instance tells the start of a VM that runs now from any other, as
+	// Plan.Instance does; empty where that is not known, or nothing runs. What a
+	// run did inside a guest has ended with the instance that it was planned for.
+	Instance(ctx context.Context, vm string) (string, error)
+
 	// Guest opens the channel into the guest. ErrNoGuest when the VM has none
 	// configured or is not running. The caller closes it.
 	Guest(ctx context.Context, vm string) (Guest, error)

@@ -229,6 +229,12 @@ func (h *host) Merge(_ context.Context, p snapshot.Plan) error {
 	return nil
 }
 
+// Instance is empty: nothing runs.
+func (h *host) Instance(_ context.Context, name string) (string, error) {
+	_, err := h.find(name)
+	return "", err
+}
+
 func (h *host) Guest(_ context.Context, name string) (snapshot.Guest, error) {
 	if _, err := h.find(name); err != nil {
 		return nil, err

@@ -160,6 +160,23 @@ func (h *Host) describe(ctx context.Context, l *line) snapshot.VM {
 	return vm
 }
 
+// Instance is the start of the process that serves the monitor now.
+func (h *Host) Instance(ctx context.Context, vm string) (string, error) {
+	l, err := h.line(vm)
+	if err != nil {
+		return "", err
+	}
+	instance := ""
+	err = l.use(ctx, func(m *monitor) error {
+		instance = m.proc.instance
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("VM %q: %w", vm, err)
+	}
+	return instance, nil
+}
+
 // Guest connects to the agent. That nobody answers shows with the first call.
 func (h *Host) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
 	l, err := h.line(vm)

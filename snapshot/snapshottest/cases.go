@@ -33,6 +33,8 @@ func (k *kit) unknownVM() {
 	wantErr(k.t, "Plan", err, snapshot.ErrNotFound)
 	_, err = k.Host.Guest(k.ctx, name)
 	wantErr(k.t, "Guest", err, snapshot.ErrNotFound)
+	_, err = k.Host.Instance(k.ctx, name)
+	wantErr(k.t, "Instance", err, snapshot.ErrNotFound)
 }
 
 func (k *kit) badRun() {
@@ -72,6 +74,9 @@ func (k *kit) planChangesNothing() {
 		if !slices.Contains(got, d) {
 			k.t.Errorf("disk %+v is neither planned nor excluded: %+v", d, got)
 		}
+	}
+	if now, err := k.Host.Instance(k.ctx, k.VM); err != nil || p.State != snapshot.StateOff && now != p.Instance {
+		k.t.Errorf("Instance is %q, %v; the plan says %q", now, err, p.Instance)
 	}
 	if d := cmp.Diff(p, k.plan("run-1")); d != "" {
 		k.t.Errorf("a second plan differs (-first +second):\n%s", d)

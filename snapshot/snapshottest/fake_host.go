@@ -172,6 +172,16 @@ func (h *fakeHost) Merge(ctx context.Context, p snapshot.Plan) error {
 	})
 }
 
+func (h *fakeHost) Instance(ctx context.Context, vm string) (instance string, err error) {
+	err = h.fake.lock(ctx, vm, "Instance", func(v *fakeVM) error {
+		if v.State != snapshot.StateOff {
+			instance = v.instance()
+		}
+		return nil
+	})
+	return instance, err
+}
+
 func (h *fakeHost) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
 	var g snapshot.Guest
 	err := h.fake.lock(ctx, vm, "Guest", func(v *fakeVM) error {
