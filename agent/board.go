@@ -20,8 +20,9 @@ type Board struct {
 	groups  []Group
 
 	mu   sync.Mutex
-	due  map[string]time.Time         // by group
-	runs map[string]control.RunStatus // by VM
+	due  map[string]time.Time            // by group
+	runs map[string]control.RunStatus    // by VM
+	owes map[string]control.RepairStatus // by VM
 }
 
 // NewBoard makes the board of a daemon that started now.
@@ -36,6 +37,9 @@ func NewBoard(version string, pid int, started time.Time, j *journal.Journal, gr
 func (b *Board) Hear(e Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if e.Step == StepRecovered {
+		delete(b.owes, e.VM)
+	}
 	switch e.Step {
 	case StepDone, StepFailed, StepRecovered:
 		delete(b.runs, e.VM)
@@ -69,12 +73,22 @@ func (b *Board) next(g Group, due time.Time) {
 	b.due[g.Name] = due
 }
 
+// owed notes what is still to be repaired.
+func (b *Board) owed(owes map[string]control.RepairStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.owes = maps.Clone(owes)
+}
+
 // Status answers the control socket; it has no error of its own.
 func (b *Board) Status() (control.Status, error) {
 	b.mu.Lock()
 	s := control.Status{Version: b.version, PID: b.pid, Started: b.started}
 	for _, vm := range slices.Sorted(maps.Keys(b.runs)) {
 		s.Runs = append(s.Runs, b.runs[vm])
+	}
+	for _, vm := range slices.Sorted(maps.Keys(b.owes)) {
+		s.Repairs = append(s.Repairs, b.owes[vm])
 	}
 	due := maps.Clone(b.due)
 	running := maps.Clone(b.runs)

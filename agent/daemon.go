@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -12,13 +11,9 @@ import (
 	"github.com/lull-backup/lull/agent/schedule"
 )
 
-const (
-	// longestNap bounds how long the daemon trusts a timer: a suspended host
-	// or a clock that was set shows by then.
-	longestNap = time.Minute
-	// repairEvery is how often what an earlier run still owes is tried again.
-	repairEvery = time.Minute
-)
+// longestNap bounds how long the daemon trusts a timer: a suspended host or a clock
+// that was set shows by then.
+const longestNap = time.Minute
 
 // Group is VMs with one schedule and one repository.
 type Group struct {
@@ -184,25 +179,4 @@ func (d *Daemon) failVM(vm string, err error) {
 		d.Log.Error("record result", "vm", vm, "error", rerr)
 	}
 	d.Runner.emit(Event{VM: vm, Step: StepFailed, Error: err.Error()})
-}
-
-// keepRepairing tries again what earlier runs still owe: a guest that would not
-// be proven thawed, a merge that failed.
-func (d *Daemon) keepRepairing(ctx context.Context) {
-	tick := time.NewTicker(repairEvery)
-	defer tick.Stop()
-	for {
-		d.repair(ctx)
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (d *Daemon) repair(ctx context.Context) {
-	if err := d.Runner.Recover(ctx, d.Resolve); err != nil && !errors.Is(err, context.Canceled) {
-		d.Log.Error("repair what an earlier run left", "error", err)
-	}
 }

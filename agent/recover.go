@@ -25,6 +25,11 @@ type Resolve func(name string) (host snapshot.Host, vm string, err error)
 // stay.
 func (r *Runner) Recover(ctx context.Context, resolve Resolve) error {
 	entries, err := r.Journal.Pending()
+	return errors.Join(append(r.recoverAll(ctx, entries, resolve), err)...)
+}
+
+// recoverAll recovers the VMs of these entries and returns, for each, its error.
+func (r *Runner) recoverAll(ctx context.Context, entries []journal.Entry, resolve Resolve) []error {
 	errs := make([]error, len(entries))
 	var all sync.WaitGroup
 	for i, e := range entries {
@@ -36,7 +41,7 @@ func (r *Runner) Recover(ctx context.Context, resolve Resolve) error {
 		})
 	}
 	all.Wait()
-	return errors.Join(append(errs, err)...)
+	return errs
 }
 
 // recoverLocked recovers one VM unless a live run owns the entry.
@@ -110,10 +115,20 @@ func (r *Runner) thawed(e journal.Entry) error {
 	return nil
 }
 
+// anew tells whether the VM was started anew since the run of an entry: then its
+// guest cannot be the one that the run froze, and need not prove anything.
+func anew(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) bool {
+	now, err := host.Instance(ctx, vm)
+	return err == nil && now != "" && e.Plan.Instance != "" && now != e.Plan.Instance
+}
+
 // thaw follows a guest that an interrupted run may have frozen until it is
 // proven to write again.
 func (r *Runner) thaw(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) error {
 	if !e.FreezeSent {
+		return nil
+	}
+	if anew(ctx, e, host, vm) {
 		return nil
 	}
 	guest, err := host.Guest(ctx, vm)

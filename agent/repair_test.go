@@ -5,11 +5,16 @@ import (
 	"errors"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/agent/control"
 	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
@@ -183,3 +188,84 @@ func TestDaemonIsNotHeldUp(t *testing.T) {
 type panicking struct{ snapshot.Host }
 
 func (panicking) Plan(context.Context, string, string) (snapshot.Plan, error) { panic("boo") }
+
+// A guest that a run has frozen ends with its VM: started anew, the VM owes no
+// proof, and an agent in it that never answers blocks nothing.
+func TestRecoverAfterColdStart(t *testing.T) {
+	w := pair(t)
+	for _, call := range []string{"Info", "Thaw", "Frozen"} {
+		w.fake.Inject(snapshottest.Fault{Call: call, VM: "one", Hang: true})
+	}
+	w.fake.Crash("one")
+	w.fake.StartFromBase("one")
+	must(t, w.runner.Recover(t.Context(), w.resolvePair))
+	w.tidy()
+}
+
+// A repair that fails is tried again ever more seldom, an hour apart at most, and
+// status says how it goes.
+func TestRepairsGetSeldom(t *testing.T) {
+	w := pair(t)
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		var tries []time.Duration
+		w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Err: snapshot.ErrNoSpace,
+			Do: func() { tries = append(tries, time.Since(begun).Round(time.Minute)) }})
+		status := w.repairs(t, 4*time.Hour)
+		want := []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183}
+		for i := range want {
+			want[i] *= time.Minute
+		}
+		if diff := cmp.Diff(want, tries); diff != "" {
+			t.Errorf("tries (-want +got):\n%s", diff)
+		}
+		if len(status) != 1 {
+			t.Fatalf("repairs: %+v", status)
+		}
+		if s := status[0]; s.VM != "lab/one" || s.Tries != len(want) || !strings.Contains(s.LastError, "no space") ||
+			!s.Next.Equal(begun.Add(243*time.Minute)) {
+			t.Errorf("status: %+v", s)
+		}
+		w.fake.Heal()
+		if status := w.repairs(t, time.Minute); len(status) > 0 {
+			t.Errorf("status after the repair: %+v", status)
+		}
+	})
+	w.tidy()
+}
+
+// A guest that may be frozen is not kept waiting for a repair.
+func TestFrozenGuestIsFollowed(t *testing.T) {
+	w := pair(t)
+	synctest.Test(t, func(t *testing.T) {
+		for _, call := range []string{"Thaw", "Frozen"} {
+			w.fake.Inject(snapshottest.Fault{Call: call, VM: "one", Err: snapshot.ErrGuestSilent})
+		}
+		status := w.repairs(t, 4*time.Hour)
+		if len(status) != 1 || status[0].Tries < 30 { // each takes five minutes of asking
+			t.Errorf("status: %+v", status)
+		}
+		w.fake.Heal()
+		w.repairs(t, time.Minute)
+	})
+	w.tidy()
+}
+
+// repairs runs a daemon without groups for a while and returns what it says then.
+func (w *world) repairs(t *testing.T, long time.Duration) []control.RepairStatus {
+	t.Helper()
+	board := agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, nil)
+	w.hear = board.Hear
+	run(t, &agent.Daemon{Runner: w.runner, Resolve: w.resolvePair, Board: board, Log: w.runner.Log, Ready: func() {}}, long)
+	status, err := board.Status()
+	must(t, err)
+	return status.Repairs
+}
+
+// run lets a daemon serve for a while.
+func run(t *testing.T, d *agent.Daemon, long time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), long)
+	defer cancel()
+	must(t, d.Run(ctx))
+}

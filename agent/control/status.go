@@ -9,6 +9,8 @@ type Status struct {
 	Started time.Time   `json:"started,omitzero"`
 	Runs    []RunStatus `json:"runs"` // under way, sorted by VM
 	VMs     []VMStatus  `json:"vms"`  // one for each VM of each group
+	// Repairs is what earlier runs still owe, sorted by VM.
+	Repairs []RepairStatus `json:"repairs,omitempty"`
 }
 
 // RunStatus is a run under way.
@@ -20,6 +22,17 @@ type RunStatus struct {
 	Done  int64     `json:"done,omitempty"`  // bytes
 	Total int64     `json:"total,omitempty"` // bytes
 	Since time.Time `json:"since"`
+}
+
+// RepairStatus is a VM that an earlier run has left with a delta, or perhaps
+// frozen, and that could not be repaired yet.
+type RepairStatus struct {
+	VM        string    `json:"vm"` // host/name
+	Run       string    `json:"run"`
+	Since     time.Time `json:"since"`                // when that run began
+	Tries     int       `json:"tries"`                // of this agent, all in vain
+	LastError string    `json:"last_error,omitempty"` // of the last try
+	Next      time.Time `json:"next,omitzero"`        // when it is tried again, unless a run comes first
 }
 
 // VMStatus is how a VM's backups go in one of its groups.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lull-backup/lull/agent/control"
+	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/config"
 )
 
@@ -56,6 +58,9 @@ func (in *invocation) recordedStatus(cfg *config.Config, now time.Time) (control
 		return control.Status{}, err
 	}
 	s := control.Status{Runs: []control.RunStatus{}, VMs: []control.VMStatus{}}
+	if s.Repairs, err = owed(state); err != nil {
+		return s, err
+	}
 	for _, g := range cfg.Groups {
 		for _, vm := range g.VMs {
 			last, err := state.Last(vm)
@@ -69,6 +74,27 @@ func (in *invocation) recordedStatus(cfg *config.Config, now time.Time) (control
 		}
 	}
 	return s, nil
+}
+
+// owed is what runs that nobody carries on have left to repair.
+func owed(state *journal.Journal) ([]control.RepairStatus, error) {
+	entries, err := state.Pending()
+	if err != nil {
+		return nil, err
+	}
+	var list []control.RepairStatus
+	for _, e := range entries {
+		lock, err := state.Lock(e.VM)
+		if errors.Is(err, journal.ErrLocked) {
+			continue // its run lives
+		}
+		if err != nil {
+			return nil, err
+		}
+		lock.Unlock()
+		list = append(list, control.RepairStatus{VM: e.VM, Run: e.Run, Since: e.Started})
+	}
+	return list, nil
 }
 
 // askAgent asks the agent that serves the socket.
@@ -94,7 +120,24 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 			return err
 		}
 	}
+	if len(res.Repairs) > 0 {
+		if err := repairTable(res.Repairs).write(in.Stdout); err != nil {
+			return err
+		}
+	}
 	return vmStatusTable(res.VMs).write(in.Stdout)
+}
+
+func repairTable(list []control.RepairStatus) *table {
+	t := newTable("TO REPAIR", "SINCE", "TRIES", "NEXT TRY", "LAST ERROR")
+	for _, r := range list {
+		next := moment(r.Next)
+		if r.Next.IsZero() {
+			next = "with the agent, or the VM's next backup"
+		}
+		t.add(r.VM, moment(r.Since), strconv.Itoa(r.Tries), next, r.LastError)
+	}
+	return t
 }
 
 func runTable(runs []control.RunStatus) *table {
