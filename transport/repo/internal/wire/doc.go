@@ -4,7 +4,7 @@
 //
 //	"lull"   4 bytes
 //	kind     1 byte: what the object is
-//	version  1 byte: of the format; a greater one is ErrNewer
+//	version  1 byte: of the format, the same in all objects of a repository; a greater one than is known is ErrNewer
 //	flags    u16, little-endian: features that a reader must know; an unknown one is ErrNewer
 //
 // The eight bytes are part of what is authenticated, wherever something is sealed.

@@ -74,6 +74,9 @@ func (r *Reader) Count(n uint32, size int) int {
 	return int(n)
 }
 
+// Len is the number of bytes that were not taken yet.
+func (r *Reader) Len() int { return len(r.b) }
+
 // Err tells whether all fields were there.
 func (r *Reader) Err() error {
 	if r.bad {

@@ -7,24 +7,28 @@ import (
 )
 
 func TestPrefix(t *testing.T) {
-	p := Prefix(NodePack)
-	if want := []byte("lullM\x01\x00\x00"); !bytes.Equal(p[:], want) {
+	p := Prefix(2, NodePack)
+	if want := []byte("lullM\x02\x00\x00"); !bytes.Equal(p[:], want) {
 		t.Errorf("%q, want %q", p, want)
 	}
 	for _, c := range []struct {
-		b    string
-		want error
+		format Format
+		b      string
+		want   error
 	}{
-		{"lullD\x01\x00\x00", nil},
-		{"lullD\x01\x00", ErrDamaged},
-		{"LullD\x01\x00\x00", ErrDamaged},
-		{"lullX\x01\x00\x00", ErrDamaged},
-		{"lullD\x00\x00\x00", ErrDamaged},
-		{"lullD\x02\x00\x00", ErrNewer},
-		{"lullD\x01\x01\x00", ErrNewer},
-		{"lullP\x01\x00\x00", ErrDamaged},
+		{1, "lullD\x01\x00\x00", nil},
+		{2, "lullD\x02\x00\x00", nil},
+		{2, "lullD\x02\x00", ErrDamaged},
+		{2, "LullD\x02\x00\x00", ErrDamaged},
+		{2, "lullX\x02\x00\x00", ErrDamaged},
+		{2, "lullD\x00\x00\x00", ErrDamaged},
+		{2, "lullD\x01\x00\x00", ErrDamaged},
+		{1, "lullD\x02\x00\x00", ErrDamaged},
+		{2, "lullD\x03\x00\x00", ErrNewer},
+		{2, "lullD\x02\x01\x00", ErrNewer},
+		{2, "lullP\x02\x00\x00", ErrDamaged},
 	} {
-		if err := WantPrefix([]byte(c.b), DataPack); !errors.Is(err, c.want) {
+		if err := WantPrefix(c.format, []byte(c.b), DataPack); !errors.Is(err, c.want) {
 			t.Errorf("%q: %v, want %v", c.b, err, c.want)
 		}
 	}
@@ -61,4 +65,13 @@ func FuzzReader(f *testing.F) {
 			t.Error("done after an error")
 		}
 	})
+}
+
+func TestDocumentsBelongToFormat2(t *testing.T) {
+	if _, err := ParsePrefix(1, []byte("lullT\x01\x00\x00")); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a tombstone in format 1: %v", err)
+	}
+	if k, err := ParsePrefix(2, []byte("lullT\x02\x00\x00")); err != nil || k != Tombstone {
+		t.Errorf("%q, %v", rune(k), err)
+	}
 }
