@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lull-backup/lull/transport/blob"
-	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -97,7 +96,7 @@ func (c *checker) progress(read, total int64) {
 // readPack proves one pack: its name, and that every block opens to what the
 // directory says. It changes nothing of c.
 func (c *checker) readPack(ctx context.Context, info blob.Info) error {
-	b, err := readNamed(ctx, c.r.store, info, pack.MaxPack)
+	b, err := readPackWhole(ctx, c.r.store, c.r.ring, info)
 	if err != nil {
 		return err
 	}
@@ -105,7 +104,7 @@ func (c *checker) readPack(ctx context.Context, info blob.Info) error {
 	if err != nil {
 		return err
 	}
-	key, kind, err := c.r.ring.OpenPackKey(b[:keys.PackHeaderSize])
+	key, kind, err := c.r.ring.OpenPackKey(b[:c.r.ring.PackHeaderSize()])
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,7 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 	if read > 0 {
 		p.Stats.Read = read
 	}
+	p.SignedBy = s.r.Label()
 	object := pointObject(vm, p.ID)
 	sealed, err := s.r.sealPoint(object, p)
 	if err != nil {
@@ -128,7 +129,20 @@ func (s *Session) newest(ctx context.Context, vm [16]byte) (id string, err error
 
 // sealPoint makes the object of a restore point.
 func (r *Repository) sealPoint(object string, p *Point) ([]byte, error) {
-	doc, err := json.Marshal(p)
+	doc, err := encodeDocument(p)
+	if err != nil {
+		return nil, err
+	}
+	outline, err := encodeDocument(outlineOf(p))
+	if err != nil {
+		return nil, err
+	}
+	return r.ring.SealPoint(object, outline, doc)
+}
+
+// encodeDocument is JSON, compressed.
+func encodeDocument(v any) ([]byte, error) {
+	doc, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode restore point: %w", err)
 	}
@@ -139,5 +153,5 @@ func (r *Repository) sealPoint(object string, p *Point) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode restore point: %w", err)
 	}
-	return r.ring.SealPoint(object, packed)
+	return packed, nil
 }

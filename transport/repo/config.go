@@ -25,12 +25,15 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 // config is the object that makes a store a repository. It is bound to every key
 // file, so that nobody can change it and go unseen.
 type config struct {
-	Lull       string     `json:"lull"` // "repository"
-	Version    int        `json:"version"`
-	ID         string     `json:"id"` // hex
-	HPKE       suite      `json:"hpke"`
-	PublicKey  []byte     `json:"public_key"`
-	Parameters parameters `json:"parameters"`
+	Lull       string      `json:"lull"` // "repository"
+	Version    wire.Format `json:"version"`
+	ID         string      `json:"id"` // hex
+	HPKE       suite       `json:"hpke"`
+	PublicKey  []byte      `json:"public_key,omitempty"` // of format 1
+	DataKey    []byte      `json:"data_key,omitempty"`   // of format 2, as what follows
+	MetaKey    []byte      `json:"meta_key,omitempty"`
+	Verify     []byte      `json:"verify,omitempty"` // Ed25519
+	Parameters parameters  `json:"parameters"`
 }
 
 type suite struct {
@@ -39,8 +42,8 @@ type suite struct {
 	AEAD uint16 `json:"aead"`
 }
 
-// parameters are fixed in version 1; they are written down for readers in other
-// languages, and so that another choice can be told.
+// parameters are the same in formats 1 and 2; they are written down for readers in
+// other languages, and so that another choice can be told.
 type parameters struct {
 	Page    int `json:"page"`
 	Window  int `json:"window"`
@@ -49,15 +52,18 @@ type parameters struct {
 	Fanout  int `json:"fanout"`
 }
 
-func version1() (suite, parameters) {
+func fixed() (suite, parameters) {
 	return suite{KEM: keys.KEM, KDF: keys.KDF, AEAD: keys.AEAD},
 		parameters{Page: block.PageSize, Window: block.WindowSize, Average: block.AverageBlock, Max: block.MaxBlock, Fanout: tree.Fanout}
 }
 
 // encodeConfig makes the config object of a new repository.
-func encodeConfig(id ID, publicKey []byte) ([]byte, error) {
-	c := config{Lull: "repository", Version: wire.Version, ID: id.String(), PublicKey: publicKey}
-	c.HPKE, c.Parameters = version1()
+func encodeConfig(id ID, public keys.Public) ([]byte, error) {
+	c := config{
+		Lull: "repository", Version: wire.Version, ID: id.String(),
+		DataKey: public.Data, MetaKey: public.Meta, Verify: public.Root,
+	}
+	c.HPKE, c.Parameters = fixed()
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode config: %w", err)
@@ -65,24 +71,42 @@ func encodeConfig(id ID, publicKey []byte) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// parseConfig reads a config object. What it says is to be believed only once a
-// key file that is bound to it was opened.
-func parseConfig(b []byte) (id ID, publicKey []byte, err error) {
+// parsedConfig is what a config object says. It is to be believed only once a key
+// file that is bound to it was opened.
+type parsedConfig struct {
+	id     ID
+	format wire.Format
+	key1   []byte      // public key of format 1
+	public keys.Public // of format 2
+}
+
+func parseConfig(b []byte) (p parsedConfig, err error) {
 	var c config
 	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&c); err != nil || c.Lull != "repository" || c.Version < 1 {
-		return id, nil, fmt.Errorf("%w: no repository configuration", wire.ErrDamaged)
+		return p, fmt.Errorf("%w: no repository configuration", wire.ErrDamaged)
 	}
 	if c.Version > wire.Version {
-		return id, nil, fmt.Errorf("%w: format version %d", wire.ErrNewer, c.Version)
+		return p, fmt.Errorf("%w: format version %d", wire.ErrNewer, c.Version)
 	}
-	if s, p := version1(); c.HPKE != s || c.Parameters != p {
-		return id, nil, fmt.Errorf("%w: other parameters than version %d has", wire.ErrNewer, c.Version)
+	if s, k := fixed(); c.HPKE != s || c.Parameters != k {
+		return p, fmt.Errorf("%w: other parameters than version %d has", wire.ErrNewer, c.Version)
 	}
 	raw, err := hex.DecodeString(c.ID)
-	if err != nil || len(raw) != len(id) || len(c.PublicKey) != keys.PublicKeySize {
-		return id, nil, fmt.Errorf("%w: repository id or public key", wire.ErrDamaged)
+	if err != nil || len(raw) != len(p.id) || !c.keysFit() {
+		return p, fmt.Errorf("%w: repository id or public keys", wire.ErrDamaged)
 	}
-	return ID(raw), c.PublicKey, nil
+	return parsedConfig{
+		id: ID(raw), format: c.Version, key1: c.PublicKey,
+		public: keys.Public{Data: c.DataKey, Meta: c.MetaKey, Root: c.Verify},
+	}, nil
+}
+
+// keysFit tells whether the public keys of the format are there.
+func (c *config) keysFit() bool {
+	if !c.Version.Signed() {
+		return len(c.PublicKey) == keys.PublicKeySize
+	}
+	return len(c.DataKey) == keys.PublicKeySize && len(c.MetaKey) == keys.PublicKeySize && len(c.Verify) == keys.RootSize
 }
 
 // readConfig reads the config object of a store.

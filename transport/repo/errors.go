@@ -1,6 +1,10 @@
 package repo
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
 
 // Errors to test for with errors.Is. Those of the store (blob.ErrUnreachable and
 // its like) pass through.
@@ -11,4 +15,17 @@ var (
 	ErrVersion      = errors.New("repository format is newer than this lull")
 	ErrNotFound     = errors.New("no such restore point")
 	ErrCorrupt      = errors.New("damaged repository object")
+
+	// ErrForged: an object that no key of the repository signed, or one that may not.
+	// It is a damaged one too (ErrCorrupt).
+	ErrForged = wire.ErrForged
+	// ErrOmitted: the store does not show what is known to have been there: it lost
+	// it, withholds it or was set back. It is a damaged object too (ErrCorrupt).
+	ErrOmitted = errors.New("missing from the store")
+	// ErrRole: the key that opened the repository may not do that.
+	ErrRole = errors.New("this key may not")
+	// ErrNoKey: no key has that label.
+	ErrNoKey = errors.New("no such key")
+	// ErrReadOnly: the repository is of a format that is read but not written any more.
+	ErrReadOnly = errors.New("repository format is read only")
 )

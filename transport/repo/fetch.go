@@ -163,7 +163,7 @@ func together(wants []want) int {
 func (f *fetcher) readRange(ctx context.Context, wants []want) error {
 	first, last := &wants[0].loc, &wants[len(wants)-1].loc
 	from, to := int64(first.SegmentOffset), end(last)
-	if to-from > maxRead || from < keys.PackHeaderSize {
+	if to-from > maxRead || from < int64(f.r.ring.PackHeaderSize()) {
 		return fmt.Errorf("%w: segment at %d of %d bytes", wire.ErrDamaged, from, to-from)
 	}
 	key, read, err := f.r.readPack(ctx, f.store, first.Pack, from, to)

@@ -11,14 +11,14 @@ import (
 )
 
 func FuzzConfig(f *testing.F) {
-	good, err := encodeConfig(ID{1}, make([]byte, keys.PublicKeySize))
+	good, err := encodeConfig(ID{1}, keys.Public{Data: make([]byte, keys.PublicKeySize), Meta: make([]byte, keys.PublicKeySize), Root: make([]byte, keys.RootSize)})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
 	f.Add([]byte(`{"lull":"repository","version":99}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, _, err := parseConfig(b); err != nil && !errors.Is(err, wire.ErrDamaged) && !errors.Is(err, wire.ErrNewer) {
+		if _, err := parseConfig(b); err != nil && !errors.Is(err, wire.ErrDamaged) && !errors.Is(err, wire.ErrNewer) {
 			t.Error(err)
 		}
 	})

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -18,6 +19,10 @@ type Cost = keys.Cost
 type InitOptions struct {
 	Passphrase []byte
 	Cost       Cost // zero: 3 passes over 64 MiB
+	// Label names the owner's key; empty: "owner".
+	Label string
+	// Now is the time of its making; nil: time.Now.
+	Now func() time.Time
 }
 
 // Init makes a new repository in a store: ErrExists when it holds one already.
@@ -28,6 +33,9 @@ func Init(ctx context.Context, store blob.Store, o InitOptions) (ID, error) {
 	}
 	if o.Cost == (Cost{}) {
 		o.Cost = keys.DefaultCost()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if _, err := store.Stat(ctx, configObject); err == nil {
 		return ID{}, fmt.Errorf("%w: %s", ErrExists, store)
@@ -53,14 +61,20 @@ func Init(ctx context.Context, store blob.Store, o InitOptions) (ID, error) {
 // newKey makes the config object and the key file that belongs to it.
 func newKey(id ID, o InitOptions) (conf, key []byte, err error) {
 	master := keys.NewMaster()
-	ring, err := master.Ring(keys.Repository(id))
+	public, err := master.Public(keys.Repository(id))
 	if err != nil {
 		return nil, nil, err
 	}
-	if conf, err = encodeConfig(id, ring.PublicKey()); err != nil {
+	if conf, err = encodeConfig(id, public); err != nil {
 		return nil, nil, err
 	}
-	key, err = keys.Lock(master, conf, o.Passphrase, o.Cost)
+	secrets, certificate, err := master.NewKey(keys.Repository(id), keys.Certificate{
+		Label: cmp.Or(o.Label, "owner"), Roles: keys.Owner, Created: o.Now(), Epoch: 1,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err = keys.Lock(secrets, keys.Repository(id), certificate, conf, o.Passphrase, o.Cost)
 	return conf, key, err
 }
 

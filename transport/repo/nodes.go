@@ -10,7 +10,6 @@ import (
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
-	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -113,7 +112,7 @@ func (n *nodes) segment(ctx context.Context, loc index.Location) ([]byte, error)
 
 // readSegment reads and opens one segment.
 func (r *Repository) readSegment(ctx context.Context, store blob.Store, loc index.Location) ([]byte, error) {
-	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead || loc.SegmentOffset < keys.PackHeaderSize {
+	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead || int(loc.SegmentOffset) < r.ring.PackHeaderSize() {
 		return nil, fmt.Errorf("%w: segment at %d of %d bytes", wire.ErrDamaged, loc.SegmentOffset, loc.SegmentLength)
 	}
 	key, sealed, err := r.readPack(ctx, store, loc.Pack, int64(loc.SegmentOffset), end(&loc))

@@ -8,6 +8,8 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -23,8 +25,13 @@ func (e *objectError) Unwrap() []error { return []error{e.kind, e.err} }
 
 // Hint is the next step for the administrator.
 func (e *objectError) Hint() string {
-	if e.kind == ErrVersion {
+	switch {
+	case e.kind == ErrVersion:
 		return "update lull on this host"
+	case errors.Is(e.err, ErrForged):
+		return "find out who can write to the store, see docs/threat-model.md"
+	case errors.Is(e.err, ErrOmitted):
+		return "find out who can delete from the store, see docs/threat-model.md"
 	}
 	return "run lull check --all to see what else is damaged"
 }
@@ -38,7 +45,8 @@ func objectErr(object string, err error) error {
 		return err
 	case errors.Is(err, wire.ErrNewer):
 		return &objectError{ErrVersion, object, err}
-	case errors.Is(err, wire.ErrDamaged), errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrRange):
+	case errors.Is(err, wire.ErrDamaged), errors.Is(err, wire.ErrForged), errors.Is(err, ErrOmitted),
+		errors.Is(err, blob.ErrNotFound), errors.Is(err, blob.ErrRange):
 		return &objectError{ErrCorrupt, object, err}
 	}
 	return err // the store's, which says what it did to which object
@@ -68,6 +76,18 @@ func readNamed(ctx context.Context, store blob.Store, info blob.Info, limit int6
 		return nil, err
 	}
 	if sum, ok := sumOf(info.Name); !ok || blake3.Sum256(b) != sum {
+		return nil, fmt.Errorf("%w: content does not match the name", wire.ErrDamaged)
+	}
+	return b, nil
+}
+
+// readPackWhole reads all of a pack and checks it against its name.
+func readPackWhole(ctx context.Context, store blob.Store, ring *keys.Ring, info blob.Info) ([]byte, error) {
+	b, err := readSized(ctx, store, info, pack.MaxPack)
+	if err != nil {
+		return nil, err
+	}
+	if sum, ok := sumOf(info.Name); !ok || pack.Name(ring, b) != sum {
 		return nil, fmt.Errorf("%w: content does not match the name", wire.ErrDamaged)
 	}
 	return b, nil

@@ -25,7 +25,7 @@ func TestOpenRefuses(t *testing.T) {
 		"passphrase":  {func() blob.Store { return made }, "wrong", repo.ErrPassphrase},
 		"none":        {func() blob.Store { return made }, "", repo.ErrPassphrase},
 		"newer config": {func() blob.Store {
-			return replaced(made, "config", `"version": 1`, `"version": 2`)
+			return replaced(made, "config", `"version": 2`, `"version": 3`)
 		}, string(passphrase), repo.ErrVersion},
 		"other config": {func() blob.Store {
 			return replaced(made, "config", `"max": 65536`, `"max": 65537`)

@@ -48,7 +48,8 @@ func (r *Repository) readPack(ctx context.Context, store blob.Store, pack [32]by
 		b, err := store.Read(ctx, packObject(pack), from, to-from)
 		return key, b, err
 	}
-	header := int64(keys.PackHeaderSize)
+	size := r.ring.PackHeaderSize()
+	header := int64(size)
 	if from <= maxGap {
 		header = to
 	}
@@ -56,7 +57,7 @@ func (r *Repository) readPack(ctx context.Context, store blob.Store, pack [32]by
 	if err != nil {
 		return nil, nil, err
 	}
-	if key, _, err = r.ring.OpenPackKey(b[:keys.PackHeaderSize]); err != nil {
+	if key, _, err = r.ring.OpenPackKey(b[:size]); err != nil {
 		return nil, nil, err
 	}
 	r.packKeys.put(pack, key)

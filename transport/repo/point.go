@@ -1,7 +1,10 @@
 package repo
 
 import (
+	"encoding/hex"
+	"errors"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/lull-backup/lull/quiesce"
@@ -18,6 +21,13 @@ type Point struct {
 	// name of a loose image.
 	VM     string `json:"vm"`
 	Parent string `json:"parent,omitempty"` // the VM's point before this one
+	// ParentHash is that of the parent's object, so that nobody can put another in
+	// its place, or leave it out. Heads does the same for other VMs' points.
+	ParentHash Hash   `json:"parent_hash,omitzero"`
+	Heads      []Head `json:"heads,omitempty"`
+	// SignedBy is the label of the key that made the point; what a point says itself
+	// of that is not believed.
+	SignedBy string `json:"signed_by,omitempty"`
 	// Frozen is the instant that the point shows, by the host's clock, in UTC.
 	Frozen   time.Time           `json:"frozen"`
 	Agent    string              `json:"agent"` // version of lull
@@ -27,6 +37,60 @@ type Point struct {
 	Files    []File              `json:"files,omitempty"`
 	Quiesce  quiesce.Report      `json:"quiesce"`
 	Stats    Stats               `json:"stats"`
+}
+
+// Head is the newest point of another VM that a host knew when it made a point: the
+// object's name below points/, and its hash.
+type Head struct {
+	Point string `json:"point"`
+	Hash  Hash   `json:"hash"`
+}
+
+// Hash is BLAKE3 of an object.
+type Hash [32]byte
+
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+
+// MarshalText writes lower-case hex.
+func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (h *Hash) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(h) {
+		return errHash
+	}
+	_, err := hex.Decode(h[:], b)
+	return err
+}
+
+var errHash = errors.New("a hash has 64 digits")
+
+// outline is what maintenance may know of a point: where its maps are and how it is
+// chained, and nothing of the machine.
+type outline struct {
+	ID         string    `json:"id"`
+	VM         string    `json:"vm"`
+	Parent     string    `json:"parent,omitempty"`
+	ParentHash Hash      `json:"parent_hash,omitzero"`
+	Heads      []Head    `json:"heads,omitempty"`
+	Frozen     time.Time `json:"frozen"`
+	Roots      []Root    `json:"roots"`
+}
+
+func outlineOf(p *Point) outline {
+	return outline{
+		ID: p.ID, VM: p.VM, Parent: p.Parent, ParentHash: p.ParentHash, Heads: p.Heads,
+		Frozen: p.Frozen, Roots: slices.Collect(p.roots()),
+	}
+}
+
+// point is the point as far as the outline tells.
+func (o *outline) point() Point {
+	p := Point{ID: o.ID, VM: o.VM, Parent: o.Parent, ParentHash: o.ParentHash, Heads: o.Heads, Frozen: o.Frozen}
+	for _, root := range o.Roots {
+		p.Disks = append(p.Disks, Disk{Root: root})
+	}
+	return p
 }
 
 // roots are the maps of the point's disks and files.

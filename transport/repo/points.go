@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -102,37 +103,81 @@ func (r *Repository) readPoint(ctx context.Context, store blob.Store, info blob.
 	if err != nil {
 		return Point{}, objectErr(info.Name, err)
 	}
-	packed, err := r.ring.OpenPoint(info.Name, b)
+	p, err := r.openPoint(info, b)
+	return p, objectErr(info.Name, err)
+}
+
+// openPoint opens a manifest as far as the key goes: for who only maintains, roots stand
+// for disks and files.
+func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
+	sealed, err := r.ring.ParsePoint(info.Name, b)
 	if err != nil {
-		return Point{}, objectErr(info.Name, err)
+		return Point{}, err
 	}
-	p, err := decodePoint(packed)
-	if err == nil && pointObject(r.ring.VM(p.VM), p.ID) != info.Name {
-		err = fmt.Errorf("%w: holds point %.40q", wire.ErrDamaged, p.ID)
+	if err := r.trust.allows(sealed.Signer, RoleBackup, info.Created); err != nil {
+		return Point{}, err
 	}
+	p, err := r.decodeSealed(sealed)
 	if err != nil {
-		return Point{}, objectErr(info.Name, err)
+		return Point{}, err
+	}
+	if pointObject(r.ring.VM(p.VM), p.ID) != info.Name {
+		return Point{}, fmt.Errorf("%w: holds point %.40q", wire.ErrDamaged, p.ID)
+	}
+	if sealed.Signer != nil {
+		p.SignedBy = sealed.Signer.Label
 	}
 	return p, nil
 }
 
+func (r *Repository) decodeSealed(sealed *keys.SealedPoint) (Point, error) {
+	if r.ring.CanRead() {
+		packed, err := r.ring.OpenPoint(sealed)
+		if err != nil {
+			return Point{}, err
+		}
+		return decodePoint(packed)
+	}
+	packed, err := r.ring.OpenOutline(sealed)
+	if err != nil {
+		return Point{}, err
+	}
+	var o outline
+	if err := decodeDocument(packed, &o); err != nil {
+		return Point{}, err
+	}
+	p := o.point()
+	return p, checkDecoded(&p)
+}
+
 func decodePoint(packed []byte) (p Point, err error) {
+	if err := decodeDocument(packed, &p); err != nil {
+		return p, err
+	}
+	return p, checkDecoded(&p)
+}
+
+func decodeDocument(packed []byte, v any) error {
 	doc, err := decompress(packed)
 	if err != nil {
-		return p, fmt.Errorf("%w: %w", wire.ErrDamaged, err)
+		return fmt.Errorf("%w: %w", wire.ErrDamaged, err)
 	}
-	if err := json.Unmarshal(doc, &p); err != nil {
-		return p, fmt.Errorf("%w: %w", wire.ErrDamaged, err)
+	if err := json.Unmarshal(doc, v); err != nil {
+		return fmt.Errorf("%w: %w", wire.ErrDamaged, err)
 	}
+	return nil
+}
+
+func checkDecoded(p *Point) error {
 	if !strings.Contains(p.ID, "-") || p.VM == "" {
-		return p, fmt.Errorf("%w: no point id or VM", wire.ErrDamaged)
+		return fmt.Errorf("%w: no point id or VM", wire.ErrDamaged)
 	}
 	for root := range p.roots() {
 		if err := tree.Root(root).Check(); err != nil {
-			return p, fmt.Errorf("%w: %w", wire.ErrDamaged, err)
+			return fmt.Errorf("%w: %w", wire.ErrDamaged, err)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // compress and decompress are for single documents; blocks have a pack.Codec.

@@ -1,10 +1,8 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -15,12 +13,17 @@ import (
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
-	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
 // OpenOptions say how a repository is opened.
 type OpenOptions struct {
 	Passphrase []byte
+	// KeyFile is a key file that this host keeps itself, as Export returned it. Nil:
+	// the store's are tried.
+	KeyFile []byte
+	// Label is that of the key whose passphrase is given, which spares trying others.
+	// Empty: it may be any.
+	Label string
 	// Cache is the folder for what is known of repositories, each in a folder
 	// of its own below it. It may be lost at any time. Empty: a temporary one.
 	Cache string
@@ -36,6 +39,7 @@ type Repository struct {
 	config []byte
 	store  blob.Store
 	ring   *keys.Ring
+	trust  trust
 	codec  *pack.Codec
 	index  *index.Index
 	doubts *doubts
@@ -56,11 +60,11 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 	if err != nil {
 		return nil, err
 	}
-	id, ring, err := unlock(ctx, store, conf, o.Passphrase)
+	u, err := unlock(ctx, store, conf, o)
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{id: id, config: conf, store: store, ring: ring, now: o.Now, limits: o.limits}
+	r := &Repository{id: u.id, config: conf, store: store, ring: u.ring, now: o.Now, limits: o.limits}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -103,48 +107,6 @@ func (r *Repository) ID() ID { return r.id }
 func (r *Repository) Close() error {
 	r.codec.Close()
 	return r.index.Close()
-}
-
-// maxKeys bounds the key files that are tried with a passphrase.
-const maxKeys = 16
-
-// unlock opens the key file that the passphrase fits.
-func unlock(ctx context.Context, store blob.Store, conf, passphrase []byte) (ID, *keys.Ring, error) {
-	id, public, err := parseConfig(conf)
-	if err != nil {
-		return ID{}, nil, objectErr(configObject, err)
-	}
-	files, err := list(ctx, store, keyPrefix)
-	if err != nil {
-		return ID{}, nil, err
-	}
-	err = objectErr(keyPrefix, fmt.Errorf("%w: there is no key file", wire.ErrDamaged))
-	for _, f := range files[:min(len(files), maxKeys)] {
-		m, tried := unlockOne(ctx, store, f, conf, passphrase)
-		if tried == nil {
-			ring, err := m.Ring(keys.Repository(id))
-			if err == nil && !bytes.Equal(ring.PublicKey(), public) {
-				err = objectErr(configObject, fmt.Errorf("%w: the public key is another one", wire.ErrDamaged))
-			}
-			return id, ring, err
-		}
-		if !errors.Is(err, ErrPassphrase) {
-			err = tried
-		}
-	}
-	return ID{}, nil, err
-}
-
-func unlockOne(ctx context.Context, store blob.Store, f blob.Info, conf, passphrase []byte) (keys.Master, error) {
-	b, err := readNamed(ctx, store, f, keys.MaxFile)
-	if err != nil {
-		return keys.Master{}, objectErr(f.Name, err)
-	}
-	m, err := keys.Unlock(b, conf, passphrase)
-	if errors.Is(err, keys.ErrPassphrase) {
-		return m, ErrPassphrase
-	}
-	return m, objectErr(f.Name, err)
 }
 
 // sum is the hash by which keys, packs and index objects are named.

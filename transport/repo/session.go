@@ -88,6 +88,9 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 	if vm == "" {
 		return nil, errNoVM
 	}
+	if err := r.Allow(RoleBackup, "back up"); err != nil {
+		return nil, err
+	}
 	if err := r.doubts.load(); err != nil {
 		return nil, err
 	}

@@ -49,32 +49,38 @@ func (c Cost) check() error {
 
 // file is a key file as it is stored.
 type file struct {
-	Lull    string `json:"lull"` // "key"
-	Version int    `json:"version"`
-	Config  string `json:"config"` // BLAKE3 of the config object, hex
-	KDF     string `json:"kdf"`    // "argon2id"
+	Lull        string      `json:"lull"` // "key"
+	Version     wire.Format `json:"version"`
+	Config      string      `json:"config"`                // BLAKE3 of the config object, hex
+	Certificate []byte      `json:"certificate,omitempty"` // since format 2
+	Box         []byte      `json:"box,omitempty"`         // public key, since format 2
+	KDF         string      `json:"kdf"`                   // "argon2id"
 	Cost
 	Salt   []byte `json:"salt"`
 	Sealed []byte `json:"sealed"`
 }
 
-// roleAll is the first byte of a sealed bundle that holds the master secret.
-// Other roles have numbers and bundles of their own.
+// roleAll is the first byte of a sealed bundle of format 1, with the master secret.
 const roleAll = 1
 
-// Lock makes the key file of a master secret. It is bound to the config object:
-// whoever changes that locks everyone out instead of fooling them.
-func Lock(m Master, config, passphrase []byte, c Cost) ([]byte, error) {
-	if err := c.check(); err != nil {
+// Lock makes the key file of secrets. It is bound to the config object: whoever changes
+// that locks everyone out instead of fooling them.
+func Lock(s *Secrets, id Repository, c *Certificate, config, passphrase []byte, cost Cost) ([]byte, error) {
+	if err := cost.check(); err != nil {
 		return nil, err
 	}
-	f := file{Lull: "key", Version: wire.Version, Config: digest(config), KDF: "argon2id", Cost: c, Salt: make([]byte, saltSize)}
+	_, box, err := s.hostKeys(id)
+	if err != nil {
+		return nil, err
+	}
+	f := file{Lull: "key", Version: wire.Version, Config: digest(config), KDF: "argon2id", Cost: cost, Salt: make([]byte, saltSize)}
+	f.Certificate, f.Box = c.Bytes(), box.PublicKey().Bytes()
 	rand.Read(f.Salt)
-	aead, err := newGCM(stretch(passphrase, f.Salt, c))
+	aead, err := newGCM(stretch(passphrase, f.Salt, cost))
 	if err != nil {
 		return nil, fmt.Errorf("lock key: %w", err)
 	}
-	f.Sealed = aead.Seal(nil, make([]byte, aead.NonceSize()), append([]byte{roleAll}, m[:]...), f.bound())
+	f.Sealed = aead.Seal(nil, make([]byte, aead.NonceSize()), s.bundle(), f.bound())
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("lock key: %w", err)
@@ -82,28 +88,58 @@ func Lock(m Master, config, passphrase []byte, c Cost) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// Unlock opens a key file. ErrPassphrase; wire.ErrDamaged and wire.ErrNewer.
-func Unlock(b, config, passphrase []byte) (m Master, err error) {
+// Unlock opens a key file, and returns its secrets with the certificate, which Ring
+// verifies. ErrPassphrase; wire.ErrDamaged and wire.ErrNewer.
+func Unlock(b, config, passphrase []byte) (s *Secrets, certificate []byte, err error) {
 	f, err := parseFile(b)
 	if err != nil {
-		return m, err
+		return nil, nil, err
 	}
 	if f.Config != digest(config) {
-		return m, fmt.Errorf("%w: config and key file do not belong together", wire.ErrDamaged)
+		return nil, nil, fmt.Errorf("%w: config and key file do not belong together", wire.ErrDamaged)
 	}
 	aead, err := newGCM(stretch(passphrase, f.Salt, f.Cost))
 	if err != nil {
-		return m, fmt.Errorf("unlock key: %w", err)
+		return nil, nil, fmt.Errorf("unlock key: %w", err)
 	}
 	bundle, err := aead.Open(nil, make([]byte, aead.NonceSize()), f.Sealed, f.bound())
 	if err != nil {
-		return m, ErrPassphrase
+		return nil, nil, ErrPassphrase
 	}
-	if len(bundle) != 1+len(m) || bundle[0] != roleAll {
-		return m, fmt.Errorf("%w: key of an unknown role", wire.ErrNewer)
+	if f.Version.Signed() {
+		s, err = parseBundle(bundle)
+		return s, f.Certificate, err
 	}
-	copy(m[:], bundle[1:])
-	return m, nil
+	if len(bundle) != 1+len(Master{}) || bundle[0] != roleAll {
+		return nil, nil, fmt.Errorf("%w: key of an unknown role", wire.ErrNewer)
+	}
+	return &Secrets{Roles: Owner, master: Master(bundle[1:])}, nil, nil
+}
+
+// Master1 is the master secret of a key file of format 1.
+func (s *Secrets) Master1() Master { return s.master }
+
+// ParseFile reads what a key file says in the open: whose it is, with its box. Believed
+// is only what the certificate says.
+func (r *Ring) ParseFile(b []byte) (Recipient, error) {
+	f, err := parseFile(b)
+	if err != nil {
+		return Recipient{}, err
+	}
+	c, err := r.ParseCertificate(f.Certificate)
+	if err == nil && blake3.Sum256(f.Box) != c.Box {
+		err = fmt.Errorf("%w: box of %.40q", wire.ErrForged, c.Label)
+	}
+	return Recipient{Certificate: c, Box: f.Box}, err
+}
+
+// FileLabel is the label that a key file claims, to find the right one among many.
+func FileLabel(b []byte) string {
+	f, err := parseFile(b)
+	if err != nil {
+		return ""
+	}
+	return labelOf(f.Certificate)
 }
 
 func parseFile(b []byte) (f file, err error) {
@@ -125,7 +161,7 @@ func parseFile(b []byte) (f file, err error) {
 
 // bound is the associated data of the sealed bundle. Cost and salt need no place
 // in it: they make the key.
-func (f *file) bound() []byte { return []byte("lull v1 key " + f.Config) }
+func (f *file) bound() []byte { return fmt.Appendf(nil, "lull v%d key %s", f.Version, f.Config) }
 
 func stretch(passphrase, salt []byte, c Cost) []byte {
 	return argon2.IDKey(passphrase, salt, c.Time, c.Memory, c.Threads, 32)

@@ -14,9 +14,22 @@ import (
 
 var cheap = Cost{Time: 1, Memory: 64, Threads: 1}
 
-func ring(t testing.TB, m Master, id Repository) *Ring {
+// ring is that of a key with some roles.
+func ring(t testing.TB, m Master, id Repository, roles ...Roles) *Ring {
 	t.Helper()
-	r, err := m.Ring(id)
+	of := Certificate{Label: "test", Roles: Owner, Epoch: 1}
+	if len(roles) > 0 {
+		of.Roles = roles[0]
+	}
+	public, err := m.Public(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, c, err := m.NewKey(id, of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Ring(id, public, c.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,19 +46,41 @@ func TestDerivationIsGolden(t *testing.T) {
 	for i := range id {
 		id[i] = byte(0xf0 + i)
 	}
-	r := ring(t, m, id)
+	r, err := m.Ring1(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(golden(), derived(r)); diff != "" {
+		t.Errorf("keys of repositories of format 1 would be lost: %s", diff)
+	}
+	r = ring(t, m, id, Backup)
+	if diff := cmp.Diff(golden2(), derived(r)); diff != "" {
+		t.Errorf("keys of repositories of format 2 would be lost: %s", diff)
+	}
+	if diff := cmp.Diff(derived(r), derived(ring(t, m, id))); diff != "" {
+		t.Errorf("the owner has other keys: %s", diff)
+	}
+	public, err := m.Public(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := [3]string{digest(public.Data), digest(public.Meta), hex.EncodeToString(public.Root)}
+	if diff := cmp.Diff(goldenPublic(), got); diff != "" {
+		t.Errorf("public keys of format 2: %s", diff)
+	}
+}
+
+// derived is what a ring derives from its secrets.
+func derived(r *Ring) map[string]string {
 	vm := r.VM("lab/web")
-	public := digest(r.PublicKey())
-	got := map[string]string{
+	public := digest(r.PublicKey1())
+	return map[string]string{
 		"data name of abc":     r.Data.Name([]byte("abc")).String(),
 		"node name of abc":     r.Nodes.Name([]byte("abc")).String(),
 		"index key":            hex.EncodeToString(r.index),
 		"writers' key":         hex.EncodeToString(r.writers),
 		"VM lab/web":           hex.EncodeToString(vm[:]),
 		"BLAKE3 of public key": public,
-	}
-	if diff := cmp.Diff(golden(), got); diff != "" {
-		t.Errorf("keys of old repositories would be lost: %s", diff)
 	}
 }
 
@@ -75,28 +110,77 @@ func TestSealedIndex(t *testing.T) {
 }
 
 func TestSealedPoint(t *testing.T) {
-	r := ring(t, Master{1}, Repository{1})
-	sealed, err := r.SealPoint("points/a", []byte("manifest"))
+	owner := ring(t, Master{1}, Repository{1})
+	sealed, err := ring(t, Master{1}, Repository{1}, Backup).SealPoint("points/a", []byte("outline"), []byte("manifest"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if plain, err := r.OpenPoint("points/a", sealed); err != nil || string(plain) != "manifest" {
+	p, err := owner.ParsePoint("points/a", sealed)
+	if err != nil || p.Signer.Label != "test" || p.Signer.Roles != Backup {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if plain, err := owner.OpenPoint(p); err != nil || string(plain) != "manifest" {
 		t.Errorf("%q, %v", plain, err)
 	}
-	if _, err := r.OpenPoint("points/b", sealed); !errors.Is(err, wire.ErrDamaged) {
+	if plain, err := owner.OpenOutline(p); err != nil || string(plain) != "outline" {
+		t.Errorf("%q, %v", plain, err)
+	}
+	if _, err := owner.ParsePoint("points/b", sealed); !errors.Is(err, wire.ErrForged) {
 		t.Errorf("under another name: %v", err)
 	}
 	newer := bytes.Clone(sealed)
 	newer[5]++
-	if _, err := r.OpenPoint("points/a", newer); !errors.Is(err, wire.ErrNewer) {
+	if _, err := owner.ParsePoint("points/a", newer); !errors.Is(err, wire.ErrNewer) {
 		t.Errorf("newer version: %v", err)
+	}
+}
+
+// Each role opens what it is for, and nothing else.
+func TestRolesOpenWhatTheyAreFor(t *testing.T) {
+	for roles, can := range map[Roles]struct{ read, maps bool }{
+		Backup:            {false, false},
+		Maintain:          {false, true},
+		Restore:           {true, true},
+		Owner:             {true, true},
+		Backup | Restore:  {true, true},
+		Backup | Maintain: {false, true},
+	} {
+		r := ring(t, Master{1}, Repository{1}, roles)
+		if r.CanRead() != can.read || r.CanReadMaps() != can.maps {
+			t.Errorf("%s: says that it reads %v, maps %v", roles, r.CanRead(), r.CanReadMaps())
+		}
+		want := func(what string, err error, may bool) {
+			if may && err != nil || !may && !errors.Is(err, ErrRole) {
+				t.Errorf("%s: %s: %v", roles, what, err)
+			}
+		}
+		for kind, may := range map[wire.Kind]bool{wire.DataPack: can.read, wire.NodePack: can.maps} {
+			header, _, err := ring(t, Master{1}, Repository{1}).NewPackKey(nil, kind)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = r.OpenPackKey(header)
+			want("pack "+string(rune(kind)), err, may)
+		}
+		sealed, err := ring(t, Master{1}, Repository{1}).SealPoint("points/a", nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := r.ParsePoint("points/a", sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.OpenPoint(p)
+		want("point", err, can.read)
+		_, err = r.OpenOutline(p)
+		want("outline", err, can.maps)
 	}
 }
 
 func TestPackKey(t *testing.T) {
 	r := ring(t, Master{1}, Repository{1})
 	header, key, err := r.NewPackKey(nil, wire.NodePack)
-	if err != nil || len(header) != PackHeaderSize {
+	if err != nil || len(header) != r.PackHeaderSize() {
 		t.Fatal(len(header), err)
 	}
 	sealed := key.Seal(nil, 5000, []byte("segment"))
@@ -116,19 +200,30 @@ func TestPackKey(t *testing.T) {
 	}
 }
 
-func TestKeyFile(t *testing.T) {
-	config := []byte("config")
-	f, err := Lock(Master{9}, config, []byte("secret"), cheap)
+// lock makes the key file of a new key.
+func lock(t testing.TB, roles Roles, config string) []byte {
+	t.Helper()
+	s, c, err := Master{9}.NewKey(Repository{1}, Certificate{Label: "test", Roles: roles, Epoch: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := Unlock(f, config, []byte("secret")); err != nil || m != (Master{9}) {
+	f, err := Lock(s, Repository{1}, c, []byte(config), []byte("secret"), cheap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestKeyFile(t *testing.T) {
+	config := []byte("config")
+	f := lock(t, Owner, "config")
+	if s, _, err := Unlock(f, config, []byte("secret")); err != nil || s.master != (Master{9}) {
 		t.Errorf("%v", err)
 	}
-	if _, err := Unlock(f, config, []byte("Secret")); !errors.Is(err, ErrPassphrase) {
+	if _, _, err := Unlock(f, config, []byte("Secret")); !errors.Is(err, ErrPassphrase) {
 		t.Errorf("wrong passphrase: %v", err)
 	}
-	if _, err := Unlock(f, []byte("other"), []byte("secret")); !errors.Is(err, wire.ErrDamaged) {
+	if _, _, err := Unlock(f, []byte("other"), []byte("secret")); !errors.Is(err, wire.ErrDamaged) {
 		t.Errorf("other config: %v", err)
 	}
 	if bytes.Contains(f, []byte("secret")) {
@@ -136,12 +231,45 @@ func TestKeyFile(t *testing.T) {
 	}
 }
 
+// A key file holds the secrets of its roles and no others.
+func TestKeyFileHoldsItsRoleOnly(t *testing.T) {
+	d := Master{9}.from2(Repository{1})
+	shared, data, meta := d.seed("shared"), d.epoch("data", 2), d.epoch("meta", 2)
+	for roles, has := range map[Roles][4]bool{ // master, shared, data, meta
+		Owner:            {true, false, false, false},
+		Backup:           {false, true, false, false},
+		Restore:          {false, true, true, true},
+		Maintain:         {false, true, false, true},
+		Backup | Restore: {false, true, true, true},
+	} {
+		s, certificate, err := Unlock(lock(t, roles, ""), nil, []byte("secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := s.bundle()
+		for i, secret := range [][]byte{bytes.Repeat([]byte{9}, 1), shared[:], data[:], meta[:]} {
+			if i == 0 {
+				m := Master{9}
+				secret = m[:]
+			}
+			if bytes.Contains(b, secret) != has[i] {
+				t.Errorf("%s: secret %d in the bundle: %v", roles, i, !has[i])
+			}
+		}
+		public, err := Master{9}.Public(Repository{1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.Ring(Repository{1}, public, certificate)
+		if err != nil || r.Certificate().Roles != roles {
+			t.Errorf("%s: %v", roles, err)
+		}
+	}
+}
+
 // A store cannot make its reader spend memory or time without bounds.
 func TestKeyFileCostIsBounded(t *testing.T) {
-	f, err := Lock(Master{9}, nil, []byte("secret"), cheap)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := lock(t, Backup, "")
 	for before, after := range map[string]string{
 		`"memory_kib": 64`: `"memory_kib": 104857600`,
 		`"time": 1`:        `"time": 4000000000`,
@@ -151,18 +279,14 @@ func TestKeyFileCostIsBounded(t *testing.T) {
 		if evil == string(f) {
 			t.Fatalf("no %s in %s", before, f)
 		}
-		if _, err := Unlock([]byte(evil), nil, []byte("secret")); !errors.Is(err, wire.ErrDamaged) {
+		if _, _, err := Unlock([]byte(evil), nil, []byte("secret")); !errors.Is(err, wire.ErrDamaged) {
 			t.Errorf("%s: %v", after, err)
 		}
 	}
 }
 
 func FuzzKeyFile(f *testing.F) {
-	good, err := Lock(Master{9}, nil, []byte("secret"), cheap)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good)
+	f.Add(lock(f, Restore, ""))
 	f.Add([]byte(`{"lull":"key","version":1,"memory_kib":4294967295}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := parseFile(b)
@@ -187,15 +311,42 @@ func golden() map[string]string {
 	}
 }
 
-// Who has the public key only cannot make what a repository takes for its own.
+// golden2 was computed once, for version 2, and is never changed.
+func golden2() map[string]string {
+	return map[string]string{
+		"BLAKE3 of public key": "d49c8f46ba9f6b66a0c504dc2effd5ff8dd9f62741ad94bf4b243d3405432df0",
+		"VM lab/web":           "4c8fab89d07791d96f8438a508d038f4",
+		"data name of abc":     "77d61895867f30805cb047706bc473b4d40322c53dce086dddc65be665f34692",
+		"index key":            "e9b2bcecf93e1f6e7bcc7e0fc7551a60af92b1d56519deaf103148e102f899b1",
+		"node name of abc":     "9d98472aa30f77a3524e4e62f73e3747a567a3dc8f3a03b5084d54061f1efe62",
+		"writers' key":         "92d2b736b48d5cbadc75c552f5b761f3c5a5e1d54edf1435532b522dc252d5d5",
+	}
+}
+
+// goldenPublic are BLAKE3 of the data and meta keys of epoch 1, and the root key.
+func goldenPublic() [3]string {
+	return [3]string{
+		"d49c8f46ba9f6b66a0c504dc2effd5ff8dd9f62741ad94bf4b243d3405432df0",
+		"374f93997576da2e996238e57ca55e591a044411e2dffbfd15f3ee3e13e8c4c1",
+		"a63585909121cff82be7f23cc55f3ffe51c3b8320ee068a82ace2c69e6e20ec8",
+	}
+}
+
+// Who has the public keys only cannot make what a repository takes for its own, even
+// with a key to sign with.
 func TestStoreCannotForge(t *testing.T) {
 	r := ring(t, Master{1}, Repository{1})
-	forger := &Ring{repository: r.repository, public: r.public, writers: make([]byte, 32)}
-	point, err := forger.SealPoint("points/a", []byte("forged"))
+	forger := ring(t, Master{1}, Repository{1})
+	forger.writers = make([]byte, 32)
+	sealed, err := forger.SealPoint("points/a", nil, []byte("forged"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.OpenPoint("points/a", point); !errors.Is(err, wire.ErrDamaged) {
+	p, err := r.ParsePoint("points/a", sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.OpenPoint(p); !errors.Is(err, wire.ErrDamaged) {
 		t.Errorf("point: %v, want %v", err, wire.ErrDamaged)
 	}
 	header, _, err := forger.NewPackKey(nil, wire.DataPack)
@@ -205,4 +356,119 @@ func TestStoreCannotForge(t *testing.T) {
 	if _, _, err := r.OpenPackKey(header); !errors.Is(err, wire.ErrDamaged) {
 		t.Errorf("pack: %v, want %v", err, wire.ErrDamaged)
 	}
+}
+
+// A signature is worth as much as its certificate, which the repository's root alone
+// can give.
+func TestSelfMadeCertificate(t *testing.T) {
+	r, forger := ring(t, Master{1}, Repository{1}), ring(t, Master{2}, Repository{1})
+	forger.index = r.index // as a backup key has it
+	b, err := forger.SealDocument(wire.Tombstone, "forgotten/", []byte("all"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.OpenDocument(wire.Tombstone, "forgotten/", b); !errors.Is(err, wire.ErrForged) {
+		t.Errorf("%v, want %v", err, wire.ErrForged)
+	}
+	b, err = r.SealDocument(wire.Tombstone, "forgotten/", []byte("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, c, err := r.OpenDocument(wire.Tombstone, "forgotten/", b); err != nil || string(plain) != "one" || c.Label != "test" {
+		t.Errorf("%q, %v", plain, err)
+	}
+	if _, _, err := r.OpenDocument(wire.Tombstone, "holds/", b); !errors.Is(err, wire.ErrForged) {
+		t.Errorf("in another folder: %v, want %v", err, wire.ErrForged)
+	}
+}
+
+// A rotation shuts out who was not granted it, and nobody else.
+func TestRotation(t *testing.T) {
+	id := Repository{1}
+	owner := ring(t, Master{1}, id)
+	readers := map[string]*Ring{
+		"stays": ring(t, Master{1}, id, Restore), "maintains": ring(t, Master{1}, id, Maintain),
+		"removed": ring(t, Master{1}, id, Restore), "backs up": ring(t, Master{1}, id, Backup),
+	}
+	var to []Recipient
+	for name, r := range readers {
+		if name != "removed" {
+			to = append(to, Recipient{r.Certificate(), r.box.PublicKey().Bytes()})
+		}
+	}
+	plain, err := owner.Rotate(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range append([]*Ring{owner}, readers["stays"], readers["maintains"], readers["removed"], readers["backs up"]) {
+		if err := r.AddEpoch(plain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for kind, may := range map[wire.Kind]map[string]bool{
+		wire.DataPack: {"stays": true},
+		wire.NodePack: {"stays": true, "maintains": true},
+	} {
+		header, _, err := readers["backs up"].NewPackKey(nil, kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := owner.OpenPackKey(header); err != nil {
+			t.Errorf("owner: %v", err)
+		}
+		for name, r := range readers {
+			if _, _, err := r.OpenPackKey(header); may[name] && err != nil || !may[name] && !errors.Is(err, ErrRole) {
+				t.Errorf("%s opens %q: %v", name, rune(kind), err)
+			}
+		}
+	}
+	if err := owner.AddEpoch(plain); !errors.Is(err, wire.ErrDamaged) {
+		t.Errorf("the same epoch again: %v", err)
+	}
+}
+
+func FuzzCertificate(f *testing.F) {
+	r := ring(f, Master{1}, Repository{1})
+	f.Add(r.Certificate().Bytes())
+	f.Add([]byte("{}\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := r.ParseCertificate(b); err != nil && !errors.Is(err, wire.ErrDamaged) && !errors.Is(err, wire.ErrForged) {
+			t.Error(err)
+		}
+		labelOf(b)
+	})
+}
+
+func FuzzBundle(f *testing.F) {
+	for _, roles := range []Roles{Owner, Backup, Restore, Maintain} {
+		s, _, err := Master{9}.NewKey(Repository{1}, Certificate{Label: "test", Roles: roles, Epoch: 2})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(s.bundle())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := parseBundle(b)
+		if err == nil && !bytes.Equal(s.bundle(), b) {
+			t.Error("another bundle")
+		}
+		if err != nil && !errors.Is(err, wire.ErrDamaged) && !errors.Is(err, wire.ErrNewer) {
+			t.Error(err)
+		}
+	})
+}
+
+func FuzzPoint(f *testing.F) {
+	r := ring(f, Master{1}, Repository{1})
+	sealed, err := r.SealPoint("points/a", []byte("outline"), []byte("manifest"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sealed)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, err := r.ParsePoint("points/a", b)
+		if err != nil && !errors.Is(err, wire.ErrDamaged) && !errors.Is(err, wire.ErrNewer) && !errors.Is(err, wire.ErrForged) {
+			t.Error(err)
+		}
+	})
 }

@@ -11,9 +11,15 @@ import (
 
 const packKeySize = 32
 
-// PackHeaderSize is the length of what a pack starts with: the prefix and the
-// pack's key, sealed to the repository's public key.
-const PackHeaderSize = wire.PrefixSize + encSize + packKeySize + tagSize
+// PackHeaderSize is the length of what a pack starts with: the prefix, the epoch since
+// format 2, and the pack's key, sealed to a public key.
+func (r *Ring) PackHeaderSize() int {
+	n := wire.PrefixSize + encSize + packKeySize + tagSize
+	if r.format.Signed() {
+		n += epochSize
+	}
+	return n
+}
 
 // PackOverhead is how much Seal adds to a segment, in bytes.
 const PackOverhead = tagSize
@@ -28,8 +34,10 @@ type PackKey struct {
 func (r *Ring) NewPackKey(dst []byte, k wire.Kind) ([]byte, *PackKey, error) {
 	var key [packKeySize]byte
 	rand.Read(key[:])
-	p := wire.Prefix(k)
-	header, err := r.sealPublic(append(dst, p[:]...), "pack", p[:], key[:])
+	p := r.Prefix(k)
+	n, e := r.newest()
+	head := append(p[:], epochNumber(n)...)
+	header, err := r.sealTo(append(dst, head...), e.pack(k).public, "pack", head, key[:])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -37,25 +45,52 @@ func (r *Ring) NewPackKey(dst []byte, k wire.Kind) ([]byte, *PackKey, error) {
 	return header, pk, err
 }
 
-// OpenPackKey opens the header of a pack.
+// pack is the key pair that the packs of a kind are sealed to.
+func (e epoch) pack(k wire.Kind) pair {
+	if k == wire.NodePack {
+		return e.meta
+	}
+	return e.data
+}
+
+// OpenPackKey opens the header of a pack: ErrRole for who may not read packs of its kind.
 func (r *Ring) OpenPackKey(header []byte) (*PackKey, wire.Kind, error) {
-	k, err := wire.ParsePrefix(header)
+	k, err := r.ParsePrefix(header)
 	if err != nil {
 		return nil, 0, err
 	}
 	if k != wire.DataPack && k != wire.NodePack {
 		return nil, 0, fmt.Errorf("%w: object kind %q is no pack", wire.ErrDamaged, rune(k))
 	}
-	if len(header) != PackHeaderSize {
+	if len(header) != r.PackHeaderSize() {
 		return nil, 0, fmt.Errorf("%w: header of %d bytes", wire.ErrDamaged, len(header))
 	}
-	p := wire.Prefix(k)
-	key, err := r.openPublic("pack", p[:], header[wire.PrefixSize:])
+	head, n := header[:wire.PrefixSize], uint16(1)
+	if r.format.Signed() {
+		head = header[:wire.PrefixSize+epochSize]
+		n = binary.LittleEndian.Uint16(head[wire.PrefixSize:])
+	}
+	e, err := r.epochOf(n)
+	if err != nil {
+		return nil, 0, err
+	}
+	key, err := r.openFrom(e.pack(k).private, "pack", head, header[len(head):])
 	if err != nil {
 		return nil, 0, err
 	}
 	pk, err := r.packKey(k, key)
 	return pk, k, err
+}
+
+// SignPack signs a pack under its name, for which content, the plain listing of what it
+// holds, is believed. The signature stands in the pack and in index objects.
+func (r *Ring) SignPack(name [32]byte, content []byte) ([]byte, error) {
+	return r.sign(signPack, name[:], content)
+}
+
+// VerifyPack checks a signature of SignPack.
+func (r *Ring) VerifyPack(c *Certificate, signature []byte, name [32]byte, content []byte) error {
+	return r.verify(c, signPack, signature, name[:], content)
 }
 
 func (r *Ring) packKey(k wire.Kind, key []byte) (*PackKey, error) {

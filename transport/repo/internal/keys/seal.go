@@ -7,10 +7,15 @@ import (
 	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
+
+// ErrRole: this key has not the private half that opens what was to be read.
+var ErrRole = errors.New("this key may not read that")
 
 const (
 	saltSize = 32
@@ -33,21 +38,24 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 
 // bound is the associated data of everything sealed in an object of a kind.
 func (r *Ring) bound(k wire.Kind) []byte {
-	p := wire.Prefix(k)
+	p := r.Prefix(k)
 	return append(p[:], r.repository[:]...)
 }
 
-// indexAEAD is the cipher of one index object or directory, used once.
+// label is purpose, of this repository's format.
+func (r *Ring) label(purpose string) string { return fmt.Sprintf("lull v%d %s", r.format, purpose) }
+
+// indexAEAD is the cipher of one index object, directory or document, used once.
 func (r *Ring) indexAEAD(salt []byte) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, r.index, salt, "lull v1 sealed index", 32)
+	key, err := hkdf.Key(sha256.New, r.index, salt, r.label("sealed index"), 32)
 	if err != nil {
 		return nil, err
 	}
 	return newGCM(key)
 }
 
-// SealIndex appends plain to dst, sealed for every role: an index object, or the
-// directory of a pack, by the kind of the object that it is part of.
+// SealIndex appends plain to dst, sealed for every role: an index object, a document, or
+// the directory of a pack, by the kind of the object that it is part of.
 func (r *Ring) SealIndex(dst []byte, k wire.Kind, plain []byte) ([]byte, error) {
 	var salt [saltSize]byte
 	rand.Read(salt[:])
@@ -75,9 +83,9 @@ func (r *Ring) OpenIndex(k wire.Kind, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// sealPublic seals plain to the public key and appends it to dst.
-func (r *Ring) sealPublic(dst []byte, purpose string, aad, plain []byte) ([]byte, error) {
-	enc, sender, err := hpke.NewSender(r.public, hpke.HKDFSHA256(), hpke.AES256GCM(), r.info(purpose))
+// sealTo seals plain to a public key and appends it to dst.
+func (r *Ring) sealTo(dst []byte, to hpke.PublicKey, purpose string, aad, plain []byte) ([]byte, error) {
+	enc, sender, err := hpke.NewSender(to, hpke.HKDFSHA256(), hpke.AES256GCM(), r.info(purpose))
 	if err != nil {
 		return nil, fmt.Errorf("seal %s: %w", purpose, err)
 	}
@@ -88,12 +96,15 @@ func (r *Ring) sealPublic(dst []byte, purpose string, aad, plain []byte) ([]byte
 	return append(append(dst, enc...), sealed...), nil
 }
 
-// openPublic opens what sealPublic sealed.
-func (r *Ring) openPublic(purpose string, aad, sealed []byte) ([]byte, error) {
+// openFrom opens what sealTo sealed; ErrRole without a private key.
+func (r *Ring) openFrom(private hpke.PrivateKey, purpose string, aad, sealed []byte) ([]byte, error) {
+	if private == nil {
+		return nil, fmt.Errorf("open %s: %w", purpose, ErrRole)
+	}
 	if len(sealed) < encSize+tagSize {
 		return nil, fmt.Errorf("%w: %d sealed bytes", wire.ErrDamaged, len(sealed))
 	}
-	recipient, err := hpke.NewRecipient(sealed[:encSize], r.private, hpke.HKDFSHA256(), hpke.AES256GCM(), r.info(purpose))
+	recipient, err := hpke.NewRecipient(sealed[:encSize], private, hpke.HKDFSHA256(), hpke.AES256GCM(), r.info(purpose))
 	if err != nil {
 		return nil, fmt.Errorf("%w: encapsulated key: %w", wire.ErrDamaged, err)
 	}
@@ -108,21 +119,9 @@ func (r *Ring) openPublic(purpose string, aad, sealed []byte) ([]byte, error) {
 // repository: it is the writers' secret in here that keeps the store, or anyone
 // else who knows the public key, from making packs and points of its own.
 func (r *Ring) info(purpose string) []byte {
-	info := append([]byte("lull v1 "+purpose+" "), r.repository[:]...)
+	info := append([]byte(r.label(purpose)+" "), r.repository[:]...)
 	return append(info, r.writers...)
 }
 
-// SealPoint seals a restore point for who may read, under the name of its object.
-func (r *Ring) SealPoint(object string, plain []byte) ([]byte, error) {
-	p := wire.Prefix(wire.Point)
-	return r.sealPublic(p[:], "point", append(p[:], object...), plain)
-}
-
-// OpenPoint opens the object of a restore point.
-func (r *Ring) OpenPoint(object string, sealed []byte) ([]byte, error) {
-	if err := wire.WantPrefix(sealed, wire.Point); err != nil {
-		return nil, err
-	}
-	p := wire.Prefix(wire.Point)
-	return r.openPublic("point", append(p[:], object...), sealed[wire.PrefixSize:])
-}
+// epochNumber is the number of an epoch as it stands in objects.
+func epochNumber(n uint16) []byte { return binary.LittleEndian.AppendUint16(nil, n) }

@@ -60,10 +60,11 @@ func (d Directory) append(dst []byte) []byte {
 	return dst
 }
 
-// parseDirectory decodes a directory and returns where its segments end.
-func parseDirectory(r *wire.Reader) (Directory, uint32, error) {
+// parseDirectory decodes a directory, whose first segment is at start, and returns
+// where its segments end.
+func parseDirectory(r *wire.Reader, start int) (Directory, uint32, error) {
 	d := make(Directory, r.Count(r.Uint32(), segmentFixed))
-	end := uint64(keys.PackHeaderSize)
+	end := uint64(start)
 	for i := range d {
 		d[i].Offset = uint32(end)
 		d[i].Length = r.Uint32()

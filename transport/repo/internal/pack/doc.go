@@ -4,10 +4,13 @@
 //	header      prefix, and the pack's key sealed to the public key
 //	segments    each: compressed, sealed under the pack's key
 //	directory   which blocks each segment holds, sealed under the index key
-//	trailer     length of the sealed directory, and the prefix again
+//	trailer     length of the sealed directory, the prefix again, the certificate of
+//	            the key that made the pack, and its signature
 //
-// A pack is named by the BLAKE3 hash of all its bytes, so that anyone can tell
-// whether it is whole. Its directory is found from the end with one range read,
+// A pack is named by the BLAKE3 hash of its bytes up to the signature, so that anyone can
+// tell whether it is whole. The signature is made over the name and what the directory
+// says; index objects repeat it. So whoever looks a block up knows on whose word it is
+// there, and an index object may be written again by others. Its directory is found from the end with one range read,
 // and is all that an index needs; who may index a pack need not be able to read it.
 //
 // A Writer fills a pack in memory. Reserving a place in it is quick and in order;

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -17,7 +18,22 @@ import (
 
 func ring(t testing.TB) *keys.Ring {
 	t.Helper()
-	r, err := keys.Master{1}.Ring(keys.Repository{2})
+	return ringOf(t, keys.Repository{2})
+}
+
+// ringOf holds the keys of the owner of a repository.
+func ringOf(t testing.TB, id keys.Repository) *keys.Ring {
+	t.Helper()
+	master := keys.Master{1}
+	public, err := master.Public(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, c, err := master.NewKey(id, keys.Certificate{Label: "test", Roles: keys.Owner, Epoch: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := secrets.Ring(id, public, c.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +110,10 @@ func write(t testing.TB, r *keys.Ring, c *Codec, segments int) (Pack, map[uint32
 func TestPackRoundTrip(t *testing.T) {
 	r, c := ring(t), codec(t)
 	p, plains := write(t, r, c, 12)
-	if p.Pack != blake3.Sum256(p.Bytes) || int(p.Size) != len(p.Bytes) {
+	if p.Pack != Name(r, p.Bytes) || p.Pack != blake3.Sum256(p.Bytes[:len(p.Bytes)-keys.SignatureSize]) || int(p.Size) != len(p.Bytes) {
 		t.Error("name or size is wrong")
 	}
-	_, need, err := OpenDirectory(r, p.Bytes[len(p.Bytes)-trailerSize:], int64(p.Size))
+	_, need, err := OpenDirectory(r, p.Bytes[len(p.Bytes)-500:], int64(p.Size))
 	if err != nil || need <= trailerSize {
 		t.Fatalf("need %d, %v", need, err)
 	}
@@ -109,7 +125,7 @@ func TestPackRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(p.Listing, l); diff != "" {
 		t.Error(diff)
 	}
-	key, kind, err := r.OpenPackKey(p.Bytes[:keys.PackHeaderSize])
+	key, kind, err := r.OpenPackKey(p.Bytes[:r.PackHeaderSize()])
 	if err != nil || kind != wire.DataPack {
 		t.Fatal(kind, err)
 	}
@@ -152,11 +168,7 @@ func TestIndexRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	other, err := keys.Master{1}.Ring(keys.Repository{3})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenIndex(other, object); !errors.Is(err, wire.ErrDamaged) {
+	if _, err := OpenIndex(ringOf(t, keys.Repository{3}), object); !errors.Is(err, wire.ErrForged) {
 		t.Errorf("opens in another repository: %v", err)
 	}
 }
@@ -201,16 +213,53 @@ func TestCodec(t *testing.T) {
 	}
 }
 
+// What an index object says of a pack is the word of who made the pack, and of nobody
+// else.
+func TestListingIsVerified(t *testing.T) {
+	r := ring(t)
+	p, _ := write(t, r, codec(t), 2)
+	if c, err := p.Verify(r); err != nil || c.Label != "test" {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for name, change := range map[string]func(l *Listing){
+		"name":        func(l *Listing) { l.Pack[3]++ },
+		"kind":        func(l *Listing) { l.Kind = wire.NodePack },
+		"size":        func(l *Listing) { l.Size++ },
+		"block":       func(l *Listing) { l.Directory[1].Blocks[0].Name[9]++ },
+		"length":      func(l *Listing) { l.Directory[0].Blocks[0].Length++ },
+		"signature":   func(l *Listing) { l.Signature[5]++ },
+		"none":        func(l *Listing) { l.Signature = nil },
+		"certificate": func(l *Listing) { l.Certificate[5]++ },
+		"another's":   func(l *Listing) { l.Certificate = ringOf(t, keys.Repository{2}).Certificate().Bytes() },
+	} {
+		l := p.Listing
+		l.Signature, l.Certificate = bytes.Clone(p.Signature), bytes.Clone(p.Certificate)
+		l.Directory = slices.Clone(p.Directory)
+		for i := range l.Directory {
+			l.Directory[i].Blocks = slices.Clone(p.Directory[i].Blocks)
+		}
+		change(&l)
+		if _, err := l.Verify(r); !errors.Is(err, wire.ErrForged) {
+			t.Errorf("%s: %v, want %v", name, err, wire.ErrForged)
+		}
+	}
+}
+
 func FuzzParseIndex(f *testing.F) {
 	r := ring(f)
 	p, _ := write(f, r, codec(f), 2)
-	plain := []byte{1, 0, 0, 0}
+	plain := append([]byte{1, 0, byte(len(p.Certificate)), byte(len(p.Certificate) >> 8)}, p.Certificate...)
+	plain = append(plain, 1, 0, 0, 0)
 	plain = append(plain, p.Pack[:]...)
-	plain = append(plain, 'D', byte(p.Size), byte(p.Size>>8), byte(p.Size>>16), byte(p.Size>>24))
-	f.Add(p.Directory.append(plain))
+	plain = append(plain, 'D', byte(p.Size), byte(p.Size>>8), byte(p.Size>>16), byte(p.Size>>24), 0, 0)
+	plain = p.Directory.append(append(plain, p.Signature...))
+	if packs, err := parseIndex(r, plain); err != nil || len(packs) != 1 {
+		f.Fatal(err)
+	}
+	f.Add(plain)
 	f.Add([]byte{255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		packs, err := parseIndex(b)
+		packs, err := parseIndex(r, b)
 		if err != nil {
 			if !errors.Is(err, wire.ErrDamaged) {
 				t.Error(err)

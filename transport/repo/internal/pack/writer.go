@@ -26,7 +26,7 @@ type Writer struct {
 	kind  wire.Kind
 	key   *keys.PackKey
 	codec *Codec
-	room  int // of the whole pack
+	room  int // of segments and directory
 
 	mu      sync.Mutex
 	buf     []byte // its memory never moves: places are parts of it
@@ -42,7 +42,8 @@ func NewWriter(ring *keys.Ring, codec *Codec, kind wire.Kind, buf []byte) (*Writ
 	if err != nil {
 		return nil, fmt.Errorf("start pack: %w", err)
 	}
-	return &Writer{kind: kind, key: key, codec: codec, room: min(cap(buf), MaxPack), buf: header, dirSize: Directory{}.encodedSize()}, nil
+	room := min(cap(buf), MaxPack) - keys.IndexOverhead - trailerSize - ring.CertificateSize() - keys.SignatureSize
+	return &Writer{kind: kind, key: key, codec: codec, room: room, buf: header, dirSize: Directory{}.encodedSize()}, nil
 }
 
 // Place is where a segment goes.
@@ -58,7 +59,7 @@ func (w *Writer) Reserve(packed int, blocks []Block) (Place, bool) {
 	defer w.mu.Unlock()
 	length := packed + keys.PackOverhead
 	dirSize := w.dirSize + segmentFixed + len(blocks)*blockFixed
-	if w.closed || len(w.buf)+length+dirSize+keys.IndexOverhead+trailerSize > w.room {
+	if w.closed || len(w.buf)+length+dirSize > w.room {
 		return Place{}, false
 	}
 	offset := len(w.buf)
@@ -126,10 +127,22 @@ func (w *Writer) Finish(ring *keys.Ring) (Pack, error) {
 		return Pack{}, fmt.Errorf("finish pack: %w", err)
 	}
 	buf = binary.LittleEndian.AppendUint32(buf, uint32(len(buf)-segments))
-	prefix := wire.Prefix(w.kind)
+	prefix := ring.Prefix(w.kind)
 	buf = append(buf, prefix[:]...)
-	return Pack{
-		Listing: Listing{Pack: blake3.Sum256(buf), Kind: w.kind, Size: uint32(len(buf)), Directory: w.dir},
-		Bytes:   buf,
-	}, nil
+	p := Pack{Listing: Listing{Kind: w.kind, Directory: w.dir}}
+	err = p.sign(ring, buf)
+	return p, err
+}
+
+// sign ends the pack, all but whose signature is in b.
+func (p *Pack) sign(ring *keys.Ring, b []byte) (err error) {
+	at := len(b)
+	b = ring.AppendCertificate(b)
+	p.Certificate = bytes.Clone(b[at:]) // b's memory is used again
+	p.Pack, p.Size = blake3.Sum256(b), uint32(len(b)+keys.SignatureSize)
+	if p.Signature, err = ring.SignPack(p.Pack, p.content()); err != nil {
+		return fmt.Errorf("finish pack: %w", err)
+	}
+	p.Bytes = append(b, p.Signature...)
+	return nil
 }

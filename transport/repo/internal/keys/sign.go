@@ -1,0 +1,81 @@
+package keys
+
+import (
+	"crypto/ed25519"
+	"fmt"
+
+	"github.com/zeebo/blake3"
+
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+const (
+	signerSize    = ed25519.PublicKeySize
+	signatureSize = ed25519.SignatureSize
+
+	// RootSize is the length of the key that verifies certificates in bytes.
+	RootSize = ed25519.PublicKeySize
+
+	// SignatureSize is the length of a signature in bytes.
+	SignatureSize = signatureSize
+)
+
+// Purposes of signatures. None can be taken for one of another purpose.
+const (
+	signCertificate = "certificate" // by the root
+	signPoint       = "point"
+	signPack        = "pack"
+	signDocument    = "document"
+)
+
+// message is what is signed: no two of different purposes, repositories or contents
+// are alike.
+func message(purpose string, id Repository, content ...[]byte) []byte {
+	h := blake3.New()
+	for _, c := range content {
+		h.Write(c) // never fails
+	}
+	m := append([]byte("lull v2 "+purpose+" "), id[:]...)
+	return h.Sum(m)
+}
+
+// sign signs with this key.
+func (r *Ring) sign(purpose string, content ...[]byte) ([]byte, error) {
+	if r.signer == nil {
+		return nil, fmt.Errorf("sign %s: %w", purpose, ErrNoSigner)
+	}
+	return ed25519.Sign(r.signer, message(purpose, r.repository, content...)), nil
+}
+
+// verify checks a signature of the key that a certificate is about.
+func (r *Ring) verify(c *Certificate, purpose string, signature []byte, content ...[]byte) error {
+	if len(signature) != signatureSize || !ed25519.Verify(c.Signer[:], message(purpose, r.repository, content...), signature) {
+		return fmt.Errorf("%w: the signature of %.40q does not fit", wire.ErrForged, c.Label)
+	}
+	return nil
+}
+
+// appendTrailer ends a signed object: the certificate of its signer, with which
+// anyone who knows the repository's config can verify it, and the signature over name
+// and everything before.
+func (r *Ring) appendTrailer(object []byte, purpose, name string) ([]byte, error) {
+	object = r.AppendCertificate(object)
+	s, err := r.sign(purpose, []byte(name+"\x00"), object)
+	return append(object, s...), err
+}
+
+// openTrailer takes the trailer off a signed object, and verifies it.
+func (r *Ring) openTrailer(object []byte, purpose, name string) (rest []byte, c *Certificate, err error) {
+	if len(object) < signatureSize {
+		return nil, nil, fmt.Errorf("%w: no signature", wire.ErrDamaged)
+	}
+	signed, signature := object[:len(object)-signatureSize], object[len(object)-signatureSize:]
+	rest, certificate, err := CutCertificate(signed)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c, err = r.ParseCertificate(certificate); err != nil {
+		return nil, nil, err
+	}
+	return rest, c, r.verify(c, purpose, signature, []byte(name+"\x00"), signed)
+}

@@ -1,0 +1,89 @@
+package repo
+
+import (
+	"fmt"
+
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+)
+
+// Roles is what a key may do, as a set.
+type Roles = keys.Roles
+
+// The roles of keys.
+const (
+	RoleBackup   = keys.Backup   // deduplicate, write and sign; read nothing that is stored
+	RoleRestore  = keys.Restore  // read everything
+	RoleMaintain = keys.Maintain // read maps, forget and prune; read no disk data
+	RoleOwner    = keys.Owner    // all of that, and make and remove keys
+)
+
+// ParseRoles reads names of roles with commas between them.
+func ParseRoles(s string) (Roles, error) { return keys.ParseRoles(s) }
+
+// Roles is what the key may do that opened the repository.
+func (r *Repository) Roles() Roles { return r.ring.Roles() }
+
+// Label is that of the key that opened the repository; "" where keys have none.
+func (r *Repository) Label() string {
+	if c := r.ring.Certificate(); c != nil {
+		return c.Label
+	}
+	return ""
+}
+
+// roleError is what the key that opened the repository may not do.
+type roleError struct {
+	what  string
+	label string
+	has   Roles
+	need  Roles
+}
+
+func (e *roleError) Error() string {
+	who := "this key"
+	if e.label != "" {
+		who = "key " + e.label
+	}
+	return fmt.Sprintf("%s may not %s: its role is %s", who, e.what, e.has)
+}
+
+func (e *roleError) Unwrap() error { return ErrRole }
+
+// Hint is the next step for the administrator.
+func (e *roleError) Hint() string {
+	return fmt.Sprintf("use a key with the role %s, see lull key list", e.need)
+}
+
+// Allow fails with ErrRole unless the key that opened the repository has a role, for what
+// is to be done; with ErrReadOnly where that would write into a repository of an old
+// format.
+func (r *Repository) Allow(role Roles, what string) error {
+	if role != RoleRestore && !r.ring.Format().Signed() {
+		return &readOnlyError{what}
+	}
+	if !r.ring.Roles().Has(role) {
+		return &roleError{what: what, label: r.Label(), has: r.ring.Roles(), need: role}
+	}
+	if role != RoleRestore && r.ring.Certificate() == nil {
+		return &paperError{what}
+	}
+	return nil
+}
+
+// readOnlyError is what cannot be done with a repository of an old format.
+type readOnlyError struct{ what string }
+
+func (e *readOnlyError) Error() string { return fmt.Sprintf("%v: cannot %s", ErrReadOnly, e.what) }
+func (e *readOnlyError) Unwrap() error { return ErrReadOnly }
+
+// Hint is the next step for the administrator.
+func (e *readOnlyError) Hint() string { return "move it into a new repository with lull copy" }
+
+// paperError is what cannot be done with a key that has no file in the repository.
+type paperError struct{ what string }
+
+func (e *paperError) Error() string { return fmt.Sprintf("a paper key may not %s", e.what) }
+func (e *paperError) Unwrap() error { return ErrRole }
+
+// Hint is the next step for the administrator.
+func (e *paperError) Hint() string { return "make a key file of it with lull key import-paper" }
