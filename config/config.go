@@ -56,6 +56,8 @@ type Repository struct {
 	Dir            string
 	S3             *S3
 	PassphraseFile string // empty: from the environment
+	// ObjectLock is nil where nothing is locked; only S3 has locks.
+	ObjectLock *ObjectLock
 }
 
 // S3 is a bucket of an S3-compatible store.

@@ -44,6 +44,7 @@ func TestReference(t *testing.T) {
 	}
 	for _, key := range []string{
 		"repositories", "dir", "s3", "endpoint", "bucket", "prefix", "region", "ca_file", "credentials_file", "passphrase_file",
+		"object_lock", "mode", "days",
 		"hosts", "qemu", "images", "vms", "name", "qmp", "guest_agent", "disks", "path", "format",
 		"groups", "repository", "schedule", "consistency", "ladder", "floor", "window",
 		"keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",

@@ -16,6 +16,8 @@ type parser struct {
 	warnings []Problem
 	named    []named
 	sockets  map[string]string // path of a socket or image -> host/name that has it
+
+	autoLocks []autoLock
 }
 
 func (p *parser) problem(line int, what, instead string) {
@@ -64,6 +66,7 @@ func (p *parser) parse(data []byte) *Config {
 		c.Groups = entries(p, n, top.line("groups"), "group", g.group)
 	}
 	slices.SortFunc(c.Groups, func(a, b Group) int { return strings.Compare(a.Name, b.Name) })
+	p.resolveLocks(c)
 	return c
 }
 

@@ -14,7 +14,7 @@ const endpointExample = "https://s3.example.net"
 
 func (p *parser) repository(name string, n *yaml.Node, line int) Repository {
 	what := fmt.Sprintf("repository %s", quote(name))
-	s := p.section(n, line, what, "dir", "s3", "passphrase_file")
+	s := p.section(n, line, what, "dir", "s3", "passphrase_file", "object_lock")
 	r := Repository{Name: name, Dir: s.path("dir", "/srv/backup")}
 	_, dir := s.get("dir")
 	store, s3 := s.get("s3")
@@ -26,6 +26,12 @@ func (p *parser) repository(name string, n *yaml.Node, line int) Repository {
 	}
 	if s3 {
 		r.S3 = p.s3(store, s.line("s3"), "s3 of "+what)
+	}
+	if lock, ok := s.get("object_lock"); ok {
+		r.ObjectLock = p.objectLock(lock, s.line("object_lock"), s.of("object_lock"))
+		if dir && !s3 {
+			p.problem(s.line("object_lock"), what+" is a folder, which has no object lock", "remove object_lock, or use a bucket with s3")
+		}
 	}
 	r.PassphraseFile = s.file("passphrase_file", "/etc/lull/passphrase", true)
 	return r

@@ -1,0 +1,92 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/lull-backup/lull/agent/retention"
+)
+
+// Modes of ObjectLock.
+const (
+	Governance = "governance"
+	Compliance = "compliance"
+)
+
+// MaxLock is the longest lock, in days.
+const MaxLock = 36500
+
+// ObjectLock is how the store is to keep objects from being deleted.
+type ObjectLock struct {
+	Mode string // Governance or Compliance
+	Days int    // from the creation of a restore point; with "auto", the longest rule that keeps one
+}
+
+// lockAuto marks days: auto until the groups are known.
+const lockAuto = -1
+
+func (p *parser) objectLock(n *yaml.Node, line int, what string) *ObjectLock {
+	s := p.section(n, line, what, "mode", "days")
+	if !s.ok {
+		return nil
+	}
+	l := &ObjectLock{Days: lockAuto}
+	s.need("mode", "add mode: governance, or mode: compliance, which nobody can undo")
+	if mode, at := s.text("mode"); mode == Governance || mode == Compliance {
+		l.Mode = mode
+	} else if mode != "" {
+		p.problem(at, fmt.Sprintf("%s is %s", s.of("mode"), quote(mode)), "write governance or compliance")
+	}
+	if n, ok := s.get("days"); ok && n.Value != "auto" && !reported(n) {
+		l.Days = s.integer("days", 1, MaxLock, lockAuto)
+	}
+	if l.Days == lockAuto {
+		p.autoLocks = append(p.autoLocks, autoLock{l, what, max(line, s.line("days"))})
+	}
+	return l
+}
+
+// autoLock is a lock whose days follow the groups' rules.
+type autoLock struct {
+	lock *ObjectLock
+	what string
+	line int
+}
+
+// resolveLocks turns auto into days, now that all groups are known.
+func (p *parser) resolveLocks(c *Config) {
+	for _, a := range p.autoLocks {
+		for _, r := range c.Repositories {
+			if r.ObjectLock == a.lock {
+				p.resolveLock(a, c, r.Name)
+			}
+		}
+	}
+}
+
+func (p *parser) resolveLock(a autoLock, c *Config, repository string) {
+	a.lock.Days = 0
+	for _, g := range c.Groups {
+		if g.Repository != repository {
+			continue
+		}
+		days := longestRule(g.Keep)
+		if days == 0 {
+			p.problem(a.line, fmt.Sprintf("days of %s is auto, and the keep of group %s has no rule that speaks of time", a.what, quote(g.Name)),
+				"write a number of days, such as days: 30")
+			return
+		}
+		a.lock.Days = min(MaxLock, max(a.lock.Days, days))
+	}
+	if a.lock.Days == 0 {
+		p.problem(a.line, fmt.Sprintf("days of %s is auto, and no group uses the repository", a.what), "write a number of days, such as days: "+strconv.Itoa(30))
+	}
+}
+
+// longestRule is how many days a point may be kept by a rule that speaks of time; 0:
+// there is none.
+func longestRule(k retention.Keep) int {
+	return max(k.Daily, 7*k.Weekly, 31*k.Monthly, 366*k.Yearly)
+}
