@@ -15,7 +15,7 @@ S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
 UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
 
-.PHONY: all build setup setup-build setup-guest setup-s3 generate lint test test-unit test-guest test-s3 fuzz bench demo clean help
+.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers demo clean help
 
 all: build ## build bin/lull (the default)
 
@@ -25,7 +25,7 @@ build: ## build bin/lull, one static binary
 setup: ## install everything that building and testing need
 	packaging/setup.sh test
 
-setup-build setup-guest setup-s3: setup-%:
+setup-build setup-guest setup-s3 setup-bench: setup-%:
 	@packaging/setup.sh $*
 
 generate: setup-build ## make the generated code anew
@@ -55,6 +55,15 @@ bench: setup build ## measure lull beside zstd and cp, and the freeze window of 
 	packaging/bench.sh
 	go test -run '^$$' -bench FreezeWindow -benchtime 20x ./cmd/lull
 
+bench-images: setup-build setup-bench ## make the disk images of the next two, once, from Debian packages; needs root and 12 GB
+	packaging/bench-images.sh
+
+bench-blocks: bench-images ## ways to cut a disk into blocks: what each would store (docs/blocks.md)
+	go run ./cmd/lull-bench blocks
+
+bench-peers: bench-images setup-s3 build ## lull beside restic, borg and others; 20 minutes, 30 GB
+	go run ./cmd/lull-bench peers -rounds $(or $(ROUNDS),3)
+
 demo: setup-guest build ## back up a real VM, destroy it, bring it back elsewhere
 	go run ./cmd/lull-demo -lull bin/lull
 
@@ -62,4 +71,4 @@ clean: ## remove what was built; downloads stay in .cache
 	rm -rf bin .cache/guest/image-* .cache/guest/partial*
 
 help: ## say this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile

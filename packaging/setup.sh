@@ -3,7 +3,7 @@
 # there yet. Go itself is expected. It is safe to run again, and fast when
 # nothing is missing: then it asks neither for root nor for the network.
 #
-#   packaging/setup.sh PART...    parts: build, guest, s3, test (all; the default)
+#   packaging/setup.sh PART...    parts: build, guest, s3, test (all of these; the default), bench (for bench-peers)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,6 +13,7 @@ build_packages=(ca-certificates git make protobuf-compiler)
 guest_packages=(ca-certificates qemu-system-x86 qemu-utils busybox-static e2fsprogs)
 s3_packages=(ca-certificates openssl)
 test_packages=(gcc libc6-dev python3 python3-argon2 python3-cryptography python3-zstandard qemu-block-extra ovmf nbdkit libnbd-bin zstd xfsprogs time) # gcc: the race detector
+bench_packages=(mmdebstrap e2fsprogs util-linux restic borgbackup casync zstd qemu-utils)
 
 # The module that is the S3 server of the tests.
 versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
@@ -89,6 +90,7 @@ setup_part() {
         install_missing "${s3_packages[@]}"
         build_s3_server
         ;;
+    bench) install_missing "${bench_packages[@]}" ;;
     test)
         setup_part build
         install_missing "${guest_packages[@]}" "${test_packages[@]}"
@@ -96,7 +98,7 @@ setup_part() {
         setup_part s3
         ;;
     *)
-        say "unknown part \"$1\": use build, guest, s3 or test"
+        say "unknown part \"$1\": use build, guest, s3, test or bench"
         return 2
         ;;
     esac

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// What is done with a program; keys of its samples.
+const (
+	firstA    = "first backup of A"
+	unchanged = "backup of the unchanged A"
+	restoring = "restore of A'"
+)
+
+// samples is what was measured of a program.
+type samples struct {
+	program *program
+	usage   map[string][]usage
+	sizes   []int64 // of the repository after A, after B, after A'
+}
+
+func (s *samples) median(phase string) usage { return medians(s.usage[phase]) }
+
+func (s *samples) all() int64 { return s.sizes[len(s.sizes)-1] }
+
+// peersCommand measures every program in rounds: in each, every timed program has
+// its turn, so that what else the machine does meets all of them alike.
+func peersCommand(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
+	dir := imagesFlag(flags)
+	lullBinary := flags.String("lull", "bin/lull", "the lull `BINARY`")
+	server := flags.String("versitygw", ".cache/bin/versitygw", "the S3 server's `BINARY`")
+	rounds := flags.Int("rounds", 3, "how often each timed program has its turn")
+	work := flags.String("work", cacheDir(), "`DIR` for repositories, 30 GB; what is made there is removed")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	images, err := findImages(*dir)
+	if err != nil {
+		return err
+	}
+	binary, err := filepath.Abs(*lullBinary)
+	if err != nil {
+		return fmt.Errorf("find lull: %w", err)
+	}
+	scratch, err := os.MkdirTemp(*work, "peers-")
+	if err != nil {
+		return fmt.Errorf("make work folder: %w", err)
+	}
+	defer os.RemoveAll(scratch)
+	b := &bench{images: images, scratch: scratch, log: os.Stderr}
+	fast := takesCompression(ctx, binary, scratch)
+	if !fast {
+		b.say("lull takes no `compression: fast`: left out")
+	}
+	if err := b.measureAll(ctx, present(programs(binary, fast), b.say), *rounds); err != nil {
+		return err
+	}
+	s3, err := b.s3(ctx, binary, *server, *rounds)
+	if err != nil {
+		return err
+	}
+	report(out, images, b.results, s3)
+	return nil
+}
+
+// bench is one run.
+type bench struct {
+	images  []image
+	scratch string
+	log     io.Writer
+	results []*samples
+}
+
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
+
+func (b *bench) measureAll(ctx context.Context, programs []*program, rounds int) error {
+	for _, p := range programs {
+		b.results = append(b.results, &samples{program: p, usage: map[string][]usage{}})
+	}
+	for round := range max(rounds, 1) {
+		for _, s := range b.results {
+			if round > 0 && !s.program.timed {
+				continue
+			}
+			if err := b.turn(ctx, s, round); err != nil {
+				return fmt.Errorf("measure %s: %w", s.program, err)
+			}
+		}
+	}
+	return nil
+}
+
+// turn gives a program its turn. The first fills a repository with all three
+// images, which later turns restore from; those make A's first backup anew, in a
+// repository that is removed.
+func (b *bench) turn(ctx context.Context, s *samples, round int) error {
+	kept := place{dir: filepath.Join(b.scratch, fmt.Sprintf("%p", s), "kept")}
+	here := kept
+	if round > 0 {
+		here.dir = filepath.Join(b.scratch, fmt.Sprintf("%p", s), "again")
+	}
+	kept.repo, here.repo = filepath.Join(kept.dir, "repo"), filepath.Join(here.dir, "repo")
+	if err := b.fill(ctx, s, here, round == 0); err != nil {
+		return err
+	}
+	if round > 0 {
+		if err := os.RemoveAll(here.dir); err != nil {
+			return err
+		}
+	}
+	if err := b.restore(ctx, s, kept); err != nil {
+		return err
+	}
+	if !s.program.timed {
+		return os.RemoveAll(kept.dir)
+	}
+	return nil
+}
+
+// fill backs A up, and again, and the other two when all is set.
+func (b *bench) fill(ctx context.Context, s *samples, at place, all bool) error {
+	if err := b.prepare(ctx, s.program, at); err != nil {
+		return err
+	}
+	if err := b.backup(ctx, s, at, b.images[0], firstA); err != nil {
+		return err
+	}
+	if all {
+		if err := s.weigh(at); err != nil {
+			return err
+		}
+	}
+	if s.program.role != reference {
+		if err := b.backup(ctx, s, at, b.images[0], unchanged); err != nil {
+			return err
+		}
+	}
+	if !all {
+		return nil
+	}
+	for _, m := range b.images[1:] {
+		if err := b.backup(ctx, s, at, m, "backup of "+label(m)); err != nil {
+			return err
+		}
+		if err := s.weigh(at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) prepare(ctx context.Context, p *program, at place) error {
+	if err := os.MkdirAll(at.repo, 0o700); err != nil {
+		return err
+	}
+	if p.role == lull {
+		if err := writeConfig(at, p.setting, dirRepository(at.repo)); err != nil {
+			return err
+		}
+	}
+	if p.prepare == nil {
+		return nil
+	}
+	for _, s := range p.prepare(at) {
+		if _, err := measure(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) backup(ctx context.Context, s *samples, at place, m image, phase string) error {
+	if err := warm(ctx, m.path); err != nil {
+		return err
+	}
+	return b.take(ctx, s, phase, s.program.backup(at, m))
+}
+
+func (b *bench) take(ctx context.Context, s *samples, phase string, st step) error {
+	u, err := measure(ctx, st)
+	if err != nil {
+		return err
+	}
+	b.say("%-28s %-28s %7.1f s wall %7.1f s cpu %5d MiB", s.program, phase, u.wall, u.cpu, u.peak>>20)
+	s.usage[phase] = append(s.usage[phase], u)
+	return nil
+}
+
+// weigh notes the repository's size.
+func (s *samples) weigh(at place) error {
+	n, err := bytesIn(at.repo)
+	s.sizes = append(s.sizes, n)
+	return err
+}
+
+// restore brings A' back, and compares it once.
+func (b *bench) restore(ctx context.Context, s *samples, from place) error {
+	if s.program.restore == nil {
+		return nil
+	}
+	to := filepath.Join(b.scratch, "restored")
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(to)
+	m := b.images[2]
+	if err := b.take(ctx, s, restoring, s.program.restore(from, m, to)); err != nil {
+		return err
+	}
+	if len(s.usage[restoring]) > 1 {
+		return nil
+	}
+	return same(ctx, m.path, to)
+}
+
+var errDiffers = errors.New("restored image differs")
+
+// same compares the one file under a folder with an image.
+func same(ctx context.Context, path, folder string) error {
+	file, err := largest(folder)
+	if err != nil {
+		return err
+	}
+	if err := exec.CommandContext(ctx, "cmp", "-s", path, file).Run(); err != nil {
+		return fmt.Errorf("%w: %s: %w", errDiffers, file, err)
+	}
+	return nil
+}
+
+// largest finds the largest file under a folder.
+func largest(folder string) (found string, err error) {
+	most := int64(-1)
+	err = filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Size() > most {
+			found, most = path, info.Size()
+		}
+		return err
+	})
+	return found, err
+}
