@@ -264,3 +264,19 @@ func TestPointIsNamedInList(t *testing.T) {
 		t.Errorf("points (-made +listed):\n%s", diff)
 	}
 }
+
+// Firmware variables that changed at the very instant are kept, and the point's run
+// says that they are not exact.
+func TestInexactVariables(t *testing.T) {
+	w := newWorld(t)
+	w.fake.Inject(snapshottest.Fault{Call: "File", Late: true, Err: snapshot.ErrInexact})
+	res, err := w.runner.Backup(t.Context(), w.job())
+	must(t, err)
+	if len(res.Point.Files) != 1 || len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "changed while the disks froze") {
+		t.Fatalf("files %+v, warnings %q", res.Point.Files, res.Warnings)
+	}
+	data, err := transport.RestoreBytes(t.Context(), w.repo, res.Point.Files[0].Root, 1<<20)
+	if err != nil || string(data) != "nvram of web" {
+		t.Errorf("restored %q, %v", data, err)
+	}
+}

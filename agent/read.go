@@ -98,6 +98,10 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 	}
 	for _, f := range b.plan.Files {
 		data, err := b.frozen.File(ctx, f.Path)
+		if errors.Is(err, snapshot.ErrInexact) {
+			b.warnOnce(fmt.Sprintf("%s file: %v; it is kept as it was soon after", f.Role, err))
+			err = nil
+		}
 		if err != nil {
 			b.warnOnce(fmt.Sprintf("%s file %s is left out: %v", f.Role, f.Path, err))
 			continue

@@ -15,6 +15,7 @@ var (
 	ErrCorrupt      = errors.New("damaged or untrue image")
 	ErrUnsupported  = errors.New("not supported")
 	ErrExists       = errors.New("file exists")
+	ErrInexact      = errors.New("changed while the disks froze")
 	ErrNoSpace      = errors.New("no space left")
 )
 

@@ -56,7 +56,9 @@ type Frozen interface {
 	// Disk opens the named disk of the plan. The caller closes the Source.
 	Disk(ctx context.Context, name string) (Source, error)
 
-	// File reads a small file that belongs to the VM (Plan.Files) whole.
+	// File reads a small file that belongs to the VM (Plan.Files) whole. One that
+	// the guest writes to (RoleNVRAM) is as it was at Take; where it changed at that
+	// very moment it is as it was soon after, and ErrInexact comes with its bytes.
 	File(ctx context.Context, path string) ([]byte, error)
 
 	// Watch blocks until the VM is in trouble that must end the run (ErrNoSpace:

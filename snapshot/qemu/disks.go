@@ -63,6 +63,10 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 func (f *found) sort(d disk) {
 	if strings.HasPrefix(d.QDev, "/machine/system.flash") || strings.HasPrefix(d.Device, "pflash") {
 		f.uefi = true
+		if d.Inserted != nil && !d.Inserted.ReadOnly && d.Format != snapshot.FormatRaw {
+			f.exclude(d, fmt.Sprintf("firmware variables by driver %s, which only QEMU can read: keep them in a raw file", d.Inserted.Driver), false)
+			return
+		}
 		if d.Inserted != nil && !d.Inserted.ReadOnly && d.Path != "" {
 			f.nvram = append(f.nvram, snapshot.File{Role: snapshot.RoleNVRAM, Path: d.Path})
 			f.exclude(d, "firmware variables, kept as a file", true)

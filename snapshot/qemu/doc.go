@@ -14,6 +14,10 @@
 //	         job-complete, look whether the image is on the device again
 //	         blockdev-del, unlink
 //
+// The variables of a UEFI firmware are a small file that Take reads right before and
+// right after its transaction. Equal, they are those of the instant; else the point has
+// them as they were soon after and a warning.
+//
 // A VM with I/O threads is read from its files instead: where an export's node
 // runs in an I/O thread, QEMU 7.2 with the fix of CVE-2024-7409 (Debian 12) fails an
 // assertion, and the guest dies with it, as soon as a client disconnects

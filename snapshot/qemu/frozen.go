@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,25 +156,28 @@ func (w *watched) check(err error) error {
 
 // File reads one of the plan's files.
 func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
-	if !slices.ContainsFunc(f.plan.Files, func(x snapshot.File) bool { return x.Path == path }) {
+	i := slices.IndexFunc(f.plan.Files, func(x snapshot.File) bool { return x.Path == path })
+	if i < 0 {
 		return nil, fmt.Errorf("no file %q in the plan", path)
 	}
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("read file of VM: the folder of %s is not known: %w", path, os.ErrNotExist)
 	}
-	file, err := os.Open(path)
+	if f.plan.Files[i].Role != snapshot.RoleNVRAM {
+		b, err := readFile(path, snapshot.MaxFileSize)
+		if err != nil {
+			return nil, fmt.Errorf("read file of VM: %w", err)
+		}
+		return b, ctx.Err()
+	}
+	if b, ok := f.host.kept(f.plan)[path]; ok {
+		return b, nil
+	}
+	b, err := steady(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("read file of VM: %w", err)
 	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, snapshot.MaxFileSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("read file of VM: %w", err)
-	}
-	if len(b) > snapshot.MaxFileSize {
-		return nil, fmt.Errorf("read file of VM: %s is longer than %d bytes: %w", path, snapshot.MaxFileSize, snapshot.ErrUnsupported)
-	}
-	return b, ctx.Err()
+	return b, fmt.Errorf("%s: %w", path, snapshot.ErrInexact)
 }
 
 // Watch looks after each event that may mean trouble.

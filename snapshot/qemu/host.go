@@ -53,8 +53,9 @@ type Host struct {
 	lines map[string]*line
 	names []string
 
-	mu     sync.Mutex
-	opened map[*frozen]struct{} // sets of frozen disks that are not closed yet
+	mu        sync.Mutex
+	opened    map[*frozen]struct{} // sets of frozen disks that are not closed yet
+	variables map[string]held      // of the firmware, by run; from Take to Merge
 }
 
 var _ snapshot.Host = (*Host)(nil)
@@ -72,7 +73,7 @@ func NewHost(vms []VM, opt Options) *Host {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	h := &Host{opt: opt, lines: map[string]*line{}, opened: map[*frozen]struct{}{}}
+	h := &Host{opt: opt, lines: map[string]*line{}, opened: map[*frozen]struct{}{}, variables: map[string]held{}}
 	for _, v := range vms {
 		h.lines[v.Name] = newLine(v, opt.Monitor)
 		h.names = append(h.names, v.Name)

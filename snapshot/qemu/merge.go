@@ -39,6 +39,7 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 		}
 	}
 	l.hold(false)
+	h.keep(p, nil)
 	if err != nil {
 		return fmt.Errorf("merge %s: %w", p.VM, err)
 	}

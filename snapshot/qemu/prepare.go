@@ -30,6 +30,7 @@ func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
 			}
 		}
 		h.lines[p.VM].hold(true)
+		_ = holdVariables(p) // Take finds them in memory
 		return nil
 	})
 	if err != nil {
@@ -99,19 +100,23 @@ func deltaRefused(err error) error {
 	return err
 }
 
-// Take is one transaction: all disks change layers, or none does.
+// Take is one transaction: all disks change layers, or none does. The firmware's
+// variables are read around it.
 func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
 	var actions []args
 	for _, d := range p.Disks {
 		actions = append(actions, args{"type": "blockdev-snapshot",
 			"data": args{"node": d.Node, "overlay": d.DeltaNode}})
 	}
+	variables := holdVariables(p)
 	err := h.during(ctx, p, func(m *monitor) error {
 		return m.Execute(ctx, "transaction", args{"actions": actions}, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("take %s: %w", p.VM, err)
 	}
+	variables.unmoved()
+	h.keep(p, variables)
 	for _, d := range p.Disks {
 		if err := noteFrozen(d); err != nil {
 			h.opt.Log.Debug("no stamp on delta", "delta", d.Delta, "err", err)
