@@ -19,6 +19,7 @@ import (
 const (
 	crashAt      = "LULL_TEST_CRASH_AT" // the step
 	crashProgram = "LULL_TEST_PROGRAM"  // the lull binary for plugins
+	crashStop    = "LULL_TEST_STOP"     // not empty: it stops, and goes on when it is told to
 )
 
 // crashing runs the command line of a lull that dies by SIGKILL at a step, where
@@ -33,6 +34,10 @@ func crashing() {
 	var seen atomic.Bool
 	app.Observe = func(e agent.Event) {
 		if string(e.Step) == step && !seen.Swap(true) {
+			if os.Getenv(crashStop) != "" {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+				return
+			}
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // the signal ends this
 		}
@@ -61,10 +66,8 @@ func TestGuestKilledAtEveryStep(t *testing.T) {
 	before := l.acked()
 	l.lull(exitDone, "backup", "lab/web")
 	l.lull(exitDone, "restore", "lab/web", "--to", to)
-	l.guest.Kill()
-	l.boot([]guesttest.Disk{
-		{Path: filepath.Join(to, filepath.Base(l.guest.Disks[0]))}, {Path: filepath.Join(to, filepath.Base(l.guest.Disks[1]))},
-	}, before)
+	l.destroy()
+	l.boot(to, before)
 }
 
 // killedAt runs a backup that dies at a step.

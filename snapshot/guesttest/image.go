@@ -25,7 +25,7 @@ type Image struct {
 var rootfs embed.FS
 
 // wantedModules are the drivers that Debian's cloud kernel does not build in.
-var wantedModules = [...]string{"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "virtio_console"}
+var wantedModules = [...]string{"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "sr_mod", "virtio_console", "efivarfs"}
 
 // CacheDir is <module root>/.cache/guest, where packaging/setup.sh puts the
 // guest's packages and Build its images.
@@ -147,7 +147,7 @@ func wantedKernelFile(name string) bool {
 	if !ok || !strings.HasSuffix(name, ".ko") {
 		return false
 	}
-	for _, top := range []string{"drivers/virtio/", "drivers/block/", "drivers/scsi/", "drivers/char/", "drivers/cdrom/", "lib/", "crypto/", "arch/", "block/"} {
+	for _, top := range []string{"drivers/virtio/", "drivers/block/", "drivers/scsi/", "drivers/char/", "drivers/cdrom/", "fs/efivarfs/", "lib/", "crypto/", "arch/", "block/"} {
 		if strings.HasPrefix(inKernel, top) {
 			return true
 		}
