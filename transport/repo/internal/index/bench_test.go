@@ -27,7 +27,7 @@ func benchIndex(b *testing.B) *Index {
 	x := open(b, b.TempDir())
 	err := x.Add(b.Context(), Source{1}, func(yield func(Entry, error) bool) {
 		for i := range uint64(benchLen) {
-			if !yield(Entry{benchName(i), Location{Pack: [32]byte{byte(i >> 12), byte(i >> 20)}}}, nil) {
+			if !yield(Entry{benchName(i), Location{Pack: [32]byte{byte(i >> 12), byte(i >> 20)}, BlockLength: 1}}, nil) {
 				return
 			}
 		}
@@ -73,6 +73,8 @@ func BenchmarkInsert(b *testing.B) {
 			t = newTable()
 		}
 		name := benchName(i)
-		t.insert(&name, &Location{})
+		if err := t.insert(&name, &Location{BlockLength: 1}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

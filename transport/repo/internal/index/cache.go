@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,12 +17,14 @@ type cache struct {
 	lock  *os.File
 	own   bool // a temporary folder of our own
 	alone bool
+	sync  func(*os.File) error // makes a file or folder durable
 }
 
 func openCache(dir string) (*cache, error) {
-	c := &cache{dir: dir, own: dir == ""}
+	c := &cache{dir: dir, own: dir == "", sync: (*os.File).Sync}
 	var err error
 	if c.own {
+		c.sync = func(*os.File) error { return nil }
 		c.dir, err = os.MkdirTemp("", "lull-index-*")
 	} else {
 		err = os.MkdirAll(dir, 0o700)
@@ -55,7 +56,8 @@ func (c *cache) share() error {
 	}
 }
 
-// load maps every good run, and removes damaged ones and leftovers.
+// load maps every run that is good at first sight, and removes damaged ones, those
+// of other versions and leftovers.
 func (c *cache) load() (loaded runs, err error) {
 	defer func() {
 		if err != nil {
@@ -68,28 +70,15 @@ func (c *cache) load() (loaded runs, err error) {
 	}
 	for _, f := range files {
 		path := filepath.Join(c.dir, f.Name())
-		if c.alone && strings.HasSuffix(path, tempSuffix) {
-			if err := os.Remove(path); err != nil {
-				return loaded, err
-			}
-		}
-		if !strings.HasSuffix(path, runSuffix) {
-			continue
-		}
-		r, err := openRun(path)
-		switch {
-		case errors.Is(err, os.ErrNotExist): // merged away by another process
-		case errors.Is(err, ErrDamaged):
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return loaded, err
-			}
-		case err != nil:
+		r, err := c.loadFile(path)
+		if err != nil {
 			return loaded, err
-		default:
+		}
+		if r != nil {
 			loaded = append(loaded, r)
 		}
 	}
-	if loaded, err = c.dropCovered(loaded); err != nil {
+	if loaded, err = c.dropCovered(loaded.with(nil, nil)); err != nil {
 		return loaded, err
 	}
 	if c.alone {
@@ -98,27 +87,82 @@ func (c *cache) load() (loaded runs, err error) {
 	return loaded, nil
 }
 
+// loadFile maps a file if it is a run.
+func (c *cache) loadFile(path string) (*run, error) {
+	if !strings.HasSuffix(path, runSuffix) {
+		if other := strings.HasPrefix(filepath.Ext(path), ".run"); c.alone && (other || strings.HasSuffix(path, tempSuffix)) {
+			return nil, remove(path)
+		}
+		return nil, nil
+	}
+	r, err := openRun(path)
+	if errors.Is(err, os.ErrNotExist) { // merged away by another process
+		return nil, nil
+	}
+	if errors.Is(err, ErrDamaged) {
+		return nil, remove(path)
+	}
+	return r, err
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 // dropCovered lets go of runs whose sources others hold: what a process leaves
 // behind when it ends between writing a merged run and removing its parts, or
-// what two processes merged at once.
+// what two processes merged at once. The smallest go first.
 func (c *cache) dropCovered(loaded runs) (runs, error) {
-	slices.SortStableFunc(loaded, func(a, b *run) int { return len(b.sources) - len(a.sources) })
-	held := map[Source]bool{}
-	var covered runs
-	for _, r := range loaded {
-		if all(r.sources, held) {
-			covered = append(covered, r)
+	for {
+		needed, err := loaded.needed()
+		if bad := loaded.blamed(err); bad != nil {
+			loaded = loaded.with(nil, runs{bad})
+			if err := (runs{bad}).discard(); err != nil {
+				return loaded, err
+			}
 			continue
 		}
-		for _, id := range r.sources {
-			held[id] = true
+		if err != nil {
+			return loaded, err
+		}
+		i := len(loaded) - 1
+		for i >= 0 && needed[i] {
+			i--
+		}
+		if i < 0 {
+			return loaded, nil
+		}
+		covered := runs{loaded[i]}
+		loaded = loaded.with(nil, covered)
+		end := covered.close
+		if c.alone {
+			end = covered.discard
+		}
+		if err := end(); err != nil {
+			return loaded, err
 		}
 	}
-	rest := loaded.with(nil, covered)
-	if c.alone {
-		return rest, covered.discard()
-	}
-	return rest, covered.close()
+}
+
+// needed tells of each run whether it has a source that no other has.
+func (rs runs) needed() ([]bool, error) {
+	needed := make([]bool, len(rs))
+	cursors := make([]cursor[Source], len(rs))
+	err := guard(func() error {
+		for i, r := range rs {
+			cursors[i] = r.sources()
+		}
+		return groups(cursors, compareSources, func(_ *Source, among []int) error {
+			if len(among) == 1 {
+				needed[among[0]] = true
+			}
+			return nil
+		})
+	})
+	return needed, err
 }
 
 func (c *cache) close() error {
@@ -127,4 +171,12 @@ func (c *cache) close() error {
 		err = errors.Join(err, os.RemoveAll(c.dir))
 	}
 	return err
+}
+
+func (c *cache) syncDir() error {
+	d, err := os.Open(c.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.sync(d), d.Close())
 }

@@ -15,19 +15,21 @@ import (
 type Index struct {
 	cache *cache
 
-	writing sync.Mutex   // held by who changes the set of runs, before mu
-	mu      sync.RWMutex // guards runs; held for a look-up, so no run ends under it
-	runs    runs
-	doubted map[[32]byte]struct{} // packs
-	closed  bool
+	writing  sync.Mutex // held by who changes the set of runs, before mu
+	vanished []Source   // ascending: sources of runs that the store no longer has; guarded by writing
+
+	mu     sync.RWMutex // guards what follows; held for a look-up, so no run ends under it
+	runs   runs
+	hidden hidden
+	closed bool
 }
 
-// Open loads what the cache folder dir holds, and makes it when there is none.
-// Damaged files are removed: Reconcile then reports their sources. An empty dir
-// stands for a temporary folder that Close removes.
+// Open maps what the cache folder dir holds, and makes it when there is none.
+// Files that are damaged at first sight are removed: Reconcile then reports their
+// sources. An empty dir stands for a temporary folder that Close removes.
 //
-// Every byte in the folder is read once to check it. Other processes may have the
-// same folder open.
+// Open reads some MB for 100 million entries. All other pages are checked whenever
+// they are read. Other processes may have the same folder open.
 func Open(dir string) (*Index, error) {
 	c, err := openCache(dir)
 	if err != nil {
@@ -37,105 +39,75 @@ func Open(dir string) (*Index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load index cache: %w", errors.Join(err, c.close()))
 	}
-	return &Index{cache: c, runs: loaded, doubted: map[[32]byte]struct{}{}}, nil
-}
-
-// Reconcile takes the index objects that the store holds, all of them, and
-// returns those whose entries are to be added. Runs that come from an object not
-// among them are dropped, so the caller opens the index first and lists the store
-// then: an object that another process adds in between is not taken for gone. No
-// session may be open.
-func (x *Index) Reconcile(present []Source) (missing []Source, err error) {
-	x.writing.Lock()
-	defer x.writing.Unlock()
-	exists := make(map[Source]bool, len(present))
-	for _, id := range present {
-		exists[id] = true
-	}
-	var gone runs
-	for _, r := range x.runs {
-		if !all(r.sources, exists) {
-			gone = append(gone, r)
-		}
-	}
-	if err := x.swap(nil, gone); err != nil {
-		return nil, fmt.Errorf("drop index runs: %w", err)
-	}
-	return x.Missing(present)
-}
-
-// Missing returns the index objects among present whose entries are not held.
-func (x *Index) Missing(present []Source) (missing []Source, err error) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	if x.closed {
-		return nil, ErrClosed
-	}
-	held := map[Source]bool{}
-	for _, r := range x.runs {
-		for _, id := range r.sources {
-			held[id] = true
-		}
-	}
-	for _, id := range present {
-		if !held[id] {
-			missing = append(missing, id)
-			held[id] = true
-		}
-	}
-	return missing, nil
-}
-
-// all reports whether set has every one of ids.
-func all(ids []Source, set map[Source]bool) bool {
-	for _, id := range ids {
-		if !set[id] {
-			return false
-		}
-	}
-	return true
+	return &Index{
+		cache: c, runs: loaded,
+		hidden: hidden{doubted: map[[32]byte]struct{}{}, gone: map[[32]byte]struct{}{}},
+	}, nil
 }
 
 // Add takes in the entries of the index object id, in any order. It returns the
-// first error of entries, and has added nothing then.
+// first error of entries, and has added nothing then. Who adds many uses a Loader.
 func (x *Index) Add(ctx context.Context, id Source, entries iter.Seq2[Entry, error]) error {
-	s := x.Session()
-	defer s.Close()
-	for e, err := range entries {
-		if err == nil {
-			err = s.Insert(ctx, e.Name, e.Location)
-		}
-		if err != nil {
-			return err
-		}
+	l := x.Loader()
+	defer l.Close()
+	if err := l.Add(ctx, id, entries); err != nil {
+		return err
 	}
-	return s.Commit(ctx, id)
+	return l.Flush(ctx)
 }
 
 // Lookup finds a block, in a pack that is not doubted where there is one. It sees
 // what was added or committed, not what sessions still hold back.
+//
+// ErrDamaged says that a part of the cache cannot be believed and was thrown away:
+// Missing tells what to add again before the next attempt.
 func (x *Index) Lookup(name block.Name) (Location, bool, error) {
-	h, err := x.lookup(&name)
+	var h hit
+	err := x.lookup(&name, &h)
 	return h.loc, h.found, err
 }
 
-func (x *Index) lookup(name *block.Name) (hit, error) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	if x.closed {
-		return hit{}, ErrClosed
-	}
-	h := hit{doubted: x.doubted}
-	err := x.runs.lookup(name, &h)
-	return h, err
+func (x *Index) lookup(name *block.Name, h *hit) error {
+	h.hidden = &x.hidden
+	return x.read(func() error { return x.runs.lookup(name, h) })
 }
 
-// Doubt says that a pack is damaged or gone: its blocks are looked for elsewhere
-// first, and sessions do not know them. Doubts end with the Index.
-func (x *Index) Doubt(pack [32]byte) {
+// read runs look, which reads runs, and drops the run that proves to be damaged.
+func (x *Index) read(look func() error) error {
+	x.mu.RLock()
+	closed, err := x.closed, error(nil)
+	if !closed {
+		err = look()
+	}
+	x.mu.RUnlock()
+	if closed {
+		return ErrClosed
+	}
+	if errors.Is(err, ErrDamaged) {
+		x.writing.Lock()
+		defer x.writing.Unlock()
+		return errors.Join(err, x.dropDamaged(err))
+	}
+	return err
+}
+
+// dropDamaged drops the run that err blames, if it is still there. The caller
+// holds writing.
+func (x *Index) dropDamaged(err error) error {
+	if bad := x.runs.blamed(err); bad != nil {
+		return x.swap(nil, runs{bad})
+	}
+	return nil
+}
+
+// Doubt says that packs are damaged, gone or about to be: their blocks are looked
+// for elsewhere first, and sessions do not know them. Doubts end with the Index.
+func (x *Index) Doubt(packs ...[32]byte) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.doubted[pack] = struct{}{}
+	for _, p := range packs {
+		x.hidden.doubted[p] = struct{}{}
+	}
 }
 
 // Len is the number of entries; a block that several index objects hold may count
@@ -164,23 +136,32 @@ func (x *Index) Close() error {
 	return nil
 }
 
-// adopt takes in a run written elsewhere, then merges what is due. The index
-// holds the run even when merging fails.
-func (x *Index) adopt(ctx context.Context, inputs []sorted, sources []Source) error {
+// adopt takes in what was gathered elsewhere, then merges what is due. The index
+// holds it even when merging fails.
+func (x *Index) adopt(ctx context.Context, inputs []input) error {
 	x.writing.Lock()
 	defer x.writing.Unlock()
 	if x.closed {
 		return ErrClosed
 	}
-	r, err := writeRun(ctx, x.cache.dir, inputs, sources)
+	if err := x.comeBack(inputs); err != nil {
+		return err
+	}
+	r, err := writeRun(ctx, x.cache, plan{inputs: inputs, named: true})
 	if err != nil {
 		return err
 	}
 	if err := x.swap(r, nil); err != nil {
 		return err
 	}
-	for due := x.runs.due(); due != nil; due = x.runs.due() {
-		merged, err := due.merge(ctx, x.cache.dir, true)
+	for due := x.runs.due(fanIn); due != nil; due = x.runs.due(fanIn) {
+		merged, err := writeRun(ctx, x.cache, plan{inputs: due.inputs(), named: true, vanished: x.vanished})
+		if errors.Is(err, ErrDamaged) && due.blamed(err) != nil {
+			err = x.dropDamaged(err) // its sources are missing now
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("merge index runs: %w", err)
 		}

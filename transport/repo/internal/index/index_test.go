@@ -2,98 +2,14 @@ package index
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"iter"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
-
-	"github.com/lull-backup/lull/transport/block"
 )
-
-func nameOf(i uint64) block.Name {
-	return sha256.Sum256(binary.LittleEndian.AppendUint64(nil, i))
-}
-
-func entryOf(i uint64) Entry {
-	return Entry{nameOf(i), Location{
-		Pack: [32]byte{1: byte(i % 7)}, SegmentOffset: uint32(i), SegmentLength: uint32(i) + 1,
-		BlockOffset: uint32(i) * 2, BlockLength: 4096,
-	}}
-}
-
-// entries yields those of the numbers from to to-1.
-func entries(from, to uint64) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		for i := from; i < to; i++ {
-			if !yield(entryOf(i), nil) {
-				return
-			}
-		}
-	}
-}
-
-func open(t testing.TB, dir string) *Index {
-	t.Helper()
-	x, err := Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := x.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return x
-}
-
-type lookuper interface {
-	Lookup(block.Name) (Location, bool, error)
-}
-
-func want(t testing.TB, x lookuper, from, to uint64, found bool) {
-	t.Helper()
-	for i := from; i < to; i++ {
-		e := entryOf(i)
-		loc, ok, err := x.Lookup(e.Name)
-		if err != nil || ok != found || (ok && loc != e.Location) {
-			t.Fatalf("look up %d: %v, %v, %v, want found %v", i, loc, ok, err, found)
-		}
-	}
-}
-
-func missing(t testing.TB, x *Index, present ...Source) []Source {
-	t.Helper()
-	ids, err := x.Reconcile(present)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ids
-}
-
-func add(t testing.TB, x *Index, id Source, from, to uint64) {
-	t.Helper()
-	if err := x.Add(t.Context(), id, entries(from, to)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func runFiles(t testing.TB, dir string) []string {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dir, "*"+runSuffix))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
 
 func TestIndexKeepsWhatWasAdded(t *testing.T) {
 	dir := t.TempDir()
@@ -145,58 +61,19 @@ func TestSmallRunsAreMerged(t *testing.T) {
 	if got := missing(t, open(t, dir), ids...); got != nil {
 		t.Fatalf("missing %v", got)
 	}
-	// One object of a merged run gone: nothing of that run can be trusted.
-	if got := missing(t, x, ids[1:]...); len(got) == 0 {
-		t.Fatal("a merged run outlived one of its sources")
-	}
-}
-
-func TestSessionIsItsOwnUntilCommit(t *testing.T) {
-	dir := t.TempDir()
-	x := open(t, dir)
-	s, other := x.Session(), x.Session()
-	s.limit = 100
-	for e := range entries(0, 2050) {
-		if err := s.Insert(t.Context(), e.Name, e.Location); err != nil {
-			t.Fatal(err)
+	// One object of a merged run gone: only what it alone lists does not count.
+	for _, x := range []*Index{x, open(t, dir)} {
+		if got := missing(t, x, ids[1:]...); got != nil {
+			t.Fatalf("missing %v", got)
 		}
+		want(t, x, 0, 50, false)
+		want(t, x, 50, 5010, true)
 	}
-	want(t, s, 0, 2050, true)
-	want(t, other, 0, 2050, false)
-	if s.Len() != 2050 || len(runFiles(t, dir)) != 0 {
-		t.Fatalf("%d entries, files %v", s.Len(), runFiles(t, dir))
+	// What merges leave out does not come back either.
+	for i := range uint64(30) {
+		add(t, x, Source{200, byte(i)}, 0, 0)
 	}
-	if err := s.Commit(t.Context()); err == nil {
-		t.Fatal("a commit without an index object was taken")
-	}
-	if err := s.Commit(t.Context(), Source{1}, Source{2}); err != nil {
-		t.Fatal(err)
-	}
-	want(t, other, 0, 2050, true)
-	want(t, open(t, dir), 0, 2050, true)
-	if s.Len() != 0 || missing(t, x, Source{1}, Source{2}) != nil {
-		t.Fatal("the session is not empty, or its sources are not held")
-	}
-}
-
-func TestClosedSessionLeavesNothing(t *testing.T) {
-	dir := t.TempDir()
-	x := open(t, dir)
-	s := x.Session()
-	s.limit = 10
-	for e := range entries(0, 95) {
-		if err := s.Insert(t.Context(), e.Name, e.Location); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(s.Close(), s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	want(t, s, 0, 95, false)
-	left, err := os.ReadDir(dir)
-	if err != nil || len(left) != 1 || left[0].Name() != lockName {
-		t.Fatalf("left behind: %v, %v", left, err)
-	}
+	want(t, open(t, dir), 50, 5010, true)
 }
 
 func TestFailedAddAddsNothing(t *testing.T) {
@@ -235,180 +112,6 @@ func TestTemporaryFolderGoesWithTheIndex(t *testing.T) {
 	}
 }
 
-func TestModel(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "")
-		if err != nil {
-			rt.Fatal(err)
-		}
-		m := &model{dir: dir, committed: map[Source]map[uint64]bool{}, own: map[uint64]bool{}}
-		m.open(rt)
-		defer func() { _ = m.x.Close() }()
-		rt.Repeat(map[string]func(*rapid.T){
-			"insert": m.insert, "commit": m.commit, "discard": m.discard, "reopen": m.reopen, "vanish": m.vanish, "": m.check,
-		})
-	})
-}
-
-// model is the index as plain maps.
-type model struct {
-	dir       string
-	x         *Index
-	s         *Session
-	committed map[Source]map[uint64]bool
-	own       map[uint64]bool
-	ids       byte
-}
-
-func (m *model) open(t *rapid.T) {
-	x, err := Open(m.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.x, m.s, m.own = x, x.Session(), map[uint64]bool{}
-	m.s.limit = 16
-}
-
-func (m *model) insert(t *rapid.T) {
-	for _, i := range rapid.SliceOf(rapid.Uint64Range(0, 150)).Draw(t, "entries") {
-		e := entryOf(i)
-		if err := m.s.Insert(context.Background(), e.Name, e.Location); err != nil {
-			t.Fatal(err)
-		}
-		m.own[i] = true
-	}
-}
-
-func (m *model) commit(t *rapid.T) {
-	m.ids++
-	if err := m.s.Commit(context.Background(), Source{m.ids}); err != nil {
-		t.Fatal(err)
-	}
-	m.committed[Source{m.ids}], m.own = m.own, map[uint64]bool{}
-}
-
-func (m *model) discard(t *rapid.T) {
-	if err := m.s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	m.own = map[uint64]bool{}
-}
-
-func (m *model) reopen(t *rapid.T) {
-	if err := errors.Join(m.s.Close(), m.x.Close()); err != nil {
-		t.Fatal(err)
-	}
-	m.open(t)
-}
-
-// vanish removes an index object and adds what is missing then.
-func (m *model) vanish(t *rapid.T) {
-	if len(m.committed) > 0 && rapid.Bool().Draw(t, "remove") {
-		delete(m.committed, Source{rapid.ByteRange(1, m.ids).Draw(t, "id")})
-	}
-	var present []Source
-	for id := range m.committed {
-		present = append(present, id)
-	}
-	missing, err := m.x.Reconcile(present)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range missing {
-		err := m.x.Add(context.Background(), id, func(yield func(Entry, error) bool) {
-			for i := range m.committed[id] {
-				if !yield(entryOf(i), nil) {
-					return
-				}
-			}
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	m.exact(t)
-}
-
-// exact: after Reconcile and Add the index holds what the objects hold.
-func (m *model) exact(t *rapid.T) {
-	for i := range uint64(151) {
-		held := false
-		for _, set := range m.committed {
-			held = held || set[i]
-		}
-		loc, ok, err := m.x.Lookup(nameOf(i))
-		if err != nil || ok != held || (ok && loc != entryOf(i).Location) {
-			t.Fatalf("look up %d: %v %v %v, want %v", i, loc, ok, err, held)
-		}
-	}
-}
-
-// check: nothing that was committed or inserted is ever lost.
-func (m *model) check(t *rapid.T) {
-	sets := []map[uint64]bool{m.own}
-	for _, set := range m.committed {
-		sets = append(sets, set)
-	}
-	for _, set := range sets {
-		for i := range set {
-			if loc, ok, err := m.s.Lookup(nameOf(i)); err != nil || !ok || loc != entryOf(i).Location {
-				t.Fatalf("look up %d: %v %v %v", i, loc, ok, err)
-			}
-		}
-	}
-}
-
-// A block that was stored again is found there once its first pack is doubted, however
-// often the runs were merged.
-func TestDoubtedPacks(t *testing.T) {
-	dir := t.TempDir()
-	x := open(t, dir)
-	const blocks = 300
-	packs := [2][32]byte{{1}, {2}}
-	for copies, pack := range packs {
-		for part := range uint64(10) {
-			err := x.Add(t.Context(), Source{byte(copies), byte(part)}, func(yield func(Entry, error) bool) {
-				for e := range entries(part*blocks/10, (part+1)*blocks/10) {
-					e.Pack = pack
-					for range 2 {
-						if !yield(e, nil) {
-							return
-						}
-					}
-				}
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for _, x := range []*Index{x, open(t, dir)} {
-		wantIn(t, x, blocks, packs[:], packs[:])
-		x.Doubt(packs[0])
-		wantIn(t, x, blocks, packs[1:], packs[1:])
-		x.Doubt(packs[1])
-		wantIn(t, x, blocks, packs[:], nil)
-	}
-}
-
-// wantIn fails unless blocks are found in one of the packs, and by sessions in one of
-// known.
-func wantIn(t *testing.T, x *Index, blocks uint64, packs, known [][32]byte) {
-	t.Helper()
-	s := x.Session()
-	defer s.Close()
-	for i := range blocks {
-		loc, ok, err := x.Lookup(nameOf(i))
-		if err != nil || !ok || !slices.Contains(packs, loc.Pack) {
-			t.Fatalf("block %d is in %v, %v, %v", i, loc, ok, err)
-		}
-		loc, ok, err = s.Lookup(nameOf(i))
-		if err != nil || ok != (known != nil) || ok && !slices.Contains(known, loc.Pack) {
-			t.Fatalf("a session knows block %d in %v, %v, %v", i, loc, ok, err)
-		}
-	}
-}
-
 func TestConcurrentUse(t *testing.T) {
 	dir := t.TempDir()
 	one, two := open(t, dir), open(t, dir)
@@ -441,24 +144,69 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-func TestSessionIsSharedByWorkers(t *testing.T) {
-	x := open(t, "")
-	s := x.Session()
-	defer s.Close()
-	s.limit = 200
-	var wg sync.WaitGroup
-	for w := range uint64(4) {
-		wg.Go(func() {
-			for e := range entries(w*500, w*500+1000) {
-				if err := s.Insert(context.Background(), e.Name, e.Location); err != nil {
-					t.Error(err)
-				}
-				if loc, ok, err := s.Lookup(e.Name); !ok || err != nil || loc != e.Location {
-					t.Errorf("%v %v %v", loc, ok, err)
-				}
-			}
-		})
+// What a stale list left out counts again once it is listed and added again.
+func TestSourceComesBack(t *testing.T) {
+	dir := t.TempDir()
+	x := open(t, dir)
+	all := []Source{{1}, {2}, {3}, {4}, {5}}
+	for i := range uint64(3) {
+		add(t, x, all[i], i*100, i*100+110)
 	}
-	wg.Wait()
-	want(t, s, 0, 2500, true)
+	if got := missing(t, x, all[0], all[2]); got != nil {
+		t.Fatalf("missing %v", got)
+	}
+	want(t, x, 0, 110, true)
+	want(t, x, 110, 200, false)
+	want(t, x, 200, 310, true)
+	add(t, x, all[3], 0, 0) // a merge, which leaves the second one out
+	for _, x := range []*Index{x, open(t, dir)} {
+		got, err := x.Missing(all)
+		if err != nil || !cmp.Equal(got, []Source{all[4], all[1]}) && !cmp.Equal(got, []Source{all[1], all[4]}) {
+			t.Fatalf("missing %v, %v", got, err)
+		}
+		add(t, x, all[1], 100, 210)
+		want(t, x, 0, 310, true)
+	}
+}
+
+func TestLoaderTakesManyObjects(t *testing.T) {
+	dir := t.TempDir()
+	x := open(t, dir)
+	l := x.Loader()
+	l.s.limit, l.limit = 1000, 6000
+	var ids []Source
+	for i := range uint64(40) {
+		ids = append(ids, Source{byte(i)})
+		if err := l.Add(t.Context(), ids[i], entries(i*500, i*500+510)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := missing(t, x, ids...); len(got) == 0 || len(got) > 12 {
+		t.Fatalf("%d missing before the last flush", len(got))
+	}
+	if err := errors.Join(l.Flush(t.Context()), l.Flush(t.Context()), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []*Index{x, open(t, dir)} {
+		want(t, x, 0, 20010, true)
+		if got := missing(t, x, ids...); got != nil {
+			t.Fatalf("missing %v", got)
+		}
+		if got := missing(t, x, append(ids[:7:7], ids[8:]...)...); got != nil {
+			t.Fatalf("missing %v", got)
+		}
+		want(t, x, 0, 3510, true)
+		want(t, x, 3510, 4000, false)
+		want(t, x, 4000, 20010, true)
+	}
+}
+
+func TestPlacesThatCannotBe(t *testing.T) {
+	s := open(t, "").Session()
+	defer s.Close()
+	for _, l := range []Location{{BlockLength: 0}, {BlockLength: 1<<16 + 1}, {BlockLength: 1, BlockOffset: 1 << 20}} {
+		if err := s.Insert(t.Context(), nameOf(1), l); !errors.Is(err, errPlace) {
+			t.Errorf("%+v: %v", l, err)
+		}
+	}
 }

@@ -2,39 +2,54 @@ package index
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"fmt"
-	"slices"
-
-	"github.com/lull-backup/lull/transport/block"
+	"math"
 )
 
-// merger walks several sorted inputs as one, each name and pack once: of equal ones
-// the earliest input's. It is a binary heap of cursors.
-type merger struct {
-	heap  []cursor
-	packs [][]uint32 // common numbers of each input's packs
-	last  block.Name
-	in    []uint32 // packs in which last was found
+// input is what a run is written from: a table in memory, or another run.
+type input interface {
+	len() uint64      // entries
+	tableLen(int) int // rows of a section
+	sources() cursor[Source]
+	packs() cursor[packID]
+	segments() cursor[segment]
+	listings() cursor[listing]
+	records() cursor[record]
 }
 
-type cursor struct {
-	cur   record
-	from  sorted
-	input int
-	next  int
+// cursor moves to the next row, in ascending order, until ok is false.
+type cursor[T any] func(row *T) (ok bool, err error)
+
+// none is the number of what is left out.
+const none = math.MaxUint32
+
+// merger walks several cursors as one. It is a binary heap of them.
+type merger[T any] struct {
+	heap    []head[T]
+	compare func(a, b *T) int
 }
 
-func newMerger(inputs []sorted, packs [][]uint32) (*merger, error) {
-	m := &merger{packs: packs}
-	for i, in := range inputs {
-		if in.len() == 0 {
-			continue
+// head is the row that a cursor stands at.
+type head[T any] struct {
+	row    T
+	number int // of the row in its input
+	input  int
+	next   cursor[T]
+}
+
+func newMerger[T any](cursors []cursor[T], compare func(a, b *T) int) (*merger[T], error) {
+	m := &merger[T]{compare: compare}
+	for i, next := range cursors {
+		h := head[T]{input: i, next: next}
+		ok, err := next(&h.row)
+		if err != nil {
+			return nil, err
 		}
-		c := cursor{from: in, input: i, cur: in.at(0), next: 1}
-		if int(c.cur.pack) >= len(packs[i]) {
-			return nil, fmt.Errorf("%w: pack %d of %d", ErrDamaged, c.cur.pack, len(packs[i]))
+		if ok {
+			m.heap = append(m.heap, h)
 		}
-		m.heap = append(m.heap, c)
 	}
 	for i := len(m.heap)/2 - 1; i >= 0; i-- {
 		m.down(i)
@@ -42,14 +57,12 @@ func newMerger(inputs []sorted, packs [][]uint32) (*merger, error) {
 	return m, nil
 }
 
-func (m *merger) less(a, b *cursor) bool {
-	if c := bytes.Compare(a.cur.name[:], b.cur.name[:]); c != 0 {
-		return c < 0
-	}
-	return a.input < b.input
+func (m *merger[T]) less(a, b *head[T]) bool {
+	c := m.compare(&a.row, &b.row)
+	return c < 0 || c == 0 && a.input < b.input
 }
 
-func (m *merger) down(i int) {
+func (m *merger[T]) down(i int) {
 	for {
 		least := i
 		for c := 2*i + 1; c <= 2*i+2 && c < len(m.heap); c++ {
@@ -65,40 +78,49 @@ func (m *merger) down(i int) {
 	}
 }
 
-// next returns a record, whose pack is a common number, or ok false at the end.
-func (m *merger) next() (rec record, ok bool, err error) {
-	for len(m.heap) > 0 {
-		rec = m.heap[0].cur
-		rec.pack = m.packs[m.heap[0].input][rec.pack]
-		if err := m.advance(); err != nil {
-			return record{}, false, err
-		}
-		if rec.name != m.last {
-			m.last, m.in = rec.name, m.in[:0]
-		}
-		if !slices.Contains(m.in, rec.pack) {
-			m.in = append(m.in, rec.pack)
-			return rec, true, nil
-		}
+// least is the head with the least row; nil at the end. It is valid until advance.
+func (m *merger[T]) least() *head[T] {
+	if len(m.heap) == 0 {
+		return nil
 	}
-	return record{}, false, nil
+	return &m.heap[0]
 }
 
 // advance moves the least cursor on.
-func (m *merger) advance() error {
-	c := &m.heap[0]
-	if c.next == c.from.len() {
-		m.heap[0] = m.heap[len(m.heap)-1]
-		m.heap = m.heap[:len(m.heap)-1]
-		m.down(0)
-		return nil
+func (m *merger[T]) advance() error {
+	h := &m.heap[0]
+	before := h.row
+	ok, err := h.next(&h.row)
+	if err != nil {
+		return err
 	}
-	before := c.cur.name
-	c.cur = c.from.at(c.next)
-	c.next++
-	if bytes.Compare(before[:], c.cur.name[:]) > 0 || int(c.cur.pack) >= len(m.packs[c.input]) {
-		return fmt.Errorf("%w: entry %d out of order", ErrDamaged, c.next-1)
+	if !ok {
+		last := len(m.heap) - 1
+		m.heap[0] = m.heap[last]
+		m.heap[last] = head[T]{}
+		m.heap = m.heap[:last]
+	} else if h.number++; m.compare(&before, &h.row) > 0 {
+		return fmt.Errorf("%w: rows out of order", ErrDamaged)
 	}
 	m.down(0)
 	return nil
+}
+
+func compareSources(a, b *Source) int { return bytes.Compare(a[:], b[:]) }
+func comparePacks(a, b *packID) int   { return bytes.Compare(a.id[:], b.id[:]) }
+
+func compareSegments(a, b *segment) int {
+	return cmp.Or(cmp.Compare(a.pack, b.pack), cmp.Compare(a.offset, b.offset), cmp.Compare(a.length, b.length))
+}
+
+func compareListings(a, b *listing) int {
+	return cmp.Or(cmp.Compare(a.pack, b.pack), cmp.Compare(a.source, b.source))
+}
+
+func compareRecords(a, b *record) int {
+	x, y := binary.BigEndian.Uint64(a.name[:]), binary.BigEndian.Uint64(b.name[:])
+	if x != y {
+		return cmp.Compare(x, y)
+	}
+	return cmp.Or(bytes.Compare(a.name[8:], b.name[8:]), cmp.Compare(a.place.segment(), b.place.segment()))
 }

@@ -4,173 +4,188 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"runtime/debug"
-
-	"github.com/zeebo/blake3"
-	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/transport/block"
 )
 
-// run is one mapped file. Its methods other than close may run concurrently, and
-// only inside guard.
+// run is one mapped file. Its methods other than close may run concurrently.
 type run struct {
-	header
-	path    string // "" when the file has no name
-	data    []byte
-	sources []Source
+	*mapped
+	path   string   // "" when the file has no name
+	fences []uint32 // of the entry pages
 }
 
-// openRun maps the run at path after it has read and checked all of it.
+// openRun maps the run at path. Of its pages it reads those that lead to all
+// others; the others are checked when they are needed.
 func openRun(path string) (*run, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := verify(f); err != nil {
-		return nil, fmt.Errorf("check %s: %w", path, err)
-	}
 	return mapRun(f, path)
 }
 
-// verify reads f once and compares its checksums.
-func verify(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	var head [headerLen]byte
-	if _, err := io.ReadFull(f, head[:]); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	h, err := parseHeader(head[:], info.Size())
-	if err != nil {
-		return err
-	}
-	sum := blake3.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{f}, make([]byte, 1<<20)); err != nil {
-		return err
-	}
-	if !bytes.Equal(sum.Sum(nil), h.body[:]) {
-		return fmt.Errorf("%w: body checksum", ErrDamaged)
-	}
-	return nil
-}
-
-// mapRun maps f, whose checksums are known to be good. f may be closed then.
+// mapRun maps f, which may be closed then.
 func mapRun(f *os.File, path string) (*run, error) {
-	info, err := f.Stat()
+	m, err := mapFile(f)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() < headerLen || int64(int(info.Size())) != info.Size() {
-		return nil, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
-	}
-	data, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", f.Name(), err)
-	}
-	// Look-ups land anywhere: reading ahead of them only costs memory. A kernel
-	// that knows no advice is as right, and slower.
-	_ = unix.Madvise(data, unix.MADV_RANDOM)
-	r := &run{path: path, data: data}
-	err = guard(func() error { return r.parse() })
-	if err != nil {
+	r := &run{mapped: m, path: path}
+	if err := guard(r.readFences); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
 }
 
-func (r *run) parse() (err error) {
-	if r.header, err = parseHeader(r.data, int64(len(r.data))); err != nil {
-		return err
-	}
-	r.sources = make([]Source, r.header.sources)
-	for i := range r.sources {
-		copy(r.sources[i][:], r.data[r.sourcesAt()+int64(i)*idLen:])
-	}
-	return nil
-}
-
-func (r *run) close() error { return unix.Munmap(r.data) }
-
-// guard runs fn, which reads mapped pages. A page that cannot be read (a failing
-// disk, a file cut short by someone else) becomes an error, where without it the
-// whole process would end.
-func guard(fn func() error) (err error) {
-	old := debug.SetPanicOnFault(true)
-	defer func() {
-		debug.SetPanicOnFault(old)
-		switch p := recover().(type) {
-		case nil:
-		case interface{ Addr() uintptr }: // only memory faults have an address
-			err = fmt.Errorf("%w: page at %#x cannot be read", ErrDamaged, p.Addr())
-		default:
-			panic(p)
+func (r *run) readFences() error {
+	r.willNeed(r.from[secFences], r.pages(secFences))
+	r.fences = make([]uint32, 0, r.rows[secFences])
+	s := scan{m: r.mapped, section: secFences}
+	for {
+		b, ok, err := s.row()
+		if err != nil || !ok {
+			return err
 		}
-	}()
-	return fn()
+		r.fences = append(r.fences, binary.LittleEndian.Uint32(b))
+		if n := len(r.fences); n > 1 && r.fences[n-1] < r.fences[n-2] {
+			return r.damaged("order of pages")
+		}
+	}
 }
 
-// lookup notes in h where the block lies, if it does.
-func (r *run) lookup(name *block.Name, h *hit) error {
-	lo, end, err := r.bucketOf(name)
-	if err != nil {
-		return err
+// mayHold is false when the block is surely not in the run.
+func (r *run) mayHold(name *block.Name) bool {
+	blocks := r.rows[secFilter]
+	if blocks == 0 {
+		return r.count > 0
 	}
-	for hi := end; lo < hi; {
-		if mid := (lo + hi) / 2; bytes.Compare(r.entry(mid)[:32], name[:]) < 0 {
+	at := r.from[secFilter]*pageLen + int64(filterAt(name, blocks))*filterBlock
+	return filterHas(r.data[at:at+filterBlock], name)
+}
+
+// pageOf is the last entry page that name may be in; -1: none. Names are uniform,
+// so a name's rank among all names tells nearly where it is.
+func (r *run) pageOf(name *block.Name) int {
+	key := binary.BigEndian.Uint32(name[:])
+	n := len(r.fences)
+	lo, hi := 0, n // the first fence beyond key is in [lo, hi]
+	for at, step := int(uint64(key)*uint64(n)>>32), 8; lo < hi && at >= lo && at < hi; step *= 2 {
+		if r.fences[at] <= key {
+			lo, at = at+1, at+step
+		} else {
+			hi, at = at, at-step
+		}
+	}
+	for lo < hi {
+		if mid := (lo + hi) / 2; r.fences[mid] <= key {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	for ; lo < end && !h.good && [32]byte(r.entry(lo)[:32]) == *name; lo++ {
-		rec := decodeRecord(r.entry(lo))
-		loc, err := r.locate(&rec)
-		if err != nil {
+	return lo - 1
+}
+
+// lookup notes in h where the block lies, if it does.
+func (r *run) lookup(name *block.Name, h *hit) error {
+	key := binary.BigEndian.Uint32(name[:])
+	for p := r.pageOf(name); p >= 0 && !h.good; p-- {
+		if err := r.lookupIn(p, name, h); err != nil {
 			return err
 		}
-		h.at(loc)
+		if r.fences[p] < key {
+			break
+		}
 	}
 	return nil
 }
 
-// bucketOf is the range of entries among which name must be.
-func (r *run) bucketOf(name *block.Name) (lo, hi int, err error) {
-	at := r.startsAt() + 4*int64(bucket(name[:], r.bits))
-	lo = int(binary.LittleEndian.Uint32(r.data[at:]))
-	hi = int(binary.LittleEndian.Uint32(r.data[at+4:]))
-	if lo > hi || uint64(hi) > r.count {
-		return 0, 0, fmt.Errorf("%w: bucket %d to %d of %d in %s", ErrDamaged, lo, hi, r.count, r.path)
+func (r *run) lookupIn(number int, name *block.Name, h *hit) error {
+	p, err := r.entryPage(number)
+	if err != nil || !bytes.HasPrefix(name[:], p.shared) {
+		return err
 	}
-	return lo, hi, nil
+	rest := name[len(p.shared):]
+	lo := 0
+	for hi := p.count; lo < hi; {
+		if mid := (lo + hi) / 2; bytes.Compare(p.rest(mid), rest) < 0 {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	for ; lo < p.count && !h.good && bytes.Equal(p.rest(lo), rest); lo++ {
+		if err := h.at(r, p.place(lo)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (r *run) entry(i int) []byte {
-	at := headerLen + i*entryLen
-	return r.data[at : at+entryLen]
+// entryPage is a page of entries.
+type entryPage struct {
+	shared []byte // begin of all names
+	rows   []byte
+	stride int
+	count  int
 }
 
-func (r *run) locate(rec *record) (Location, error) {
-	if rec.pack >= r.header.packs {
-		return Location{}, fmt.Errorf("%w: pack %d of %d in %s", ErrDamaged, rec.pack, r.header.packs, r.path)
+func (r *run) entryPage(number int) (entryPage, error) {
+	b, err := r.page(r.from[secEntries] + int64(number))
+	if err != nil {
+		return entryPage{}, err
 	}
-	at := r.packsAt() + int64(rec.pack)*idLen
-	return rec.location([32]byte(r.data[at : at+idLen])), nil
+	p := entryPage{count: int(binary.LittleEndian.Uint16(b))}
+	n := int(b[2])
+	if n > nameLen {
+		return entryPage{}, r.damaged("page of names that share %d bytes", n)
+	}
+	p.shared, p.rows, p.stride = b[entryHead:entryHead+n], b[entryHead+n:], nameLen-n+placeLen
+	if p.count == 0 || p.count*p.stride > len(p.rows) {
+		return entryPage{}, r.damaged("page of %d entries", p.count)
+	}
+	return p, nil
 }
 
-func (r *run) len() int        { return int(r.count) }
-func (r *run) at(i int) record { return decodeRecord(r.entry(i)) }
+func (p *entryPage) rest(i int) []byte { return p.rows[i*p.stride:][:p.stride-placeLen] }
 
-func (r *run) packs() [][32]byte {
-	ids := make([][32]byte, r.header.packs)
-	for i := range ids {
-		copy(ids[i][:], r.data[r.packsAt()+int64(i)*idLen:])
+func (p *entryPage) place(i int) place {
+	return place(binary.LittleEndian.Uint64(p.rows[(i+1)*p.stride-placeLen:]))
+}
+
+// record writes entry i to rec.
+func (p *entryPage) record(i int, rec *record) {
+	copy(rec.name[:], p.shared)
+	copy(rec.name[len(p.shared):], p.rest(i))
+	rec.place = p.place(i)
+}
+
+func (r *run) locate(p place) (Location, error) {
+	b, err := r.row(secSegments, p.segment())
+	if err != nil {
+		return Location{}, err
 	}
-	return ids
+	s := decodeSegment(b)
+	k, err := r.pack(s.pack)
+	if err != nil {
+		return Location{}, err
+	}
+	return p.location(&s, &k), nil
+}
+
+func (r *run) pack(i uint32) (packID, error) {
+	b, err := r.row(secPacks, i)
+	if err != nil {
+		return packID{}, err
+	}
+	k := packID{id: [32]byte(b)}
+	b, err = r.row(secSigners, binary.LittleEndian.Uint32(b[32:]))
+	if err != nil {
+		return packID{}, err
+	}
+	k.signer = [32]byte(b)
+	return k, nil
 }

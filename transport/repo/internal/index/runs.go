@@ -2,11 +2,9 @@ package index
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"math/bits"
-	"os"
 	"slices"
 
 	"github.com/lull-backup/lull/transport/block"
@@ -19,21 +17,61 @@ const fanIn = 4
 // hits. It has no lock of its own.
 type runs []*run
 
-// hit is the outcome of a look-up: the first place in a pack that is not doubted
-// or, without one, the first.
+// hit is the outcome of a look-up: the first place in a good pack or, without one,
+// the first.
 type hit struct {
-	doubted map[[32]byte]struct{} // packs
-	loc     Location
-	found   bool
-	good    bool // found in a pack that is not doubted
+	hidden   *hidden              // nil: nothing
+	usable   func(*Location) bool // nil: everything
+	filtered bool                 // the runs' filters are believed
+	only     bool                 // whether is asked, not where
+
+	loc   Location
+	found bool
+	good  bool // found in a pack that is neither doubted nor unusable
 }
 
 // at notes a place, unless a better one is known.
-func (h *hit) at(loc Location) {
-	_, doubted := h.doubted[loc.Pack]
-	if !h.found || !doubted {
-		h.loc, h.found, h.good = loc, true, !doubted
+func (h *hit) at(r *run, p place) error {
+	if h.only && h.usable == nil && h.hidden.empty() {
+		h.found, h.good = true, true
+		return nil
 	}
+	loc, err := r.locate(p)
+	if err != nil {
+		return err
+	}
+	if h.hidden.isGone(&loc.Pack) {
+		return nil
+	}
+	good := !h.hidden.isDoubted(&loc.Pack) && (h.usable == nil || h.usable(&loc))
+	if !h.found || good {
+		h.loc, h.found, h.good = loc, true, good
+	}
+	return nil
+}
+
+// hidden is the packs whose entries do not count.
+type hidden struct {
+	doubted map[[32]byte]struct{} // damaged or to be deleted: used only in need
+	gone    map[[32]byte]struct{} // no index object lists them any more
+}
+
+func (h *hidden) empty() bool { return h == nil || len(h.doubted) == 0 && len(h.gone) == 0 }
+
+func (h *hidden) isGone(pack *[32]byte) bool {
+	if h == nil || len(h.gone) == 0 {
+		return false
+	}
+	_, is := h.gone[*pack]
+	return is
+}
+
+func (h *hidden) isDoubted(pack *[32]byte) bool {
+	if h == nil || len(h.doubted) == 0 {
+		return false
+	}
+	_, is := h.doubted[*pack]
+	return is
 }
 
 // lookup completes h.
@@ -43,6 +81,9 @@ func (rs runs) lookup(name *block.Name, h *hit) error {
 	}
 	err := guard(func() error {
 		for _, r := range rs {
+			if h.filtered && !r.mayHold(name) {
+				continue
+			}
 			if err := r.lookup(name, h); h.good || err != nil {
 				return err
 			}
@@ -72,12 +113,19 @@ func (rs runs) count() (n uint64) {
 	return n
 }
 
+func (rs runs) inputs() (in []input) {
+	for _, r := range rs {
+		in = append(in, r)
+	}
+	return in
+}
+
 // tier puts runs of like size together: each is four times the one before it.
 func (r *run) tier() int { return bits.Len64(r.count/1024) / 2 }
 
-// due is the runs to merge next: the fullest tier from below that has fanIn of
+// due is the runs to merge next: the fullest tier from below that has so many of
 // them, and everything smaller. None when all is well.
-func (rs runs) due() runs {
+func (rs runs) due(fanIn int) runs {
 	var inTier [33]int
 	for _, r := range rs {
 		inTier[r.tier()]++
@@ -94,25 +142,6 @@ func (rs runs) due() runs {
 	return nil
 }
 
-// merge writes rs as one run: with all their sources if named, else without name.
-func (rs runs) merge(ctx context.Context, dir string, named bool) (out *run, err error) {
-	inputs := make([]sorted, len(rs))
-	var sources []Source
-	if named {
-		sources = []Source{}
-	}
-	for i, r := range rs {
-		inputs[i] = r
-		sources = append(sources, r.sources...)
-	}
-	slices.SortFunc(sources, func(a, b Source) int { return slices.Compare(a[:], b[:]) })
-	err = guard(func() error {
-		out, err = writeRun(ctx, dir, inputs, slices.Compact(sources))
-		return err
-	})
-	return out, err
-}
-
 // discard unmaps runs that nothing uses any more, and removes their files.
 func (rs runs) discard() error {
 	errs := []error{rs.close()}
@@ -120,9 +149,7 @@ func (rs runs) discard() error {
 		if r.path == "" {
 			continue
 		}
-		if err := os.Remove(r.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, remove(r.path))
 	}
 	return errors.Join(errs...)
 }

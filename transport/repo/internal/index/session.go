@@ -8,15 +8,20 @@ import (
 	"github.com/lull-backup/lull/transport/block"
 )
 
-// tableLimit is how many new entries gather in memory, about 31 MB, before they
-// are written out as a run.
-const tableLimit = 512 << 10
+const (
+	// tableLimit is how many new entries gather in memory, about 25 MB and as
+	// much again while they are sorted, before they are written out as a run.
+	tableLimit = 512 << 10
+	// sessionFanIn runs of a session are merged into one. They are few and short.
+	sessionFanIn = 16
+)
 
 // Session holds entries that no index object has yet: nobody else sees them, and
 // they end with it unless they are committed. Its methods are safe for concurrent
 // use; what is inserted while Commit begins may miss its index object.
 type Session struct {
-	x *Index
+	x      *Index
+	usable func(*Location) bool
 
 	mu    sync.RWMutex
 	limit int // entries in table
@@ -29,25 +34,34 @@ func (x *Index) Session() *Session {
 	return &Session{x: x, limit: tableLimit, table: newTable()}
 }
 
-// Insert makes a block known to this session; a name that it has in the same pack keeps its place.
+// Only limits what the session knows of the index to the places that usable
+// accepts, which is called on many goroutines. It is to be called before any
+// look-up.
+func (s *Session) Only(usable func(*Location) bool) { s.usable = usable }
+
+// Insert makes a block known to this session; a name that it has in the same pack
+// keeps its place.
 func (s *Session) Insert(ctx context.Context, name block.Name, loc Location) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.table.insert(&name, &loc)
+	if err := s.table.insert(&name, &loc); err != nil {
+		return fmt.Errorf("insert index entry: %w", err)
+	}
 	if s.table.n < s.limit {
 		return nil
 	}
-	r, err := writeRun(ctx, s.x.cache.dir, []sorted{s.table.sorted()}, nil)
+	return s.spill(ctx)
+}
+
+// spill writes the table out as a run.
+func (s *Session) spill(ctx context.Context) error {
+	r, err := writeRun(ctx, s.x.cache, plan{inputs: []input{s.table.sorted()}})
 	if err != nil {
 		return err
 	}
 	s.runs, s.table = s.runs.with(r, nil), newTable()
-	return s.compact(ctx)
-}
-
-func (s *Session) compact(ctx context.Context) error {
-	for due := s.runs.due(); due != nil; due = s.runs.due() {
-		merged, err := due.merge(ctx, s.x.cache.dir, false)
+	for due := s.runs.due(sessionFanIn); due != nil; due = s.runs.due(sessionFanIn) {
+		merged, err := writeRun(ctx, s.x.cache, plan{inputs: due.inputs()})
 		if err != nil {
 			return fmt.Errorf("merge index runs of the session: %w", err)
 		}
@@ -60,13 +74,14 @@ func (s *Session) compact(ctx context.Context) error {
 }
 
 // Lookup finds a block among this session's entries, then in the index, but for
-// packs that are doubted: what it does not find is to be stored.
+// packs that are doubted or not usable: what it does not find is to be stored.
 func (s *Session) Lookup(name block.Name) (Location, bool, error) {
 	loc, found, err := s.own(&name)
 	if found || err != nil {
 		return loc, found, err
 	}
-	h, err := s.x.lookup(&name)
+	h := hit{usable: s.usable}
+	err = s.x.lookup(&name, &h)
 	return h.loc, h.good, err
 }
 
@@ -77,7 +92,7 @@ func (s *Session) own(name *block.Name) (Location, bool, error) {
 	if loc, found := s.table.lookup(name); found {
 		return loc, true, nil
 	}
-	var h hit
+	h := hit{filtered: true}
 	err := s.runs.lookup(name, &h)
 	return h.loc, h.found, err
 }
@@ -89,25 +104,23 @@ func (s *Session) Len() int {
 	return s.table.n + int(s.runs.count())
 }
 
-func (s *Session) inputs() []sorted {
-	in := []sorted{s.table.sorted()}
-	for _, r := range s.runs {
-		in = append(in, r)
-	}
-	return in
-}
-
-// Commit says that the store's index objects ids hold this session's entries,
+// Commit says that the store's index object id holds this session's entries,
 // all of them and no others: they belong to the index then, and the session is
 // empty. When it fails the entries may still be this session's.
-func (s *Session) Commit(ctx context.Context, ids ...Source) error {
-	if len(ids) == 0 {
-		return errNoSource
-	}
+func (s *Session) Commit(ctx context.Context, id Source) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := guard(func() error { return s.x.adopt(ctx, s.inputs(), ids) })
-	if err != nil {
+	var inputs []input
+	for _, in := range s.inputs() {
+		inputs = append(inputs, listed{in, id})
+	}
+	return s.commit(ctx, inputs)
+}
+
+func (s *Session) inputs() []input { return append(s.runs.inputs(), s.table.sorted()) }
+
+func (s *Session) commit(ctx context.Context, inputs []input) error {
+	if err := s.x.adopt(ctx, inputs); err != nil {
 		return fmt.Errorf("commit index entries: %w", err)
 	}
 	return s.reset()

@@ -8,22 +8,32 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 
-	"github.com/zeebo/blake3"
+	"github.com/lull-backup/lull/transport/block"
 )
 
 const (
-	runSuffix  = ".run1" // with the format's version: others are not looked at
+	runSuffix  = ".run2" // with the format's version: others are removed
 	tempSuffix = ".tmp"
 	lockName   = "lock"
+
+	checkEvery = 1 << 12 // entries between two looks at the context
 )
 
-// writeRun merges inputs into one run in dir. With sources it gets a name and is
-// durable; without, its file has no name and ends with the mapping.
-func writeRun(ctx context.Context, dir string, inputs []sorted, sources []Source) (_ *run, err error) {
-	f, err := os.CreateTemp(dir, "*"+tempSuffix)
+// plan is what a run is written from.
+type plan struct {
+	inputs   []input
+	named    bool     // durable, with a name in the folder; else it ends with the mapping
+	vanished []Source // ascending: what only they list is left out
+}
+
+// writeRun merges inputs into one run in the cache's folder.
+func writeRun(ctx context.Context, c *cache, p plan) (_ *run, err error) {
+	f, err := os.CreateTemp(c.dir, "*"+tempSuffix)
 	if err != nil {
 		return nil, fmt.Errorf("create index run: %w", err)
 	}
@@ -34,124 +44,227 @@ func writeRun(ctx context.Context, dir string, inputs []sorted, sources []Source
 			err = errors.Join(err, os.Remove(temp))
 		}
 	}()
-	if err := fill(ctx, f, inputs, sources); err != nil {
+	w := &runWriter{plan: p, f: f}
+	if err := guard(func() error { return w.write(ctx) }); err != nil {
 		return nil, fmt.Errorf("write index run %s: %w", temp, err)
 	}
-	if sources == nil {
+	if !p.named {
 		return mapRun(f, "")
 	}
-	path := filepath.Join(dir, rand.Text()+runSuffix)
-	if err := errors.Join(f.Sync(), os.Rename(temp, path)); err != nil {
+	path := filepath.Join(c.dir, rand.Text()+runSuffix)
+	if err := errors.Join(c.sync(f), os.Rename(temp, path)); err != nil {
 		return nil, fmt.Errorf("store index run: %w", err)
 	}
 	temp = ""
-	if err := syncDir(dir); err != nil {
+	if err := c.syncDir(); err != nil {
 		return nil, fmt.Errorf("store index run: %w", err)
 	}
 	return mapRun(f, path)
 }
 
-func fill(ctx context.Context, f *os.File, inputs []sorted, sources []Source) error {
-	sum := blake3.New()
-	w := &runWriter{out: bufio.NewWriterSize(io.MultiWriter(f, sum), 1<<18)}
-	if _, err := f.Seek(headerLen, io.SeekStart); err != nil {
+// runWriter streams a run. Besides its buffers it holds 4 bytes for each row of
+// the inputs' tables and each page.
+type runWriter struct {
+	plan
+	f      *os.File
+	h      header
+	out    *bufio.Writer
+	number int64 // of the page at hand
+	page   []byte
+	fences []uint32
+}
+
+func (w *runWriter) write(ctx context.Context) error {
+	w.h.nonce = mathrand.Uint64() // tells runs apart, and keeps no secret
+	w.page = make([]byte, 0, pageLen)
+	if err := w.seek(1); err != nil {
 		return err
 	}
-	if err := w.entries(ctx, inputs); err != nil {
+	segments, err := w.writeTables()
+	if err != nil {
 		return err
 	}
-	if err := w.tail(sources); err != nil {
+	if err := w.writeEntries(ctx, segments); err != nil {
 		return err
 	}
-	sum.Sum(w.h.body[:0])
-	_, err := f.WriteAt(w.h.encode(), 0)
+	var b [4]byte
+	for _, fence := range w.fences {
+		binary.LittleEndian.PutUint32(b[:], fence)
+		w.row(secFences, b[:])
+	}
+	if err := errors.Join(w.endTable(), w.out.Flush()); err != nil {
+		return err
+	}
+	if err := w.f.Truncate(w.h.size()); err != nil { // the filter may end within a page
+		return err
+	}
+	_, err = w.f.WriteAt(w.h.encode(), 0)
 	return err
 }
 
-// runWriter streams the body of a run. Besides its buffer it holds the starts of
-// the buckets and the pack IDs.
-type runWriter struct {
-	out    *bufio.Writer
-	h      header
-	starts []uint32
-	packs  table // only its pack numbering
+// seek goes on at another page.
+func (w *runWriter) seek(page int64) error {
+	w.number = page
+	if w.out == nil {
+		w.out = bufio.NewWriterSize(nil, 1<<18)
+	} else if err := w.out.Flush(); err != nil {
+		return err
+	}
+	_, err := w.f.Seek(page*pageLen, io.SeekStart)
+	w.out.Reset(w.f)
+	return err
 }
 
-func (w *runWriter) entries(ctx context.Context, inputs []sorted) error {
+// endPage completes the page at hand. bufio keeps the first error for Flush.
+func (w *runWriter) endPage() {
+	n := len(w.page)
+	w.page = w.page[:pageLen]
+	clear(w.page[n:])
+	_, _ = w.out.Write(seal(w.page, w.h.nonce, w.number))
+	w.page = w.page[:0]
+	w.number++
+}
+
+// row appends a row to the table of a section.
+func (w *runWriter) row(section int, b []byte) {
+	if len(w.page)+len(b) > payload {
+		w.endPage()
+	}
+	w.page = append(w.page, b...)
+	w.h.rows[section]++
+}
+
+// endTable completes the last page of a table.
+func (w *runWriter) endTable() error {
+	if len(w.page) > 0 {
+		w.endPage()
+	}
+	return nil
+}
+
+func (w *runWriter) isVanished(id Source) bool {
+	_, is := slices.BinarySearchFunc(w.vanished, id, func(a, b Source) int { return compareSources(&a, &b) })
+	return is
+}
+
+// writeEntries writes the filter and the entries beside each other.
+func (w *runWriter) writeEntries(ctx context.Context, segments numbers) error {
 	var most uint64
-	for _, in := range inputs {
-		most += uint64(in.len())
+	cursors := make([]cursor[record], len(w.inputs))
+	for i, in := range w.inputs {
+		most += in.len()
+		cursors[i] = kept(in.records(), func(_ int, r *record) (bool, error) {
+			s, err := segments.of(i, r.place.segment())
+			if s == none || err != nil {
+				return false, err
+			}
+			r.place = r.place.in(s)
+			return true, nil
+		})
 	}
 	if most > maxEntries {
 		return fmt.Errorf("%w: %d", ErrTooBig, most)
 	}
-	w.h.bits = bitsFor(most)
-	w.starts = make([]uint32, 0, 1<<w.h.bits+1)
-	m, err := newMerger(inputs, w.renumber(inputs))
+	w.h.rows[secFilter] = filterBlocks(most)
+	filter := newFilterWriter(io.NewOffsetWriter(w.f, w.number*pageLen), w.h.rows[secFilter])
+	if err := w.seek(w.h.first(secEntries)); err != nil {
+		return err
+	}
+	m, err := newMerger(cursors, compareRecords)
 	if err != nil {
 		return err
 	}
-	for {
-		rec, ok, err := m.next()
-		if err != nil || !ok {
+	pages := pageBuilder{w: w}
+	var last record
+	for h := m.least(); h != nil; h = m.least() {
+		if w.h.count == 0 || last.name != h.row.name || last.place.segment() != h.row.place.segment() {
+			last = h.row
+			filter.add(&last.name)
+			pages.add(&last)
+			if w.h.count++; w.h.count%checkEvery == 0 && ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+		if err := m.advance(); err != nil {
 			return err
 		}
-		if err := w.entry(&rec); err != nil {
-			return err
-		}
-		if w.h.count%chunkLen == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
+	}
+	pages.end()
+	return filter.end()
+}
+
+// pageBuilder gathers entries until a page is full.
+type pageBuilder struct {
+	w       *runWriter
+	records []record
+	shared  int
+}
+
+// sharedLen is how many bytes two names begin with alike.
+func sharedLen(a, b *record) (n int) {
+	for n < nameLen && a.name[n] == b.name[n] {
+		n++
+	}
+	return n
+}
+
+func (p *pageBuilder) add(r *record) {
+	shared := nameLen
+	if len(p.records) > 0 {
+		shared = sharedLen(&p.records[0], r)
+	}
+	if entryHead+shared+(len(p.records)+1)*(nameLen-shared+placeLen) > payload {
+		p.end()
+		shared = nameLen
+	}
+	p.records, p.shared = append(p.records, *r), shared
+}
+
+func (p *pageBuilder) end() {
+	if len(p.records) == 0 {
+		return
+	}
+	w := p.w
+	first := &p.records[0].name
+	w.fences = append(w.fences, binary.BigEndian.Uint32(first[:]))
+	w.page = binary.LittleEndian.AppendUint16(w.page, uint16(len(p.records)))
+	w.page = append(w.page, byte(p.shared))
+	w.page = append(w.page, first[:p.shared]...)
+	for i := range p.records {
+		w.page = append(w.page, p.records[i].name[p.shared:]...)
+		w.page = binary.LittleEndian.AppendUint64(w.page, uint64(p.records[i].place))
+	}
+	w.h.rows[secEntries]++
+	w.endPage()
+	p.records = p.records[:0]
+}
+
+// filterWriter writes the blocks of a filter in order.
+type filterWriter struct {
+	out    *bufio.Writer
+	blocks uint64
+	at     uint64
+	block  [filterBlock]byte
+}
+
+func newFilterWriter(out io.Writer, blocks uint64) *filterWriter {
+	return &filterWriter{out: bufio.NewWriterSize(out, 1<<16), blocks: blocks}
+}
+
+func (f *filterWriter) add(name *block.Name) {
+	f.upTo(filterAt(name, f.blocks))
+	filterSet(f.block[:], name)
+}
+
+func (f *filterWriter) upTo(block uint64) {
+	for f.at < block {
+		_, _ = f.out.Write(f.block[:])
+		clear(f.block[:])
+		f.at++
 	}
 }
 
-// renumber gives the packs of all inputs common numbers.
-func (w *runWriter) renumber(inputs []sorted) [][]uint32 {
-	w.packs.packNum = map[[32]byte]uint32{}
-	all := make([][]uint32, len(inputs))
-	for i, in := range inputs {
-		for _, id := range in.packs() {
-			all[i] = append(all[i], w.packs.pack(id))
-		}
-	}
-	return all
-}
-
-func (w *runWriter) entry(rec *record) error {
-	for b := bucket(rec.name[:], w.h.bits); uint32(len(w.starts)) <= b; {
-		w.starts = append(w.starts, uint32(w.h.count))
-	}
-	w.h.count++
-	var b [entryLen]byte
-	encodeRecord(b[:], rec)
-	_, err := w.out.Write(b[:])
-	return err
-}
-
-// tail writes what follows the entries. bufio keeps the first error for Flush.
-func (w *runWriter) tail(sources []Source) error {
-	for len(w.starts) < 1<<w.h.bits+1 {
-		w.starts = append(w.starts, uint32(w.h.count))
-	}
-	var b [4]byte
-	for _, s := range w.starts {
-		binary.LittleEndian.PutUint32(b[:], s)
-		_, _ = w.out.Write(b[:])
-	}
-	for _, id := range w.packs.packIDs {
-		_, _ = w.out.Write(id[:])
-	}
-	for _, id := range sources {
-		_, _ = w.out.Write(id[:])
-	}
-	w.h.packs, w.h.sources = uint32(len(w.packs.packIDs)), uint32(len(sources))
-	return w.out.Flush()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+func (f *filterWriter) end() error {
+	f.upTo(f.blocks)
+	return f.out.Flush()
 }
