@@ -87,7 +87,7 @@ func (d database) writeWAL(ctx context.Context, path string, day uint64) (err er
 	defer func() { err = closing(f, err) }()
 	w := bufio.NewWriterSize(f, 1<<20)
 	m, r, changed := d.maker(), rand.New(rand.NewPCG(d.seed, 0x3a1+day)), d.changed()
-	for left, i := walSize, 0; left > 0; i++ {
+	for left, i := int(float64(d.pages*dbPage)*walShare), 0; left > 0; i++ {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}

@@ -17,8 +17,8 @@ import (
 const (
 	databaseSize   = 1 << 30
 	rewrittenPages = 0.035
-	walSize        = 48 << 20 // three segments of PostgreSQL, used over and over
-	logLines       = 400_000  // a day of them
+	walShare       = 3.0 / 64                 // of the database's size: three segments of PostgreSQL, used over and over
+	logShare       = 400_000.0 / databaseSize // lines of log for a byte of the database
 )
 
 // fillCommand writes day 0 of the data into a folder of a mounted image, or
@@ -43,16 +43,17 @@ func fillCommand(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	db := database{seed: *seed, pages: *size / dbPage}
+	lines := int(float64(*size) * logShare)
 	steps := []func() error{
 		func() error { return db.create(ctx, filepath.Join(data, "table")) },
 		func() error { return db.writeWAL(ctx, filepath.Join(data, "wal"), 0) },
-		func() error { return writeLog(filepath.Join(logs, "access.log"), *seed, 0) },
+		func() error { return writeLog(filepath.Join(logs, "access.log"), *seed, 0, lines) },
 	}
 	if *day == 1 {
 		steps = []func() error{
 			func() error { return db.update(ctx, filepath.Join(data, "table")) },
 			func() error { return db.writeWAL(ctx, filepath.Join(data, "wal"), 1) },
-			func() error { return writeLog(filepath.Join(logs, "access.log"), *seed, 1) },
+			func() error { return writeLog(filepath.Join(logs, "access.log"), *seed, 1, lines) },
 		}
 	}
 	for _, step := range steps {
@@ -65,7 +66,7 @@ func fillCommand(ctx context.Context, args []string, out io.Writer) error {
 }
 
 // writeLog appends a day of a web server's log.
-func writeLog(path string, seed, day uint64) (err error) {
+func writeLog(path string, seed, day uint64, lines int) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -74,8 +75,8 @@ func writeLog(path string, seed, day uint64) (err error) {
 	w := bufio.NewWriterSize(f, 1<<20)
 	r := rand.New(rand.NewPCG(seed, 0x106+day))
 	words := newVocabulary(r)
-	for i := range logLines {
-		second := i * 86_400 / logLines
+	for i := range lines {
+		second := i * 86_400 / lines
 		fmt.Fprintf(w, "10.%d.%d.%d - - [%02d/Nov/2026:%02d:%02d:%02d +0000] \"GET /%s/%s?id=%d HTTP/1.1\" %d %d \"-\" \"Mozilla/5.0 (%s)\" %d\n",
 			r.IntN(4), r.IntN(32), r.IntN(256), 20+day, second/3600, second/60%60, second%60,
 			words.pick(), words.pick(), r.IntN(1_000_000), []int{200, 200, 200, 304, 404}[r.IntN(5)], r.IntN(60_000), words.pick(), r.IntN(900_000))
