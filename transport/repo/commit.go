@@ -67,6 +67,7 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 	if err := s.store.Create(ctx, object, sealed); err != nil {
 		return fmt.Errorf("store %s: %w", object, err)
 	}
+	p.Hash = sum(sealed)
 	return nil
 }
 

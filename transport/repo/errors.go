@@ -26,6 +26,12 @@ var (
 	ErrRole = errors.New("this key may not")
 	// ErrNoKey: no key has that label.
 	ErrNoKey = errors.New("no such key")
+	// ErrKeyExists: a key has that label already.
+	ErrKeyExists = errors.New("a key of that name is there already")
+	// ErrLabel: no label of a key.
+	ErrLabel = errors.New("no name of a key: 1 to 64 of a to z, 0 to 9, dot, underscore and dash")
+	// ErrLastOwner: without that key nobody could manage the repository.
+	ErrLastOwner = errors.New("the last key of an owner stays")
 	// ErrReadOnly: the repository is of a format that is read but not written any more.
 	ErrReadOnly = errors.New("repository format is read only")
 )

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"encoding/hex"
+	"fmt"
 	"path"
 	"strings"
 
@@ -15,6 +16,10 @@ const (
 	packPrefix   = "packs/"  // first byte / BLAKE3 of the pack
 	indexPrefix  = "index/"  // BLAKE3 of the object
 	pointPrefix  = "points/" // VM id / point id
+
+	epochPrefix     = "epochs/"    // number, five digits
+	revokedPrefix   = "revoked/"   // BLAKE3 of the object
+	forgottenPrefix = "forgotten/" // BLAKE3 of the object
 )
 
 func keyObject(sum [32]byte) string { return keyPrefix + hex.EncodeToString(sum[:]) }
@@ -25,6 +30,8 @@ func packObject(sum [32]byte) string {
 }
 
 func indexObject(id index.Source) string { return indexPrefix + hex.EncodeToString(id[:]) }
+
+func epochObject(n int) string { return fmt.Sprintf("%s%05d", epochPrefix, n) }
 
 func vmPrefix(vm [16]byte) string { return pointPrefix + hex.EncodeToString(vm[:]) + "/" }
 

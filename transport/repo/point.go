@@ -37,6 +37,8 @@ type Point struct {
 	Files    []File              `json:"files,omitempty"`
 	Quiesce  quiesce.Report      `json:"quiesce"`
 	Stats    Stats               `json:"stats"`
+	// Hash is that of the object that the point was read from.
+	Hash Hash `json:"-"`
 }
 
 // Head is the newest point of another VM that a host knew when it made a point: the

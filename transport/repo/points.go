@@ -124,6 +124,7 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	if pointObject(r.ring.VM(p.VM), p.ID) != info.Name {
 		return Point{}, fmt.Errorf("%w: holds point %.40q", wire.ErrDamaged, p.ID)
 	}
+	p.Hash = sum(b)
 	if sealed.Signer != nil {
 		p.SignedBy = sealed.Signer.Label
 	}

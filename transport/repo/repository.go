@@ -35,16 +35,17 @@ type OpenOptions struct {
 
 // Repository is an open repository. Its methods are safe for concurrent use.
 type Repository struct {
-	id     ID
-	config []byte
-	store  blob.Store
-	ring   *keys.Ring
-	trust  trust
-	codec  *pack.Codec
-	index  *index.Index
-	doubts *doubts
-	now    func() time.Time
-	limits limits
+	id         ID
+	config     []byte
+	store      blob.Store
+	ring       *keys.Ring
+	trust      trust
+	tombstones tombstones
+	codec      *pack.Codec
+	index      *index.Index
+	doubts     *doubts
+	now        func() time.Time
+	limits     limits
 
 	syncing  sync.Mutex // held by who reads index objects that came later
 	packKeys packKeys
@@ -74,6 +75,10 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 	r.scratch.New = func() any { return new(sealing) }
 	r.leaves.New = func() any { return new(leafWork) }
 	if r.codec, err = pack.NewCodec(); err != nil {
+		return nil, err
+	}
+	if err := r.loadTrust(ctx); err != nil {
+		r.codec.Close()
 		return nil, err
 	}
 	if err := r.openCache(ctx, o.Cache); err != nil {

@@ -13,7 +13,13 @@ import (
 // certificate, which every signed object carries.
 type trust struct {
 	mu      sync.Mutex
-	revoked map[keys.Signer]time.Time // the store's time of the removal
+	revoked map[keys.Signer]removal
+}
+
+// removal is a key that was removed, and when: the store's time.
+type removal struct {
+	certificate *keys.Certificate
+	at          time.Time
 }
 
 // allows fails unless a key with one of the roles signed, at a time of the store's when
@@ -27,8 +33,38 @@ func (t *trust) allows(c *keys.Certificate, roles Roles, at time.Time) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if end, removed := t.revoked[c.Signer]; removed && at.After(end) {
-		return fmt.Errorf("%w: key %.64q was removed before, at %s", wire.ErrForged, c.Label, end.UTC().Format(time.RFC3339))
+	if end, removed := t.revoked[c.Signer]; removed && at.After(end.at) {
+		return fmt.Errorf("%w: key %.64q was removed before, at %s", wire.ErrForged, c.Label, end.at.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// revoke takes down that a key was removed; the earliest time counts.
+func (t *trust) revoke(c *keys.Certificate, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if before, ok := t.revoked[c.Signer]; !ok || at.Before(before.at) {
+		t.revoked[c.Signer] = removal{c, at}
+	}
+}
+
+// holds tells whether a key was not removed.
+func (t *trust) holds(s keys.Signer) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, gone := t.revoked[s]
+	return !gone
+}
+
+// removed lists the keys that were removed.
+func (t *trust) removed() []Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []Key
+	for _, gone := range t.revoked {
+		k := keyOf(gone.certificate)
+		k.Removed = gone.at
+		all = append(all, k)
+	}
+	return all
 }

@@ -40,6 +40,8 @@ type Certificate struct {
 // Signer is the public half of a signing key; in JSON base64.
 type Signer [signerSize]byte
 
+func (s Signer) String() string { return string(appendBase64(s[:])) }
+
 // MarshalText writes base64, as of a []byte.
 func (s Signer) MarshalText() ([]byte, error) { return appendBase64(s[:]), nil }
 

@@ -47,18 +47,30 @@ func (r *Ring) addEpoch(data, meta []byte, private epochSecrets) error {
 	if err != nil {
 		return err
 	}
+	r.rotating.Lock()
+	defer r.rotating.Unlock()
 	r.epochs = append(r.epochs, epoch{d, m})
 	return nil
 }
 
 // Epochs is the number of the newest epoch, which is the one that is sealed to.
-func (r *Ring) Epochs() int { return len(r.epochs) }
+func (r *Ring) Epochs() int {
+	n, _ := r.newest()
+	return int(n)
+}
 
 // newest is the epoch that is sealed to.
-func (r *Ring) newest() (uint16, epoch) { return uint16(len(r.epochs)), r.epochs[len(r.epochs)-1] }
+func (r *Ring) newest() (uint16, epoch) {
+	r.rotating.RLock()
+	defer r.rotating.RUnlock()
+	n := len(r.epochs)
+	return uint16(n), r.epochs[n-1]
+}
 
 // epochOf is the epoch that an object was sealed to.
 func (r *Ring) epochOf(n uint16) (epoch, error) {
+	r.rotating.RLock()
+	defer r.rotating.RUnlock()
 	if n == 0 || int(n) > len(r.epochs) {
 		return epoch{}, fmt.Errorf("%w: sealed to keys of epoch %d, of %d", wire.ErrDamaged, n, len(r.epochs))
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/hpke"
 	"crypto/rand"
 	"fmt"
+	"sync"
 
 	"github.com/zeebo/blake3"
 
@@ -30,7 +31,7 @@ const (
 const PublicKeySize = 1216
 
 // Ring holds the keys of an open repository: those that its role has. Safe for
-// concurrent use, but for AddEpoch.
+// concurrent use.
 type Ring struct {
 	Data   block.Namer // names of data blocks
 	Nodes  block.Namer // names of map nodes
@@ -42,6 +43,7 @@ type Ring struct {
 	index      []byte
 	vms        []byte
 	writers    []byte
+	rotating   sync.RWMutex
 	epochs     []epoch        // number 1 first
 	granted    []epochSecrets // by the key file; later ones by the epochs' documents
 	root       ed25519.PublicKey

@@ -5,6 +5,7 @@ import (
 	"crypto/hpke"
 	"crypto/rand"
 	"fmt"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -111,6 +112,14 @@ func (m Master) NewKey(id Repository, of Certificate) (*Secrets, *Certificate, e
 		err = d.err
 	}
 	return s, c, err
+}
+
+// NewKey makes a key of some roles. Only the owner can.
+func (r *Ring) NewKey(label string, roles Roles, created time.Time) (*Secrets, *Certificate, error) {
+	if !r.CanOwn() {
+		return nil, nil, fmt.Errorf("make key: %w", ErrRole)
+	}
+	return r.master.NewKey(r.repository, Certificate{Label: label, Roles: roles, Created: created, Epoch: r.Epochs()})
 }
 
 // epochs are the private halves of all epochs so far that roles have.

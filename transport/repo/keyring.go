@@ -1,0 +1,324 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// Key is one key of a repository.
+type Key struct {
+	Label   string    `json:"label"`
+	Roles   Roles     `json:"roles"`
+	Created time.Time `json:"created"`
+	Signer  string    `json:"signer"`           // the public key that verifies what it signs, in base64
+	This    bool      `json:"this,omitempty"`   // it has opened the repository
+	Removed time.Time `json:"removed,omitzero"` // by the store's clock
+
+	object string // its file; "" when it was removed
+	file   keys.Recipient
+}
+
+// NewKey says what key to make.
+type NewKey struct {
+	Label      string
+	Roles      Roles
+	Passphrase []byte
+	Cost       Cost // zero: 3 passes over 64 MiB
+}
+
+// Keys lists the keys of the repository, oldest first, with those that were removed. A
+// damaged key file hides no other: its error comes beside them.
+func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
+	if !r.ring.Format().Signed() {
+		return nil, &readOnlyError{"list keys, which have no roles there"}
+	}
+	files, err := list(ctx, r.store, keyPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var all []Key
+	var damaged []error
+	for _, f := range files[:min(len(files), maxKeyFiles)] {
+		k, err := r.readKey(ctx, f)
+		switch {
+		case passable(err):
+			damaged = append(damaged, reported(err))
+		case err != nil:
+			return nil, err
+		default:
+			all = append(all, k)
+		}
+	}
+	all = append(all, r.trust.removed()...)
+	slices.SortFunc(all, func(a, b Key) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Signer, b.Signer)) })
+	return all, errors.Join(damaged...)
+}
+
+func (r *Repository) readKey(ctx context.Context, f blob.Info) (Key, error) {
+	b, err := readNamed(ctx, r.store, f, keys.MaxFile)
+	if err != nil {
+		return Key{}, objectErr(f.Name, err)
+	}
+	file, err := r.ring.ParseFile(b)
+	if err != nil {
+		return Key{}, objectErr(f.Name, err)
+	}
+	k := keyOf(file.Certificate)
+	k.object, k.file = f.Name, file
+	if own := r.ring.Certificate(); own != nil {
+		k.This = own.Signer == file.Certificate.Signer
+	}
+	return k, nil
+}
+
+func keyOf(c *keys.Certificate) Key {
+	return Key{Label: c.Label, Roles: c.Roles, Created: c.Created, Signer: c.Signer.String()}
+}
+
+// present are the keys that have a file and were not removed, and what is wrong with
+// files that are damaged.
+func (r *Repository) present(ctx context.Context) ([]Key, error) {
+	all, err := r.Keys(ctx)
+	return slices.DeleteFunc(all, func(k Key) bool {
+		return k.object == "" || !r.trust.holds(k.file.Certificate.Signer)
+	}), err
+}
+
+// findKey is the key of a label.
+func (r *Repository) findKey(ctx context.Context, label string) (Key, []Key, error) {
+	all, err := r.present(ctx)
+	for _, k := range all {
+		if k.Label == label {
+			return k, all, nil
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: %s", ErrNoKey, label)
+	}
+	return Key{}, all, err
+}
+
+// AddKey makes a key with a passphrase of its own. ErrKeyExists when its label is taken.
+func (r *Repository) AddKey(ctx context.Context, n NewKey) (Key, error) {
+	if err := r.owner("make keys"); err != nil {
+		return Key{}, err
+	}
+	if err := checkLabel(n.Label); err != nil {
+		return Key{}, err
+	}
+	if len(n.Passphrase) == 0 {
+		return Key{}, errors.New("make key: the passphrase is empty")
+	}
+	if n.Cost == (Cost{}) {
+		n.Cost = keys.DefaultCost()
+	}
+	if _, _, err := r.findKey(ctx, n.Label); !errors.Is(err, ErrNoKey) {
+		return Key{}, cmp.Or(err, fmt.Errorf("%w: %s", ErrKeyExists, n.Label))
+	}
+	secrets, c, err := r.ring.NewKey(n.Label, n.Roles, r.now())
+	if err != nil {
+		return Key{}, fmt.Errorf("make key: %w", err)
+	}
+	b, err := keys.Lock(secrets, keys.Repository(r.id), c, r.config, n.Passphrase, n.Cost)
+	if err != nil {
+		return Key{}, fmt.Errorf("make key: %w", err)
+	}
+	object := keyObject(sum(b))
+	if err := r.store.Create(ctx, object, b); err != nil {
+		return Key{}, fmt.Errorf("make key: %w", err)
+	}
+	k := keyOf(c)
+	k.object = object
+	return k, nil
+}
+
+// owner fails unless this key may make others, be it on paper.
+func (r *Repository) owner(what string) error {
+	err := r.Allow(RoleOwner, what)
+	if errors.As(err, new(*paperError)) {
+		return nil
+	}
+	return err
+}
+
+const labelChars = "abcdefghijklmnopqrstuvwxyz0123456789._-"
+
+// checkLabel fails for what is no label of a key: 1 to 64 of a to z, 0 to 9, dot,
+// underscore and dash.
+func checkLabel(label string) error {
+	if label == "" || len(label) > 64 || strings.Trim(label, labelChars) != "" {
+		return fmt.Errorf("%w: %.80q", ErrLabel, label)
+	}
+	return nil
+}
+
+// ExportKey returns the file of a key, for the host that is to use it.
+func (r *Repository) ExportKey(ctx context.Context, label string) ([]byte, error) {
+	k, _, err := r.findKey(ctx, label)
+	if err != nil {
+		return nil, err
+	}
+	info, err := r.store.Stat(ctx, k.object)
+	if err != nil {
+		return nil, objectErr(k.object, err)
+	}
+	b, err := readNamed(ctx, r.store, info, keys.MaxFile)
+	return b, objectErr(k.object, err)
+}
+
+// revocation is the document that removes a key.
+type revocation struct {
+	Certificate []byte `json:"certificate"`
+}
+
+// RemoveKey removes a key: what it signs from now on is refused, and its file is gone.
+// What it could read it can still read, for who kept a copy of the file; RotateKeys keeps
+// what comes later from it.
+func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
+	if err := r.Allow(RoleMaintain, "remove keys"); err != nil {
+		return Key{}, err
+	}
+	k, all, err := r.findKey(ctx, label)
+	if err != nil {
+		return Key{}, err
+	}
+	if k.Roles.Has(RoleOwner) {
+		if err := r.Allow(RoleOwner, "remove an owner's key"); err != nil {
+			return Key{}, err
+		}
+		if !slices.ContainsFunc(all, func(o Key) bool { return o.Roles.Has(RoleOwner) && o.Signer != k.Signer }) {
+			return Key{}, fmt.Errorf("%w: %s", ErrLastOwner, label)
+		}
+	}
+	plain, err := json.Marshal(revocation{Certificate: k.file.Certificate.Bytes()})
+	if err != nil {
+		return Key{}, fmt.Errorf("remove key: %w", err)
+	}
+	if err := r.createNamed(ctx, wire.Revocation, revokedPrefix, plain); err != nil {
+		return Key{}, fmt.Errorf("remove key: %w", err)
+	}
+	r.trust.revoke(k.file.Certificate, r.now())
+	if err := r.store.Delete(ctx, k.object); err != nil {
+		return Key{}, fmt.Errorf("remove key: %w", err)
+	}
+	return k, nil
+}
+
+// RotateKeys begins an epoch: everything that is written from now on by who opens the
+// repository anew is sealed to other keys, which the keys get that may read and have not
+// been removed.
+func (r *Repository) RotateKeys(ctx context.Context) (epoch int, err error) {
+	if err := r.Allow(RoleOwner, "rotate keys"); err != nil {
+		return 0, err
+	}
+	all, err := r.present(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("rotate keys: %w", err) // one that is damaged would be shut out
+	}
+	var to []keys.Recipient
+	for _, k := range all {
+		to = append(to, k.file)
+	}
+	n := r.ring.Epochs() + 1
+	plain, err := r.ring.Rotate(to)
+	if err != nil {
+		return 0, fmt.Errorf("rotate keys: %w", err)
+	}
+	b, err := r.sealDocument(wire.Epoch, epochObject(n), plain)
+	if err != nil {
+		return 0, fmt.Errorf("rotate keys: %w", err)
+	}
+	if err := r.store.Create(ctx, epochObject(n), b); err != nil {
+		return 0, fmt.Errorf("rotate keys: %w", err)
+	}
+	return n, r.ring.AddEpoch(plain)
+}
+
+// loadTrust reads which keys were removed, and the epochs.
+func (r *Repository) loadTrust(ctx context.Context) error {
+	r.trust.revoked = map[keys.Signer]removal{}
+	if !r.ring.Format().Signed() {
+		return nil
+	}
+	infos, err := list(ctx, r.store, revokedPrefix)
+	if err != nil {
+		return err
+	}
+	// In the order that they came: who was removed removes nobody any more.
+	slices.SortFunc(infos, func(a, b blob.Info) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name)) })
+	for _, info := range infos {
+		if err := r.loadRevocation(ctx, info); err != nil {
+			return err
+		}
+	}
+	return r.loadEpochs(ctx)
+}
+
+func (r *Repository) loadRevocation(ctx context.Context, info blob.Info) error {
+	plain, by, err := r.readDocument(ctx, wire.Revocation, info, revokedPrefix, RoleMaintain)
+	if err != nil {
+		return err
+	}
+	var doc revocation
+	if err := json.Unmarshal(plain, &doc); err != nil {
+		return objectErr(info.Name, fmt.Errorf("%w: no revocation", wire.ErrDamaged))
+	}
+	c, err := r.ring.ParseCertificate(doc.Certificate)
+	if err == nil && c.Roles.Has(RoleOwner) && !by.Roles.Has(RoleOwner) {
+		err = fmt.Errorf("%w: %.64q cannot remove an owner", wire.ErrForged, by.Label)
+	}
+	if err != nil {
+		return objectErr(info.Name, err)
+	}
+	r.trust.revoke(c, info.Created)
+	return nil
+}
+
+// loadEpochs reads what rotations have left, in order.
+func (r *Repository) loadEpochs(ctx context.Context) error {
+	infos, err := list(ctx, r.store, epochPrefix)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(infos, func(a, b blob.Info) int { return strings.Compare(a.Name, b.Name) })
+	for _, info := range infos {
+		if want := epochObject(r.ring.Epochs() + 1); info.Name != want {
+			return objectErr(want, fmt.Errorf("%w: %s is there", ErrOmitted, info.Name))
+		}
+		plain, _, err := r.readDocument(ctx, wire.Epoch, info, "", RoleOwner)
+		if err == nil {
+			err = r.ring.AddEpoch(plain)
+		}
+		if err != nil {
+			return objectErr(info.Name, err)
+		}
+	}
+	if c := r.ring.Certificate(); c != nil && c.Epoch > r.ring.Epochs() {
+		return objectErr(epochObject(c.Epoch), fmt.Errorf("%w: this key was made in that epoch", ErrOmitted))
+	}
+	return nil
+}
+
+// createNamed seals a small document and stores it under its hash. One that is there
+// already is as good.
+func (r *Repository) createNamed(ctx context.Context, k wire.Kind, folder string, plain []byte) error {
+	b, err := r.sealDocument(k, folder, plain)
+	if err != nil {
+		return err
+	}
+	name := folder + Hash(sum(b)).String()
+	if err := r.store.Create(ctx, name, b); err != nil && !errors.Is(err, blob.ErrExists) {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	return nil
+}
