@@ -29,21 +29,52 @@ func openIndex(ctx context.Context, store blob.Store, ring *keys.Ring, cache str
 // find looks a block up. What is not there may be in an index object that another
 // host has written since the repository was opened.
 func (r *Repository) find(ctx context.Context, name block.Name) (index.Location, error) {
-	loc, ok, err := r.index.Lookup(name)
+	loc, ok, err := r.lookup(ctx, name)
 	if ok || err != nil {
 		return loc, err
 	}
-	r.syncing.Lock()
-	defer r.syncing.Unlock()
-	if err := syncIndex(ctx, r.store, r.ring, r.index, r.index.Missing); err != nil {
+	if err := r.catchUp(ctx); err != nil {
 		return loc, err
 	}
-	loc, ok, err = r.index.Lookup(name)
+	loc, ok, err = r.lookup(ctx, name)
 	if !ok && err == nil {
 		err = noBlock(name)
 		r.doubt(err)
 	}
 	return loc, err
+}
+
+func (r *Repository) lookup(ctx context.Context, name block.Name) (loc index.Location, ok bool, err error) {
+	err = r.mending(ctx, func() error {
+		loc, ok, err = r.index.Lookup(name)
+		return err
+	})
+	return loc, ok, err
+}
+
+// catchUp adds what index objects in the store say that the cache does not.
+func (r *Repository) catchUp(ctx context.Context) error {
+	r.syncing.Lock()
+	defer r.syncing.Unlock()
+	return syncIndex(ctx, r.store, r.ring, r.index, r.index.Missing)
+}
+
+// maxMends bounds how often one look-up may meet damage in the cache.
+const maxMends = 4
+
+// mending looks blocks up in the index. When a part of the cache proves to be
+// damaged, the index has thrown it away: it is read from the store again, and look
+// runs once more.
+func (r *Repository) mending(ctx context.Context, look func() error) error {
+	for mends := 0; ; mends++ {
+		err := look()
+		if !errors.Is(err, index.ErrDamaged) || mends == maxMends {
+			return err
+		}
+		if err := r.catchUp(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // noBlock says that no index object lists a block.
@@ -63,6 +94,8 @@ func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.
 	if err != nil {
 		return err
 	}
+	load := x.Loader()
+	defer load.Close()
 	var damaged []index.Source
 	for _, id := range wanted {
 		packs, err := readIndex(ctx, store, ring, infos[id])
@@ -71,11 +104,14 @@ func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.
 			continue
 		}
 		if err == nil {
-			err = x.Add(ctx, id, entriesOf(packs))
+			err = load.Add(ctx, id, entriesOf(packs))
 		}
 		if err != nil {
 			return err
 		}
+	}
+	if err := load.Flush(ctx); err != nil {
+		return err
 	}
 	return rebuild(ctx, store, ring, x, damaged)
 }

@@ -165,12 +165,19 @@ func (s *Session) failure() error {
 // known tells whether the repository or this session has a block already. If not,
 // the caller has claimed it and must add it to a lane: two workers that meet the
 // same new block store it once.
-func (s *Session) known(name block.Name) (bool, error) {
-	_, ok, err := s.index.Lookup(name)
-	if ok || err != nil {
-		return ok, err
+func (s *Session) known(ctx context.Context, name block.Name) (bool, error) {
+	var known [1]bool
+	err := s.lookUp(ctx, []block.Name{name}, known[:])
+	if known[0] || err != nil {
+		return known[0], err
 	}
 	return !s.claims.claim(name), nil
+}
+
+// lookUp tells which of some blocks are in the repository or in this session's
+// packs in the store. It claims nothing.
+func (s *Session) lookUp(ctx context.Context, names []block.Name, known []bool) error {
+	return s.r.mending(ctx, func() error { return s.index.Known(names, known) })
 }
 
 // claims are the new blocks whose packs are not in the store yet.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
@@ -104,6 +105,8 @@ func (st *Stream) bytes(first, count int64) int64 {
 // leafWork is the memory that naming a window takes.
 type leafWork struct {
 	entries []tree.Entry
+	names   []block.Name
+	known   []bool // of each entry
 	leaf    []byte
 }
 
@@ -167,16 +170,15 @@ func (st *Stream) inParent(ctx context.Context, window int64, leaf block.Name) (
 // store puts the window's new blocks, and its leaf when that is new, into
 // segments.
 func (st *Stream) store(ctx context.Context, work *leafWork, leaf block.Name, data []byte) error {
+	if err := work.lookUp(ctx, st.s); err != nil {
+		return err
+	}
 	seg := st.s.data.take()
 	defer st.s.data.give(seg)
 	for i := range work.entries {
 		e := &work.entries[i]
 		start, end := e.Range(len(data))
-		known, err := st.s.known(e.Name)
-		if err != nil {
-			return err
-		}
-		if known {
+		if work.known[i] || !st.s.claims.claim(e.Name) {
 			st.s.count.dedup.Add(int64(end - start))
 			continue
 		}
@@ -189,6 +191,16 @@ func (st *Stream) store(ctx context.Context, work *leafWork, leaf block.Name, da
 	return st.storeNode(ctx, leaf, work.leaf)
 }
 
+// lookUp asks for all blocks of a window together.
+func (w *leafWork) lookUp(ctx context.Context, s *Session) error {
+	w.names = w.names[:0]
+	for i := range w.entries {
+		w.names = append(w.names, w.entries[i].Name)
+	}
+	w.known = slices.Grow(w.known[:0], len(w.names))[:len(w.names)]
+	return s.lookUp(ctx, w.names, w.known)
+}
+
 // saveNode is the builder's tree.Save.
 func (st *Stream) saveNode(ctx context.Context, node []byte) (block.Name, error) {
 	name := st.s.r.ring.Nodes.Name(node)
@@ -196,7 +208,7 @@ func (st *Stream) saveNode(ctx context.Context, node []byte) (block.Name, error)
 }
 
 func (st *Stream) storeNode(ctx context.Context, name block.Name, node []byte) error {
-	known, err := st.s.known(name)
+	known, err := st.s.known(ctx, name)
 	if known || err != nil {
 		return err
 	}
