@@ -80,7 +80,8 @@ func (s *Server) AddUser(t testing.TB, name string) (credentialsFile string) {
 	return file
 }
 
-// SetPolicy sets the bucket's policy, and waits until the server goes by it.
+// SetPolicy sets the bucket's policy, and waits until the server goes by it. The server
+// keeps it in an extended attribute, of 4 KiB at most on most file systems.
 func (s *Server) SetPolicy(t testing.TB, policy string) {
 	t.Helper()
 	c := s.Admin(t)
