@@ -220,7 +220,7 @@ func (c *checker) checkIndex(ctx context.Context) error {
 			return err
 		}
 		id, _ := sumOf(o.Name)
-		if err := c.index.Add(ctx, id, entriesOf(packs)); err != nil {
+		if err := c.index.Add(ctx, id, entriesOf(c.r.ring, packs)); err != nil {
 			return err
 		}
 	}

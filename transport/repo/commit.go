@@ -53,12 +53,14 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 		}
 		p.Parent = parent
 	}
+	if err := s.link(ctx, vm, p); err != nil {
+		return err
+	}
 	read := p.Stats.Read // the caller knows what it read of a window; Put does not
 	p.Stats = s.Stats()
 	if read > 0 {
 		p.Stats.Read = read
 	}
-	p.SignedBy = s.r.Label()
 	object := pointObject(vm, p.ID)
 	sealed, err := s.r.sealPoint(object, p)
 	if err != nil {
@@ -68,7 +70,25 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 		return fmt.Errorf("store %s: %w", object, err)
 	}
 	p.Hash = sum(sealed)
-	return nil
+	return s.r.committed(ctx, s.keep, p)
+}
+
+// link chains a point to its parent and to the points of other VMs.
+func (s *Session) link(ctx context.Context, vm [16]byte, p *Point) (err error) {
+	p.SignedBy, p.Deduplicated = s.r.Label(), s.r.domain.String()
+	p.Heads = s.r.memory.heads(hex.EncodeToString(vm[:]))
+	if p.Parent == "" {
+		return nil
+	}
+	p.ParentHash, err = s.r.parentHash(ctx, s.store, pointObject(vm, p.Parent))
+	return err
+}
+
+// committed takes down on this host that a point is there now. The point stays when that
+// fails, which costs what the next one would gain from it.
+func (r *Repository) committed(ctx context.Context, keep *keeper, p *Point) error {
+	r.adopt(p, r.ring.Certificate())
+	return errors.Join(r.memory.see(true, r.headOf(p)), keep.commit(ctx, p))
 }
 
 func checkPoint(p *Point) error {

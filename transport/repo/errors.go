@@ -3,6 +3,7 @@ package repo
 import (
 	"errors"
 
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -23,7 +24,7 @@ var (
 	// it, withholds it or was set back. It is a damaged object too (ErrCorrupt).
 	ErrOmitted = errors.New("missing from the store")
 	// ErrRole: the key that opened the repository may not do that.
-	ErrRole = errors.New("this key may not")
+	ErrRole = keys.ErrRole
 	// ErrNoKey: no key has that label.
 	ErrNoKey = errors.New("no such key")
 	// ErrKeyExists: a key has that label already.

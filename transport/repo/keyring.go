@@ -261,7 +261,10 @@ func (r *Repository) loadTrust(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.loadEpochs(ctx)
+	if err := r.loadEpochs(ctx); err != nil {
+		return err
+	}
+	return r.memory.keys(r.ring.Epochs(), r.trust.count())
 }
 
 func (r *Repository) loadRevocation(ctx context.Context, info blob.Info) error {

@@ -104,7 +104,7 @@ func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.
 			continue
 		}
 		if err == nil {
-			err = load.Add(ctx, id, entriesOf(packs))
+			err = load.Add(ctx, id, entriesOf(ring, packs))
 		}
 		if err != nil {
 			return err
@@ -175,7 +175,7 @@ func directories(ctx context.Context, store blob.Store, ring *keys.Ring, packs [
 				yield(index.Entry{}, err)
 				return
 			}
-			for e := range entries(&l) {
+			for e := range entries(ring, &l) {
 				if !yield(e, nil) {
 					return
 				}
@@ -205,10 +205,10 @@ func readDirectory(ctx context.Context, store blob.Store, ring *keys.Ring, p blo
 }
 
 // entriesOf yields every block of some packs.
-func entriesOf(packs []pack.Listing) iter.Seq2[index.Entry, error] {
+func entriesOf(ring *keys.Ring, packs []pack.Listing) iter.Seq2[index.Entry, error] {
 	return func(yield func(index.Entry, error) bool) {
 		for i := range packs {
-			for e := range entries(&packs[i]) {
+			for e := range entries(ring, &packs[i]) {
 				if !yield(e, nil) {
 					return
 				}
@@ -217,12 +217,22 @@ func entriesOf(packs []pack.Listing) iter.Seq2[index.Entry, error] {
 	}
 }
 
+// signerOf is the key on whose word a pack holds what is listed; zero for nobody's.
+func signerOf(ring *keys.Ring, l *pack.Listing) keys.Signer {
+	c, err := l.Verify(ring)
+	if err != nil || c == nil || !c.Roles.Has(RoleBackup|RoleMaintain) {
+		return keys.Signer{}
+	}
+	return c.Signer
+}
+
 // entries yields every block of a pack.
-func entries(l *pack.Listing) iter.Seq[index.Entry] {
+func entries(ring *keys.Ring, l *pack.Listing) iter.Seq[index.Entry] {
 	return func(yield func(index.Entry) bool) {
+		signer := signerOf(ring, l)
 		for i := range l.Directory {
 			s := &l.Directory[i]
-			e := index.Entry{Location: index.Location{Pack: l.Pack, SegmentOffset: s.Offset, SegmentLength: s.Length}}
+			e := index.Entry{Location: index.Location{Pack: l.Pack, Signer: signer, SegmentOffset: s.Offset, SegmentLength: s.Length}}
 			for _, b := range s.Blocks {
 				e.Name, e.BlockLength = b.Name, b.Length
 				if !yield(e) {

@@ -28,6 +28,8 @@ type Point struct {
 	// SignedBy is the label of the key that made the point; what a point says itself
 	// of that is not believed.
 	SignedBy string `json:"signed_by,omitempty"`
+	// Deduplicated is the domain whose packs the point builds on; "" for all.
+	Deduplicated string `json:"deduplicated,omitempty"`
 	// Frozen is the instant that the point shows, by the host's clock, in UTC.
 	Frozen   time.Time           `json:"frozen"`
 	Agent    string              `json:"agent"` // version of lull

@@ -30,7 +30,13 @@ const pointReaders = 4
 // Points returns the restore points of a VM, or of all for "", by VM and then
 // oldest first. A damaged one hides no other: the error, which wraps ErrCorrupt or
 // ErrVersion then and names each, comes beside the points that are good.
+//
+// What the store leaves out, or shows another of, is in the error too (ErrOmitted,
+// ErrForged): see checkChain.
 func (r *Repository) Points(ctx context.Context, vm string) ([]Point, error) {
+	if err := r.mayList(); err != nil {
+		return nil, err
+	}
 	prefix := pointPrefix
 	if vm != "" {
 		prefix = vmPrefix(r.ring.VM(vm))
@@ -39,6 +45,32 @@ func (r *Repository) Points(ctx context.Context, vm string) ([]Point, error) {
 	if err != nil {
 		return nil, err
 	}
+	points, errs, err := r.readPoints(ctx, infos)
+	if err != nil {
+		return nil, err
+	}
+	missing, err := r.checkChain(ctx, prefix, infos, points)
+	if err != nil {
+		return nil, err
+	}
+	errs = append(errs, missing...)
+	slices.SortFunc(points, func(a, b Point) int {
+		return cmp.Or(cmp.Compare(a.VM, b.VM), a.Frozen.Compare(b.Frozen), cmp.Compare(a.ID, b.ID))
+	})
+	return points, errors.Join(errs...)
+}
+
+// mayList fails for a key that cannot read what points there are.
+func (r *Repository) mayList() error {
+	if r.ring.CanReadMaps() {
+		return nil
+	}
+	return r.Allow(RoleRestore, "read restore points")
+}
+
+// readPoints reads manifests, and returns those that are good with what is wrong with
+// the others.
+func (r *Repository) readPoints(ctx context.Context, infos []blob.Info) ([]Point, []error, error) {
 	points, errs := make([]Point, len(infos)), make([]error, len(infos))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(pointReaders)
@@ -53,37 +85,52 @@ func (r *Repository) Points(ctx context.Context, vm string) ([]Point, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	points = slices.DeleteFunc(points, func(p Point) bool { return p.ID == "" })
-	slices.SortFunc(points, func(a, b Point) int {
-		return cmp.Or(cmp.Compare(a.VM, b.VM), a.Frozen.Compare(b.Frozen), cmp.Compare(a.ID, b.ID))
-	})
-	return points, errors.Join(errs...)
+	return slices.DeleteFunc(points, func(p Point) bool { return p.ID == "" }), errs, nil
 }
 
 // Newest returns the newest restore point of a VM that can be read, or the zero
 // Point when there is none. Those that are newer and damaged are in the error, as with
-// Points.
+// Points. A key that only backs up gets what this host remembers of the point that it made
+// last, if that is the newest.
 func (r *Repository) Newest(ctx context.Context, vm string) (Point, error) {
-	infos, err := list(ctx, r.store, vmPrefix(r.ring.VM(vm)))
+	prefix := vmPrefix(r.ring.VM(vm))
+	infos, err := list(ctx, r.store, prefix)
 	if err != nil {
 		return Point{}, err
 	}
+	p, errs, err := r.newest(ctx, infos)
+	if err != nil {
+		return Point{}, err
+	}
+	var read []Point
+	if p.ID != "" {
+		read = []Point{p}
+	}
+	missing, err := r.checkChain(ctx, prefix, infos, read)
+	if err != nil {
+		return Point{}, err
+	}
+	return p, errors.Join(append(errs, missing...)...)
+}
+
+// newest reads manifests of a VM until one is good.
+func (r *Repository) newest(ctx context.Context, infos []blob.Info) (Point, []error, error) {
 	// Ids sort by time, so names do.
-	slices.SortFunc(infos, func(a, b blob.Info) int { return strings.Compare(b.Name, a.Name) })
+	infos = slices.SortedFunc(slices.Values(infos), func(a, b blob.Info) int { return strings.Compare(b.Name, a.Name) })
 	var damaged []error
 	for _, info := range infos {
 		p, err := r.readPoint(ctx, r.store, info)
 		if err == nil {
-			return p, errors.Join(damaged...)
+			return p, damaged, nil
 		}
 		if !passable(err) {
-			return Point{}, err
+			return Point{}, nil, err
 		}
 		damaged = append(damaged, reported(err))
 	}
-	return Point{}, errors.Join(damaged...)
+	return Point{}, damaged, nil
 }
 
 // passable tells whether other points can be read although one cannot.
@@ -117,8 +164,8 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	if err := r.trust.allows(sealed.Signer, RoleBackup, info.Created); err != nil {
 		return Point{}, err
 	}
-	p, err := r.decodeSealed(sealed)
-	if err != nil {
+	p, err := r.decodeSealed(info, b, sealed)
+	if err != nil || p.ID == "" {
 		return Point{}, err
 	}
 	if pointObject(r.ring.VM(p.VM), p.ID) != info.Name {
@@ -128,10 +175,16 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	if sealed.Signer != nil {
 		p.SignedBy = sealed.Signer.Label
 	}
+	r.adopt(&p, sealed.Signer)
 	return p, nil
 }
 
-func (r *Repository) decodeSealed(sealed *keys.SealedPoint) (Point, error) {
+// decodeSealed is the point, or the zero Point for who may not read it and does not
+// remember it either.
+func (r *Repository) decodeSealed(info blob.Info, b []byte, sealed *keys.SealedPoint) (Point, error) {
+	if !r.ring.CanReadMaps() {
+		return r.remembered(info.Name, b)
+	}
 	if r.ring.CanRead() {
 		packed, err := r.ring.OpenPoint(sealed)
 		if err != nil {

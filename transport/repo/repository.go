@@ -3,6 +3,8 @@ package repo
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -27,6 +29,8 @@ type OpenOptions struct {
 	// Cache is the folder for what is known of repositories, each in a folder
 	// of its own below it. It may be lost at any time. Empty: a temporary one.
 	Cache string
+	// Domain is whose packs backups build on; the zero Domain: all keys'.
+	Domain Domain
 	// Now is the host's clock; nil: time.Now.
 	Now func() time.Time
 
@@ -44,6 +48,10 @@ type Repository struct {
 	codec      *pack.Codec
 	index      *index.Index
 	doubts     *doubts
+	cache      string // of this repository; "" for none
+	memory     memory
+	domain     domain
+	parents    parents
 	now        func() time.Time
 	limits     limits
 
@@ -77,23 +85,41 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 	if r.codec, err = pack.NewCodec(); err != nil {
 		return nil, err
 	}
-	if err := r.loadTrust(ctx); err != nil {
-		r.codec.Close()
-		return nil, err
-	}
-	if err := r.openCache(ctx, o.Cache); err != nil {
+	if err := r.open(ctx, o); err != nil {
 		r.codec.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
+// open reads which keys there are, what this host knows of the store, and the index.
+func (r *Repository) open(ctx context.Context, o OpenOptions) error {
+	if o.Cache != "" {
+		r.cache = filepath.Join(o.Cache, r.id.String())
+		r.memory.path = filepath.Join(r.cache, "seen")
+		if err := os.MkdirAll(r.cache, 0o700); err != nil {
+			return fmt.Errorf("make cache: %w", err)
+		}
+	}
+	if err := r.memory.load(); err != nil {
+		return err
+	}
+	if err := r.loadTrust(ctx); err != nil {
+		return err
+	}
+	if err := r.openDomain(ctx, o.Domain); err != nil {
+		return err
+	}
+	return r.openCache(ctx)
+}
+
 // openCache opens the index, and what is known of damage.
-func (r *Repository) openCache(ctx context.Context, dir string) (err error) {
+func (r *Repository) openCache(ctx context.Context) (err error) {
 	r.doubts = &doubts{objects: map[string]bool{}}
-	if dir != "" {
-		r.doubts.path = filepath.Join(dir, r.id.String(), "damaged")
-		dir = filepath.Join(dir, r.id.String(), "index")
+	dir := ""
+	if r.cache != "" {
+		r.doubts.path = filepath.Join(r.cache, "damaged")
+		dir = filepath.Join(r.cache, "index")
 	}
 	if r.index, err = openIndex(ctx, r.store, r.ring, dir); err != nil {
 		return err

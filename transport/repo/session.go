@@ -52,8 +52,9 @@ type Session struct {
 	nodes lane
 	count counters
 
-	doubts  int    // known when it began
-	parents *nodes // reads parents' maps, for all streams
+	keep    *keeper // nil: maps can be read from the store
+	doubts  int     // known when it began
+	parents *nodes  // reads parents' maps, for all streams
 
 	claims  claims
 	index   *index.Session
@@ -94,6 +95,10 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 	if err := r.doubts.load(); err != nil {
 		return nil, err
 	}
+	keep, err := r.keep(r.ring.VM(vm))
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Session{
 		r:      r,
@@ -105,7 +110,9 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 		stop:   make(chan struct{}),
 		failed: make(chan struct{}),
 		cancel: cancel,
+		keep:   keep,
 	}
+	s.index.Only(r.usable)
 	s.doubts = r.doubts.count()
 	s.parents = r.nodes(s.store)
 	s.data.init(s, wire.DataPack, r.limits.dataPack, r.limits.uploaders+1)
@@ -132,7 +139,7 @@ func (s *Session) Close() error {
 	s.fail(errClosed)
 	s.cancel()
 	s.end()
-	return s.index.Close()
+	return errors.Join(s.keep.close(), s.index.Close())
 }
 
 // end waits for the uploads that are under way and lets no more begin.

@@ -21,25 +21,39 @@ type Stream struct {
 
 // Stream begins a disk or file of size bytes. parent is the same disk in an
 // earlier point, and may be nil; it is none as long as anything in the repository is
-// known to be damaged.
+// known to be damaged, when it was made in another deduplication domain, or when this key
+// cannot read maps and the host does not keep that one.
 func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream, error) {
 	st := &Stream{s: s, size: size}
 	if err := s.alive(ctx); err != nil {
 		return nil, fmt.Errorf("begin stream: %w", err)
 	}
-	if parent != nil && s.doubts == 0 {
-		p, err := tree.NewParent(tree.Root(*parent), s.parents.load)
-		if err != nil {
-			return nil, fmt.Errorf("begin stream: parent: %w", err)
-		}
-		st.parent = p
+	p, err := s.inherit(ctx, parent)
+	if err != nil {
+		return nil, fmt.Errorf("begin stream: parent: %w", err)
 	}
+	st.parent = p
 	b, err := tree.NewBuilder(size, st.parent, st.saveNode)
 	if err != nil {
 		return nil, fmt.Errorf("begin stream: %w", err)
 	}
 	st.builder = b
 	return st, nil
+}
+
+// inherit is the parent that a stream may build on; nil for none.
+func (s *Session) inherit(ctx context.Context, parent *Root) (*tree.Parent, error) {
+	if parent == nil || s.doubts > 0 || !s.r.mayInherit(parent) {
+		return nil, nil
+	}
+	load := s.parents.load
+	if !s.r.ring.CanReadMaps() {
+		if s.keep == nil || !s.keep.old.holds(ctx, parent) {
+			return nil, nil
+		}
+		load = s.keep.old.load
+	}
+	return tree.NewParent(tree.Root(*parent), load)
 }
 
 // alive fails when nothing more may be done.
@@ -204,6 +218,9 @@ func (w *leafWork) lookUp(ctx context.Context, s *Session) error {
 // saveNode is the builder's tree.Save.
 func (st *Stream) saveNode(ctx context.Context, node []byte) (block.Name, error) {
 	name := st.s.r.ring.Nodes.Name(node)
+	if err := st.s.keep.add(name, node); err != nil {
+		return name, err
+	}
 	return name, st.storeNode(ctx, name, node)
 }
 

@@ -56,6 +56,13 @@ func (t *trust) holds(s keys.Signer) bool {
 	return !gone
 }
 
+// count is the number of keys that were removed.
+func (t *trust) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.revoked)
+}
+
 // removed lists the keys that were removed.
 func (t *trust) removed() []Key {
 	t.mu.Lock()

@@ -45,7 +45,7 @@ func (s *Session) stored(ctx context.Context, l pack.Listing) error {
 	s.listing.mu.Lock()
 	defer s.listing.mu.Unlock()
 	var names []block.Name
-	for e := range entries(&l) {
+	for e := range entries(s.r.ring, &l) {
 		if err := s.index.Insert(ctx, e.Name, e.Location); err != nil {
 			return err
 		}

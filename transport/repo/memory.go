@@ -1,0 +1,245 @@
+package repo
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/transport/blob"
+)
+
+// memory is what this host has seen in the store, so that a store that is set back, or
+// that leaves something out, is caught. It outlives the process in a file beside the
+// index cache; losing that costs no more than the memory.
+type memory struct {
+	path string // empty: it ends with the process
+
+	mu   sync.Mutex
+	seen seen
+}
+
+// seen is the file.
+type seen struct {
+	Epoch   int             `json:"epoch"`   // the newest
+	Removed int             `json:"removed"` // keys
+	Newest  map[string]Head `json:"newest"`  // point of each VM, by the VM's name in the store
+	// Own are the VMs that this host backs up.
+	Own map[string]bool `json:"own"`
+}
+
+// maxMemory bounds the file in bytes.
+const maxMemory = 64 << 20
+
+// vmOf is the name of a head's VM in the store.
+func (h Head) vmOf() string {
+	vm, _, _ := strings.Cut(h.Point, "/")
+	return vm
+}
+
+// load reads what this or another process has seen. A file that cannot be understood
+// counts for none: it may be lost.
+func (m *memory) load() error {
+	if m.path == "" {
+		return nil
+	}
+	s, err := readSeen(m.path)
+	if err != nil {
+		return fmt.Errorf("read what was seen of the store: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen = s
+	return nil
+}
+
+func readSeen(path string) (s seen, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxMemory))
+	if err != nil {
+		return s, err
+	}
+	if json.Unmarshal(b, &s) != nil {
+		return seen{}, nil
+	}
+	return s, nil
+}
+
+// newest are the newest points that were seen, of one VM or, for "", of all.
+func (m *memory) newest(vm string) []Head {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []Head
+	for name, h := range m.seen.Newest {
+		if vm == "" || name == vm {
+			all = append(all, h)
+		}
+	}
+	slices.SortFunc(all, func(a, b Head) int { return strings.Compare(a.Point, b.Point) })
+	return all
+}
+
+// heads are the newest points that this host knows of the other VMs that it backs up.
+func (m *memory) heads(but string) []Head {
+	return slices.DeleteFunc(m.newest(""), func(h Head) bool { return h.vmOf() == but || !m.own(h.vmOf()) })
+}
+
+func (m *memory) own(vm string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seen.Own[vm]
+}
+
+// see takes down points that were seen, of each VM the newest; own says that this host
+// made them.
+func (m *memory) see(own bool, heads ...Head) error {
+	return m.update(func(s *seen) (changed bool) {
+		for _, h := range heads {
+			vm := h.vmOf()
+			if own && !s.Own[vm] {
+				s.Own = with(s.Own, vm, true)
+				changed = true
+			}
+			if s.Newest[vm].Point < h.Point { // ids sort by time
+				s.Newest = with(s.Newest, vm, h)
+				changed = true
+			}
+		}
+		return changed
+	})
+}
+
+// forget drops points that are gone on purpose.
+func (m *memory) forget(heads ...Head) error {
+	return m.update(func(s *seen) (changed bool) {
+		for _, h := range heads {
+			if s.Newest[h.vmOf()] == h {
+				s.Newest = maps.Clone(s.Newest)
+				delete(s.Newest, h.vmOf())
+				changed = true
+			}
+		}
+		return changed
+	})
+}
+
+func with[V any](m map[string]V, key string, v V) map[string]V {
+	if m = maps.Clone(m); m == nil {
+		m = map[string]V{}
+	}
+	m[key] = v
+	return m
+}
+
+// update changes what was seen, here and in the file, with a lock against other
+// processes.
+func (m *memory) update(change func(*seen) bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if next := m.seen; !change(&next) {
+		return nil
+	}
+	if m.path == "" {
+		change(&m.seen)
+		return nil
+	}
+	if err := m.write(change); err != nil {
+		return fmt.Errorf("note what was seen of the store: %w", err)
+	}
+	return nil
+}
+
+func (m *memory) write(change func(*seen) bool) error {
+	lock, err := os.OpenFile(m.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // ends the lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	s, err := readSeen(m.path)
+	if err != nil {
+		return err
+	}
+	change(&s)
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(m.path, b); err != nil {
+		return err
+	}
+	m.seen = s
+	return nil
+}
+
+// replaceFile puts a file in place of another, durably.
+func replaceFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// keys tells whether the store shows less of its keys than this host has seen, and takes
+// down what it shows now.
+func (m *memory) keys(epoch, removed int) error {
+	m.mu.Lock()
+	before := m.seen
+	m.mu.Unlock()
+	if epoch < before.Epoch {
+		return objectErr(epochObject(before.Epoch), fmt.Errorf("%w: this host has seen it", ErrOmitted))
+	}
+	if removed < before.Removed {
+		return objectErr(revokedPrefix, fmt.Errorf("%w: this host has seen %d removed keys, now there are %d", ErrOmitted, before.Removed, removed))
+	}
+	return m.update(func(s *seen) bool {
+		changed := s.Epoch < epoch || s.Removed < removed
+		s.Epoch, s.Removed = max(s.Epoch, epoch), max(s.Removed, removed)
+		return changed
+	})
+}
+
+// listed are objects by name.
+type listed map[string]blob.Info
+
+func listedOf(infos []blob.Info) listed {
+	l := make(listed, len(infos))
+	for _, i := range infos {
+		l[i.Name] = i
+	}
+	return l
+}
