@@ -39,6 +39,7 @@ type Host interface {
 	// chain and on disk. It may be called any number of times, by any process,
 	// after a crash at any moment, with the VM running, paused or gone.
 	// ErrDiverged: the VM was started from the wrong layer; nothing was touched.
+	// ErrUncertain: it may have been, and nobody can tell; nothing was touched.
 	Merge(ctx context.Context, p Plan) error
 
 	// Instance tells the start of a VM that runs now from any other, as

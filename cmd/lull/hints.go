@@ -37,6 +37,7 @@ func hintRules() []hintRule {
 		{quiesce.ErrBelowFloor, "cure that, or lower the floor of its group"},
 		{snapshot.ErrNotFound, "see `lull vms`"},
 		{snapshot.ErrDiverged, "do not start the VM again before its delta was looked at"},
+		{snapshot.ErrUncertain, "do not start the VM again before its delta was looked at"},
 		{snapshot.ErrBusy, "stop what uses it and run again"},
 		{snapshot.ErrGone, "start the VM again if that was not meant, then run again"},
 		{snapshot.ErrUnreachable, "is the VM running, and is the path of its socket right?"},

@@ -66,8 +66,8 @@ func (m *monitor) startCommit(ctx context.Context, d snapshot.DiskPlan, v view) 
 	if v.below == "" {
 		return fmt.Errorf("no node of %s under the delta: %w", d.Path, snapshot.ErrUnsupported)
 	}
-	if err := noteCommit(d); err != nil && !noAttributes(err) {
-		return fmt.Errorf("mark delta: %w", err)
+	if err := noteCommit(d); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
+		return err // without room the commit, which makes some, matters more
 	}
 	return m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,
 		"base-node": v.below, "auto-dismiss": false}, nil)

@@ -92,9 +92,9 @@ func rename(from, to string) error {
 	return syncDir(to)
 }
 
-// remove removes the file under both names, durably.
+// remove removes the file under both names, and then its stamp, durably.
 func (f deltaFile) remove() error {
-	for _, path := range []string{f.path, f.merged} {
+	for _, path := range []string{f.path, f.merged, f.path + stampSuffix} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove delta: %w", err)
 		}

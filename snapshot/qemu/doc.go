@@ -34,11 +34,17 @@
 //	any              no              untouched       unlink
 //	another          on the device   any             commit, live
 //	another          no              written to      ErrDiverged
-//	gone             -               <delta>         qemu-img commit, unlink
+//	gone             -               <delta>         qemu-img commit, unlink; see below
 //	gone             -               .merged         unlink when it says the same as the image, else ErrDiverged
 //
 // "The same" is the same process: PID, start time and boot. "Untouched" is a
 // qcow2 file whose L1 table is empty: the guest has never written to it.
+//
+// With QEMU gone the image must be as that QEMU left it. A stamp beside the delta
+// (<delta>.stamp, see stamp.go) says what it was like when it was frozen and whether a
+// commit has begun: an image that was written to by others is ErrDiverged, and one of
+// which that cannot be told is ErrUncertain, unless the delta holds nothing that the
+// image does not say too. Both name the commands for whoever knows more.
 //
 // Invariants:
 //

@@ -104,8 +104,19 @@ func TestForeignJob(t *testing.T) {
 // smallFS is a file system of so many bytes for the disks of a VM.
 func smallFS(t *testing.T, dir string, size string) {
 	t.Helper()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Fatalf("mount a small file system (this test needs to be root): %v", err)
+	mountFS(t, dir, "tmpfs", "size="+size)
+}
+
+// ramFS is a file system that keeps no extended attributes.
+func ramFS(t *testing.T, dir string) {
+	t.Helper()
+	mountFS(t, dir, "ramfs", "")
+}
+
+func mountFS(t *testing.T, dir, kind, options string) {
+	t.Helper()
+	if err := unix.Mount(kind, dir, kind, 0, options); err != nil {
+		t.Fatalf("mount a %s (this test needs to be root): %v", kind, err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {

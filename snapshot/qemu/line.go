@@ -96,6 +96,12 @@ func (l *line) hold(held bool) {
 	l.closeIdle()
 }
 
+func (l *line) isHeld() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held
+}
+
 // closeIdle closes a connection that nobody needs; the caller holds l.mu.
 func (l *line) closeIdle() {
 	if l.m != nil && l.users == 0 && !l.held {

@@ -28,10 +28,14 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 		return snapshot.WithHint(fmt.Errorf("merge: %w", err),
 			"put the VM back into the configuration until what a run left of it is merged")
 	}
+	seen := l.isHeld() // since Prepare, by the run whose end this is
 	for range mergeTries {
-		err = l.use(ctx, func(m *monitor) error { return h.mergeLive(ctx, m, p) })
+		err = l.use(ctx, func(m *monitor) error {
+			seen = p.Instance != "" && m.proc.instance == p.Instance
+			return h.mergeLive(ctx, m, p)
+		})
 		if errors.Is(err, snapshot.ErrUnreachable) {
-			err = h.mergeOffline(ctx, p)
+			err = h.mergeOffline(ctx, p, seen)
 			break
 		}
 		if !errors.Is(err, qmp.ErrClosed) {
@@ -312,6 +316,14 @@ func closed(path string) error {
 			"find it with lsof; if it is the VM's QEMU, make its QMP socket reachable again")
 	}
 	return nil
+}
+
+// uncertain says what an administrator can do who knows more.
+func uncertain(d snapshot.DiskPlan) error {
+	err := fmt.Errorf("%s holds writes, and its VM ended while they were merged, or before it was noted what the disk was like: %w",
+		d.Delta, snapshot.ErrUncertain)
+	return snapshot.WithHint(err, fmt.Sprintf("if the VM has not run since, finish it: qemu-img commit -d %[1]s && rm %[1]s; "+
+		"if it ran, to keep the disk as it is now: rm %[1]s", snapshot.ShellWord(d.Delta)))
 }
 
 // diverged says what an administrator can do.

@@ -13,21 +13,21 @@ import (
 )
 
 // mergeOffline merges with QEMU gone. QEMU's locks on the images are respected,
-// so a process that only cannot be reached keeps its files.
-func (h *Host) mergeOffline(ctx context.Context, p snapshot.Plan) error {
+// so a process that only cannot be reached keeps its files. seen: see judge.
+func (h *Host) mergeOffline(ctx context.Context, p snapshot.Plan, seen bool) error {
 	if err := removeSocket(h.socketPath(p)); err != nil {
 		return err
 	}
 	var errs []error
 	for _, d := range p.Disks {
-		if err := h.mergeFiles(ctx, d); err != nil {
+		if err := h.mergeFiles(ctx, d, seen); err != nil {
 			errs = append(errs, fmt.Errorf("disk %s: %w", d.Name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan) error {
+func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan, seen bool) error {
 	f := fileOf(d)
 	plain, merged, err := f.exists()
 	if err != nil {
@@ -39,7 +39,7 @@ func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan) error {
 		}
 	}
 	if !plain {
-		return syncDir(d.Delta)
+		return f.remove() // its stamp may be there still
 	}
 	if err := closed(f.path); err != nil {
 		return err
@@ -49,31 +49,51 @@ func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan) error {
 		return err
 	}
 	if !empty {
-		if err := h.commitFile(ctx, d); err != nil {
+		if err := h.mergeFile(ctx, d, seen); err != nil {
 			return err
 		}
 	}
 	return f.remove()
 }
 
+// mergeFile commits a delta that holds writes, where they belong into the image.
+func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) error {
+	v, err := judge(d, seen)
+	if err != nil {
+		return fmt.Errorf("look at image: %w", err)
+	}
+	switch v {
+	case foreign:
+		return diverged(d, d.Delta)
+	case unknown:
+		// A commit that was carried to its end leaves nothing to commit, whoever
+		// wrote later, elsewhere.
+		if same, err := sameContent(ctx, d, d.Delta); err != nil || !same {
+			return errors.Join(uncertain(d), err)
+		}
+		return nil
+	}
+	if err := noteCommit(d); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
+		return err
+	}
+	if err := h.commitFile(ctx, d); err != nil {
+		// What it has written so far is right: who tries again may know that.
+		if noteErr := noteFrozen(d, true); noteErr != nil && !errors.Is(noteErr, errNoStamp) {
+			h.opt.Log.Warn("no stamp beside delta", "delta", d.Delta, "error", noteErr)
+		}
+		return err
+	}
+	return nil
+}
+
 // commitFile writes the delta into the image. QEMU's own program does it: an
 // image is written by no other code than its owner's. It can be repeated.
 func (h *Host) commitFile(ctx context.Context, d snapshot.DiskPlan) error {
-	moved, err := movedOn(d)
-	if err != nil {
-		return err
-	}
-	if moved {
-		return diverged(d, d.Delta)
-	}
-	if err := noteCommit(d); err != nil && !noAttributes(err) {
-		return fmt.Errorf("mark delta: %w", err)
-	}
 	cmd := exec.CommandContext(ctx, h.opt.QemuImg, "commit", "-q", "-d", "-f", "qcow2", d.Delta)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var said bytes.Buffer
 	cmd.Stderr = &said // qemu-img says little
-	err = cmd.Run()
+	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {
 		return snapshot.WithHint(fmt.Errorf("commit delta %s: %w", d.Delta, err), "apt-get install qemu-utils")
 	}

@@ -59,6 +59,9 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	if err := fileOf(d).create(d.Path); err != nil {
 		return err
 	}
+	if err := makeStamp(d); err != nil {
+		return err
+	}
 	cache := args{"direct": in.Cache.Direct, "no-flush": in.Cache.NoFlush}
 	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(d.DeltaNode),
 		"filename": d.Delta, "cache": cache, "discard": "unmap"}, nil)
@@ -118,8 +121,8 @@ func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
 	variables.unmoved()
 	h.keep(p, variables)
 	for _, d := range p.Disks {
-		if err := noteFrozen(d); err != nil {
-			h.opt.Log.Debug("no stamp on delta", "delta", d.Delta, "err", err)
+		if err := noteFrozen(d, false); err != nil && !errors.Is(err, errNoStamp) {
+			h.opt.Log.Warn("no stamp beside delta", "delta", d.Delta, "error", err)
 		}
 	}
 	return nil

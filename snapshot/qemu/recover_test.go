@@ -6,8 +6,11 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -102,6 +105,9 @@ func (r *run) clean() {
 		if f := r.left(d); len(f) > 0 {
 			r.t.Errorf("left behind: %v", f)
 		}
+		if _, err := os.Stat(d.Delta + stampSuffix); !errors.Is(err, os.ErrNotExist) {
+			r.t.Errorf("the stamp is left behind: %v", err)
+		}
 		if got := r.content(r.t, d.Name); !bytes.Equal(got, r.want[d.Name]) {
 			r.t.Errorf("disk %s does not hold what the guest wrote", d.Name)
 		}
@@ -127,7 +133,7 @@ func (r *run) wantErr(err, want error) {
 func (r *run) startCommit(speed int) {
 	r.t.Helper()
 	d := r.plan.Disks[0]
-	if err := noteCommit(d); err != nil && !noAttributes(err) {
+	if err := noteCommit(d); err != nil {
 		r.t.Fatal(err)
 	}
 	r.ask("block-commit", args{"job-id": commitJob(d.DeltaNode), "device": d.DeltaNode, "base-node": d.Node,
@@ -274,6 +280,167 @@ func TestRanOnBase(t *testing.T) {
 	for _, d := range r.plan.Disks {
 		if len(r.left(d)) != 1 {
 			t.Errorf("the delta of %s is gone", d.Name)
+		}
+	}
+}
+
+// QEMU and lull ended in the middle of a commit. Whether the VM ran from its image
+// since is told by who was written to last, or not at all.
+func TestKilledMidCommitWithLull(t *testing.T) {
+	for name, c := range map[string]struct {
+		later func(r *run) // what happens before lull is back
+		want  error
+	}{
+		"image older than delta":   {later: func(r *run) { r.age(r.plan.Disks[0].Path, r.plan.Disks[0].Delta, -time.Second) }},
+		"image of the delta's age": {later: func(r *run) { r.age(r.plan.Disks[0].Path, r.plan.Disks[0].Delta, 0) }},
+		"image newer than delta": {
+			later: func(r *run) { r.age(r.plan.Disks[0].Path, r.plan.Disks[0].Delta, time.Second) },
+			want:  snapshot.ErrUncertain,
+		},
+		"the VM ran": {
+			later: func(r *run) {
+				r.start(r.disks)
+				if err := r.write(r.plan.Disks[0].Name, 3<<20, 4096, 0x99); err != nil {
+					r.t.Fatal(err)
+				}
+				r.kill()
+			},
+			want: snapshot.ErrUncertain,
+		},
+		"another image": {
+			later: func(r *run) {
+				path := r.plan.Disks[0].Path
+				shell(r.t, "cp", "--preserve=all", path, path+".copy")
+				shell(r.t, "mv", path+".copy", path)
+			},
+			want: snapshot.ErrDiverged,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := taken(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1})
+			r.startCommit(100_000)
+			r.die()
+			r.kill()
+			c.later(r)
+			r.refusedOr(c.want)
+		})
+	}
+}
+
+// refusedOr merges: all is as it has to be then, or the merge is refused with words
+// that help, the delta is there still, and its stamp.
+func (r *run) refusedOr(want error) {
+	r.t.Helper()
+	if want == nil {
+		r.merged()
+		return
+	}
+	for range 2 { // asking again is no answer
+		err := r.merge()
+		r.wantErr(err, want)
+		r.hinted(err)
+	}
+	for _, d := range r.plan.Disks {
+		if len(r.left(d)) != 1 {
+			r.t.Errorf("the delta of %s is gone", d.Name)
+		}
+	}
+}
+
+// age sets when a file was written to, after another.
+func (r *run) age(path, other string, by time.Duration) {
+	r.t.Helper()
+	info, err := os.Stat(other)
+	if err == nil {
+		at := info.ModTime().Add(by)
+		err = os.Chtimes(path, at, at)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// A hint's commands do what they say: the merge that was refused finds nothing to do.
+func TestUncertainByHand(t *testing.T) {
+	r := taken(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1})
+	r.startCommit(100_000)
+	r.die()
+	r.kill()
+	r.age(r.plan.Disks[0].Path, r.plan.Disks[0].Delta, time.Second)
+	err := r.merge()
+	r.wantErr(err, snapshot.ErrUncertain)
+	var h interface{ Hint() string }
+	if !errors.As(err, &h) {
+		t.Fatal("no hint")
+	}
+	_, commands, _ := strings.Cut(h.Hint(), "finish it: ")
+	commands, _, _ = strings.Cut(commands, ";")
+	shell(t, "sh", "-ec", commands)
+	r.merged()
+}
+
+// An image to which all of a delta was committed before is as it should be, although
+// nobody can tell who wrote to it last.
+func TestCommittedBefore(t *testing.T) {
+	r := taken(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1})
+	r.startCommit(100_000)
+	r.die()
+	r.kill()
+	shell(t, "qemu-img", "commit", "-q", "-d", "-f", "qcow2", r.plan.Disks[0].Delta)
+	r.age(r.plan.Disks[0].Path, r.plan.Disks[0].Delta, time.Second)
+	r.merged()
+}
+
+// lull ended between the transaction and the stamp, and QEMU too: nobody knows what
+// the image was like. As long as either has been there all the time, all is known.
+func TestNoStamp(t *testing.T) {
+	for name, c := range map[string]struct {
+		later func(r *run)
+		want  error
+	}{
+		"both ended": {func(r *run) { r.die(); r.kill() }, snapshot.ErrUncertain},
+		"QEMU ended": {(*run).kill, nil},
+		"lull ended": {(*run).die, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := taken(t, qcow2VM())
+			for _, d := range r.plan.Disks {
+				if err := makeStamp(d); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.later(r)
+			r.refusedOr(c.want)
+		})
+	}
+}
+
+// The guard is there on a file system without extended attributes, too.
+func TestRanOnBaseWithoutAttributes(t *testing.T) {
+	r := newRun(t, rawVM(), func(v *testVM) { ramFS(t, v.dir+"/disks") })
+	if err := unix.Setxattr(r.plan.Disks[0].Path, "user.lull", nil, 0); !errors.Is(err, unix.ENOTSUP) {
+		t.Fatalf("the file system keeps attributes: %v", err)
+	}
+	r.take()
+	r.guestWrites(r.plan.Disks[0].Name, 0, 0x55)
+	r.kill()
+	r.start(r.disks)
+	if err := r.write(r.plan.Disks[0].Name, 3<<20, 4096, 0x99); err != nil {
+		t.Fatal(err)
+	}
+	r.kill()
+	r.refusedOr(snapshot.ErrDiverged)
+}
+
+func TestStampText(t *testing.T) {
+	s := stamp{state: stampCommit, modified: time.Unix(1, 2), size: 3, inode: 1 << 63}
+	text := s.String()
+	if got, err := parseStamp(text); err != nil || got.state != s.state || !got.same(s) || len(text) != stampLength {
+		t.Errorf("%q is read as %+v, %v", text, got, err)
+	}
+	for _, text := range []string{"", "\x00\x00", "frozen", "none 0 0 0\n", "frozen 1 2 -3\n", "thawed 1 2 3\n", "frozen 1 2 3 4\n"} {
+		if s, err := parseStamp(text); !errors.Is(err, errNoStamp) {
+			t.Errorf("%q is read as %+v, %v", text, s, err)
 		}
 	}
 }

@@ -3,89 +3,192 @@ package qemu
 import (
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 )
 
-// From Take until its commit starts nobody writes to an image. So when QEMU has
-// gone and the image was written to all the same, a VM has run from it without
-// its delta, or another image was put in its place, and the delta must not be
-// committed over that. Two extended attributes of the delta tell: what the image
-// was like when it was frozen, and that a commit into it has begun. A file system
-// without them gives no such guard, and once a commit has begun only another file
-// is noticed.
+// From Take until its commit starts nobody writes to an image, and from then on
+// nobody but that commit. So when QEMU has gone and the image was written to all the
+// same, a VM has run from it without its delta, or another image was put in its place,
+// and the delta must not be committed over that. A small file beside the delta says
+// what the image was like when it was frozen, and whether a commit into it has begun.
+//
+// It is a file, as not every file system keeps extended attributes. Prepare makes it,
+// as long as it will ever be: Take and a commit only write over it, which needs no
+// room and little time.
+
+// stampSuffix is added to a delta's path, whichever its own name is then.
+const stampSuffix = ".stamp"
+
+// stampLength is the length of a stamp's file, in bytes; spaces fill it.
+const stampLength = 128
+
+// The states of a stamp, its first word.
 const (
-	frozenAttr = "user.lull.frozen"
-	commitAttr = "user.lull.commit"
+	stampNone   = "none"   // the image is not frozen yet
+	stampFrozen = "frozen" // the image is like this
+	stampCommit = "commit" // it was, when a commit into it began
 )
 
-// stamp is what changes with every write to a file, and inode what changes when
-// another is put in its place; both are empty for what is no regular file.
-func stamp(image string) (stamp, inode string, err error) {
+// stamp is what changes with every write to an image, and its inode, which changes
+// when another image is put in its place.
+type stamp struct {
+	state    string
+	modified time.Time
+	size     int64
+	inode    uint64
+}
+
+// errNoStamp: what stands in for an image is no file, or its stamp was not written.
+var errNoStamp = errors.New("no stamp")
+
+// stampOf looks at an image. Only of a regular file a write can be seen.
+func stampOf(image string) (stamp, error) {
 	info, err := os.Stat(image)
-	if err != nil || !info.Mode().IsRegular() {
-		return "", "", err
+	if err != nil {
+		return stamp{}, err
 	}
-	if is, ok := info.Sys().(*syscall.Stat_t); ok {
-		inode = strconv.FormatUint(is.Ino, 10)
+	is, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() {
+		return stamp{}, errNoStamp
 	}
-	return fmt.Sprintf("%d %d %s", info.ModTime().UnixNano(), info.Size(), inode), inode, nil
+	return stamp{state: stampFrozen, modified: info.ModTime(), size: info.Size(), inode: is.Ino}, nil
 }
 
-// noteFrozen records the image as Take left it. That it cannot costs a guard,
-// not the run. Open makes it durable, outside the freeze window.
-func noteFrozen(d snapshot.DiskPlan) error {
-	s, _, err := stamp(d.Path)
-	if err != nil || s == "" {
+func (s stamp) same(t stamp) bool {
+	return s.modified.Equal(t.modified) && s.size == t.size && s.inode == t.inode
+}
+
+func (s stamp) String() string {
+	text := fmt.Sprintf("%s %d %d %d", s.state, s.modified.UnixNano(), s.size, s.inode)
+	return text + strings.Repeat(" ", max(0, stampLength-1-len(text))) + "\n"
+}
+
+func parseStamp(text string) (stamp, error) {
+	words := strings.Fields(text)
+	if len(words) != 4 || words[0] != stampFrozen && words[0] != stampCommit {
+		return stamp{}, errNoStamp
+	}
+	nanoseconds, err1 := strconv.ParseInt(words[1], 10, 64)
+	size, err2 := strconv.ParseInt(words[2], 10, 64)
+	inode, err3 := strconv.ParseUint(words[3], 10, 64)
+	if errors.Join(err1, err2, err3) != nil {
+		return stamp{}, errNoStamp
+	}
+	return stamp{state: words[0], modified: time.Unix(0, nanoseconds), size: size, inode: inode}, nil
+}
+
+// readStamp reads the stamp of a delta. errNoStamp: there is none that tells.
+func readStamp(d snapshot.DiskPlan) (stamp, error) {
+	f, err := os.Open(d.Delta + stampSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return stamp{}, errNoStamp
+	}
+	if err != nil {
+		return stamp{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, stampLength))
+	if err != nil {
+		return stamp{}, err
+	}
+	return parseStamp(string(b))
+}
+
+// makeStamp makes the file of a delta that was just created.
+func makeStamp(d snapshot.DiskPlan) error {
+	if err := os.WriteFile(d.Delta+stampSuffix, []byte(stamp{state: stampNone}.String()), 0o600); err != nil {
+		return fmt.Errorf("create stamp of delta: %w", spaceOr(err))
+	}
+	return nil
+}
+
+// write puts a stamp over the one before.
+func (s stamp) write(d snapshot.DiskPlan, durably bool) (err error) {
+	f, err := os.OpenFile(d.Delta+stampSuffix, os.O_WRONLY, 0)
+	if err != nil {
 		return err
 	}
-	return unix.Setxattr(d.Delta, frozenAttr, []byte(s), 0)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.WriteAt([]byte(s.String()), 0); err != nil {
+		return err
+	}
+	if durably {
+		return f.Sync()
+	}
+	return nil
 }
 
-// noteCommit records durably that the image is about to be written to, and which
-// it is.
+// noteFrozen records the image as it is now, known to be as it should. Without a
+// stamp nothing is lost but that a merge with QEMU gone may have to ask.
+func noteFrozen(d snapshot.DiskPlan, durably bool) error {
+	s, err := stampOf(d.Path)
+	if err != nil {
+		return err
+	}
+	return s.write(d, durably)
+}
+
+// noteCommit records durably that the image is about to be written to. It keeps
+// which one that is, where that is known.
 func noteCommit(d snapshot.DiskPlan) error {
-	_, inode, err := stamp(d.Path)
-	if err != nil && d.Path != "" {
+	s, err := readStamp(d)
+	if errors.Is(err, errNoStamp) {
+		return nil // then it will not tell either
+	}
+	if err != nil {
 		return err
 	}
-	if err := unix.Setxattr(d.Delta, commitAttr, []byte(inode), 0); err != nil {
-		return err
+	s.state = stampCommit
+	if err := s.write(d, true); err != nil {
+		return fmt.Errorf("mark delta: %w", spaceOr(err))
 	}
-	return syncFile(d.Delta)
+	return nil
 }
 
-// noAttributes tells that a file system keeps no attributes, or that the file
-// has its other name already.
-func noAttributes(err error) bool {
-	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOSPC)
-}
+// verdict is what can be told of an image and a delta whose QEMU has gone.
+type verdict int
 
-// movedOn tells whether the image was written to since it was frozen, by someone
-// other than a commit.
-func movedOn(d snapshot.DiskPlan) (bool, error) {
-	if d.Path == "" {
-		return false, nil
-	}
-	of, begun := attr(d.Delta, commitAttr)
-	was, known := attr(d.Delta, frozenAttr)
-	if !begun && !known {
-		return false, nil
-	}
-	now, inode, err := stamp(d.Path)
-	if begun { // then it changes, but it stays the same file
-		return err == nil && inode != of, err
-	}
-	return err == nil && now != was, err
-}
+const (
+	unknown verdict = iota // whether anybody else wrote to the image cannot be told
+	ours                   // nobody did
+	foreign                // somebody did
+)
 
-func attr(path, name string) (string, bool) {
-	var buf [64]byte
-	n, err := unix.Getxattr(path, name, buf[:])
-	return string(buf[:max(n, 0)]), err == nil
+// judge looks at an image whose QEMU has gone. seen says that this process has seen
+// that QEMU until now, so that no other can have come in between.
+//
+// Once a commit has begun, the image changes with it. But then nobody except the
+// plan's own QEMU writes to the delta: an image that was last written to no later than
+// the delta has been written to by that QEMU alone.
+func judge(d snapshot.DiskPlan, seen bool) (verdict, error) {
+	was, err := readStamp(d)
+	var now stamp
+	if err == nil {
+		now, err = stampOf(d.Path)
+	}
+	switch {
+	case errors.Is(err, errNoStamp) && seen:
+		return ours, nil
+	case errors.Is(err, errNoStamp):
+		return unknown, nil
+	case err != nil:
+		return unknown, err
+	case was.inode != now.inode || was.state == stampFrozen && !was.same(now):
+		return foreign, nil
+	case was.state == stampFrozen || seen:
+		return ours, nil
+	}
+	delta, err := os.Stat(d.Delta)
+	if err == nil && !now.modified.After(delta.ModTime()) {
+		return ours, nil
+	}
+	return unknown, err
 }
