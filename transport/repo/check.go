@@ -11,7 +11,6 @@ import (
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
-	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -88,7 +87,7 @@ type checker struct {
 
 func (c *checker) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		c.list, c.checkKeys, c.checkIndex, c.checkPacks, c.checkPoints, c.checkMaps, c.checkLost,
+		c.list, c.checkKeys, c.checkTrust, c.checkIndex, c.checkPacks, c.checkPoints, c.checkChain, c.checkMaps, c.checkLost,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -168,7 +167,7 @@ func (c *checker) checkKeys(ctx context.Context) error {
 		return err
 	}
 	for _, f := range files {
-		_, err := readNamed(ctx, c.r.store, f, keys.MaxFile)
+		err := c.checkKeyFile(ctx, f)
 		if err := c.problem(f.Name, err); err != nil {
 			return err
 		}

@@ -33,6 +33,9 @@ func (c *checker) comparePacks(ctx context.Context, object string, packs []pack.
 
 func (c *checker) compare(ctx context.Context, object string, want *pack.Listing) error {
 	c.countBlocks(want)
+	if err := c.checkSigner(want); err != nil {
+		return c.problem(object, err) // which says of the pack what its maker did not
+	}
 	name := packObject(want.Pack)
 	info, ok := c.packs[want.Pack]
 	if !ok {
@@ -102,6 +105,10 @@ func (c *checker) readPack(ctx context.Context, info blob.Info) error {
 	}
 	l, _, err := pack.OpenDirectory(c.r.ring, b, info.Size)
 	if err != nil {
+		return err
+	}
+	l.Pack = pack.Name(c.r.ring, b)
+	if err := c.checkSigner(&l); err != nil {
 		return err
 	}
 	key, kind, err := c.r.ring.OpenPackKey(b[:c.r.ring.PackHeaderSize()])

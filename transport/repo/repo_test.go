@@ -24,7 +24,7 @@ var cheap = repo.Cost{Time: 1, Memory: 64, Threads: 1}
 
 func initRepo(t testing.TB, store blob.Store) {
 	t.Helper()
-	if _, err := repo.Init(t.Context(), store, repo.InitOptions{Passphrase: passphrase, Cost: cheap}); err != nil {
+	if _, err := repo.Init(t.Context(), store, repo.InitOptions{Passphrase: passphrase, Cost: cheap, Now: clock}); err != nil {
 		t.Fatal(err)
 	}
 }
