@@ -111,7 +111,7 @@ func (l *ledger) take(ctx context.Context, s scheme, m image) (float64, error) {
 		if _, err := f.ReadAt(window, at); err != nil {
 			return fmt.Errorf("read image: %w", err)
 		}
-		took, err := l.window(ctx, s, window)
+		took, err := l.window(ctx, s, where{m.vm, at}, window)
 		cutting += took
 		return err
 	})

@@ -10,6 +10,8 @@ import (
 	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/transport/block"
 )
 
 // ledger knows which blocks a store holds, and counts what listing them takes.
@@ -21,28 +23,34 @@ type ledger struct {
 	names   [][16]byte
 	ends    [][2]int
 	leaf    []byte
-	segment []byte // new blocks
-	before  []byte // the segment before
+	segment []byte               // new blocks
+	before  []byte               // the segment before
+	pages   map[where][][16]byte // of each VM's newest image, where the scheme asks for them
 	index   int64
 	maps    int64
 }
 
 func newLedger(p *press) *ledger {
-	return &ledger{press: p, hash: blake3.New(), known: map[[16]byte]struct{}{}, leaves: map[[16]byte]struct{}{}}
+	return &ledger{press: p, hash: blake3.New(), known: map[[16]byte]struct{}{}, leaves: map[[16]byte]struct{}{}, pages: map[where][][16]byte{}}
+}
+
+// where is the place of a window.
+type where struct {
+	vm string
+	at int64
 }
 
 // window cuts and names one window, and keeps what is new. It returns the processor
 // seconds that cutting and naming took.
-func (l *ledger) window(ctx context.Context, s scheme, data []byte) (float64, error) {
+func (l *ledger) window(ctx context.Context, s scheme, at where, data []byte) (float64, error) {
 	start := threadSeconds()
 	l.cut(s.cutter, data)
 	took := threadSeconds() - start
 	if len(l.names) == 0 {
 		return took, nil
 	}
-	l.leaf = l.leaf[:0]
+	l.addLeaf(s, at, data)
 	for i, name := range l.names {
-		l.leaf = append(append(l.leaf, name[:]...), byte(l.ends[i][0]>>12), byte(l.ends[i][0]>>20))
 		if _, ok := l.known[name]; ok {
 			continue
 		}
@@ -52,12 +60,44 @@ func (l *ledger) window(ctx context.Context, s scheme, data []byte) (float64, er
 			return 0, err
 		}
 	}
-	name := l.name(l.leaf)
-	if _, ok := l.leaves[name]; !ok {
-		l.leaves[name] = struct{}{}
-		l.maps += int64(leafHeader+mapped*len(l.names)+upper) + listed
-	}
 	return took, nil
+}
+
+// addLeaf counts the window's leaf, if it is new. Where only changed pages are to
+// be kept, it leaves their blocks alone in the ledger.
+func (l *ledger) addLeaf(s scheme, at where, data []byte) {
+	l.leaf = l.leaf[:0]
+	for i, name := range l.names {
+		l.leaf = append(append(l.leaf, name[:]...), byte(l.ends[i][0]>>12), byte(l.ends[i][0]>>20))
+	}
+	entries := len(l.names)
+	if s.pages && l.maskKnown(at, data) {
+		l.cut(s.cutter, data)
+		entries += 2 * len(l.names) // each splits a range that was one
+	}
+	name := l.name(l.leaf)
+	if _, ok := l.leaves[name]; ok {
+		return
+	}
+	l.leaves[name] = struct{}{}
+	l.maps += int64(leafHeader+mapped*entries+upper) + listed
+}
+
+// maskKnown puts zeros where a page is what it was in the VM's image before, and
+// reports whether there was one.
+func (l *ledger) maskKnown(at where, data []byte) bool {
+	before := l.pages[at]
+	now := make([][16]byte, 0, len(data)/block.PageSize+1)
+	for off := 0; off < len(data); off += block.PageSize {
+		page := data[off:min(off+block.PageSize, len(data))]
+		name := l.name(page)
+		if n := len(now); n < len(before) && before[n] == name {
+			clear(page)
+		}
+		now = append(now, name)
+	}
+	l.pages[at] = now
+	return before != nil
 }
 
 func (l *ledger) cut(c cutter, data []byte) {

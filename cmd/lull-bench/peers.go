@@ -27,7 +27,13 @@ type samples struct {
 
 func (s *samples) median(phase string) usage { return medians(s.usage[phase]) }
 
-func (s *samples) all() int64 { return s.sizes[len(s.sizes)-1] }
+// size is that of the repository after some images; 0: not measured.
+func (s *samples) size(images int) int64 {
+	if len(s.sizes) < images {
+		return 0
+	}
+	return s.sizes[images-1]
+}
 
 // peersCommand measures every program in rounds: in each, every timed program has
 // its turn, so that what else the machine does meets all of them alike.
@@ -59,12 +65,10 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	if !fast {
 		b.say("lull takes no `compression: fast`: left out")
 	}
-	if err := b.measureAll(ctx, present(programs(binary, fast), b.say), *rounds); err != nil {
-		return err
-	}
+	b.measureAll(ctx, present(programs(binary, fast), b.say), *rounds)
 	s3, err := b.s3(ctx, binary, *server, *rounds)
 	if err != nil {
-		return err
+		b.say("%v", err)
 	}
 	report(out, images, b.results, s3)
 	return nil
@@ -80,7 +84,8 @@ type bench struct {
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
 
-func (b *bench) measureAll(ctx context.Context, programs []*program, rounds int) error {
+// measureAll never gives up: what fails is missing in the report.
+func (b *bench) measureAll(ctx context.Context, programs []*program, rounds int) {
 	for _, p := range programs {
 		b.results = append(b.results, &samples{program: p, usage: map[string][]usage{}})
 	}
@@ -90,11 +95,14 @@ func (b *bench) measureAll(ctx context.Context, programs []*program, rounds int)
 				continue
 			}
 			if err := b.turn(ctx, s, round); err != nil {
-				return fmt.Errorf("measure %s: %w", s.program, err)
+				b.say("measure %s: %v", s.program, err) // the others go on without it
+			}
+			if ctx.Err() != nil {
+				b.say("interrupted: what follows is what there was until now")
+				return
 			}
 		}
 	}
-	return nil
 }
 
 // turn gives a program its turn. The first fills a repository with all three
@@ -133,7 +141,7 @@ func (b *bench) fill(ctx context.Context, s *samples, at place, all bool) error 
 		return err
 	}
 	if all {
-		if err := s.weigh(at); err != nil {
+		if err := b.weigh(s, at); err != nil {
 			return err
 		}
 	}
@@ -149,7 +157,7 @@ func (b *bench) fill(ctx context.Context, s *samples, at place, all bool) error 
 		if err := b.backup(ctx, s, at, m, "backup of "+label(m)); err != nil {
 			return err
 		}
-		if err := s.weigh(at); err != nil {
+		if err := b.weigh(s, at); err != nil {
 			return err
 		}
 	}
@@ -194,8 +202,9 @@ func (b *bench) take(ctx context.Context, s *samples, phase string, st step) err
 }
 
 // weigh notes the repository's size.
-func (s *samples) weigh(at place) error {
+func (b *bench) weigh(s *samples, at place) error {
 	n, err := bytesIn(at.repo)
+	b.say("%-28s %-28s %7d MB", s.program, "stored", n/1e6)
 	s.sizes = append(s.sizes, n)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -52,7 +53,18 @@ func programs(lullBinary string, fast bool) []*program {
 	all = append(all, resticPrograms()...)
 	all = append(all, borgPrograms()...)
 	all = append(all, casyncProgram())
-	return append(all, references()...)
+	all = append(all, references()...)
+	// Those that are timed come first, close to each other.
+	slices.SortStableFunc(all, func(a, b *program) int {
+		switch {
+		case a.timed == b.timed:
+			return 0
+		case a.timed:
+			return -1
+		}
+		return 1
+	})
+	return all
 }
 
 // present drops what is not installed, and says so.

@@ -37,7 +37,7 @@ func row(out io.Writer, s *samples) {
 	a, again, back := s.median(firstA), s.median(unchanged), s.median(restoring)
 	fmt.Fprintf(out, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %d | %d | %d |\n", s.program,
 		seconds(a.wall), seconds(a.cpu), memory(a.peak), seconds(again.wall), seconds(again.cpu),
-		seconds(back.wall), seconds(back.cpu), memory(back.peak), s.sizes[0]/1e6, s.sizes[1]/1e6, s.sizes[2]/1e6)
+		seconds(back.wall), seconds(back.cpu), memory(back.peak), s.size(1)/1e6, s.size(2)/1e6, s.size(3)/1e6)
 }
 
 func seconds(v float64) string {
@@ -78,7 +78,7 @@ func targets(results []*samples, s3 *overS3) []target {
 		return func(s *samples) float64 { return orNone(s.median(phase).wall) }
 	}
 	cpu := func(s *samples) float64 { return orNone(s.median(firstA).cpu) }
-	size := func(s *samples) float64 { return float64(s.all()) }
+	size := func(s *samples) float64 { return orNone(float64(s.size(3))) }
 	of := func(name, setting string, f func(*samples) float64) float64 {
 		return best(results, f, func(p *program) bool { return p.name == name && (setting == "" || p.setting == setting) })
 	}

@@ -16,6 +16,10 @@ type scheme struct {
 	segment int // bytes of new blocks that are compressed together
 	codec   string
 	cutter  cutter
+	// pages: only the pages that differ from those of the VM's image before are cut
+	// at all; of the others' blocks the map keeps ranges. It needs a checksum of
+	// every page beside the map, and references into the middle of blocks.
+	pages bool
 }
 
 // cutter finds the first block of a window at or after from; start == end: none.
@@ -117,6 +121,7 @@ func schemes() []scheme {
 			vary(fmt.Sprintf("pages %d KiB in %d MiB", n, w), func(s *scheme) { s.cutter, s.window = newByContent(n*kib), w*mib })
 		}
 	}
+	vary("own, changed pages only", func(s *scheme) { s.pages = true })
 	for _, n := range []int{256, 512, 2048, 4096} {
 		vary(fmt.Sprintf("segment %d KiB", n), func(s *scheme) { s.segment = n * kib })
 	}
