@@ -35,7 +35,7 @@ func (b *backup) hold(ctx context.Context) error {
 		Take: b.take, Step: func(s quiesce.Step) { b.step(Step(s), "") },
 	}
 	if guest != nil {
-		job.Guest = guest
+		job.Guest, job.Guards = guest, b.guards(guest)
 	}
 	b.held, err = quiesce.Do(ctx, job)
 	b.owed = errors.Is(err, quiesce.ErrStillFrozen)
@@ -100,6 +100,16 @@ func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, e
 	}
 	b.open = append(b.open, stop)
 	return guest, writers, nil
+}
+
+// guards are what thaws the guest where this process cannot any more: a process
+// beside it, and a timer in the guest itself.
+func (b *backup) guards(guest snapshot.Guest) []quiesce.Guard {
+	guards := []quiesce.Guard{quiesce.NewTimer(guest, b.job.Policy, b.Log)}
+	if b.job.DeadMan != nil {
+		guards = append(guards, b.job.DeadMan())
+	}
+	return guards
 }
 
 // letGo ends the writers and closes the way into the guest.

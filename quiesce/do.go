@@ -16,6 +16,7 @@ type run struct {
 	unknown []string // writers that could not say who they are, and why
 	report  Report
 	taken   bool
+	armed   int // of Guards
 	// following, where not nil, gets the end of a thaw of the guest that runs
 	// beside the writers'.
 	following <-chan error
@@ -28,7 +29,7 @@ type run struct {
 // On an error nothing is owed to the writers, and no restore point may be made;
 // a snapshot may have been taken all the same, so the caller merges. Errors:
 // ErrBelowFloor; ErrStillFrozen; that of Take; that of ctx.
-func Do(ctx context.Context, job Job) (*Held, error) {
+func Do(ctx context.Context, job Job) (held *Held, err error) {
 	if err := job.check(); err != nil {
 		return nil, err
 	}
@@ -38,6 +39,7 @@ func Do(ctx context.Context, job Job) (*Held, error) {
 	}
 	r := &run{Job: job, report: Report{Asked: job.Policy.Ladder[0]}}
 	defer r.heard()
+	defer func() { r.disarm(ctx, err) }()
 	r.identify(ctx)
 	for _, level := range job.Policy.Ladder {
 		if level < job.Policy.Floor {

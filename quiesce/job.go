@@ -28,6 +28,9 @@ type Job struct {
 	Writers []Writer
 	// Guest thaws past all writers. Nil where there is no way into the guest.
 	Guest Thawer
+	// Guards are in force from before the first Freeze until the guest is proven
+	// thawed. Where one fails to arm, nothing is frozen.
+	Guards []Guard
 	// NoGuest says why there is no way into the guest and so no writer, for the
 	// report. Nil where there is one, or where none is needed.
 	NoGuest error
@@ -45,6 +48,7 @@ type Job struct {
 // Limits are the deadlines of calls outside the window. Zero: the default.
 type Limits struct {
 	Identify     time.Duration // 10 s
+	Arm          time.Duration // 30 s, for all guards; and to disarm them
 	Prepare      time.Duration // 10 min
 	PostSnapshot time.Duration // 2 min
 	Complete     time.Duration // 5 min
@@ -61,6 +65,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	set(&l.Identify, 10*time.Second)
+	set(&l.Arm, 30*time.Second)
 	set(&l.Prepare, 10*time.Minute)
 	set(&l.PostSnapshot, 2*time.Minute)
 	set(&l.Complete, 5*time.Minute)

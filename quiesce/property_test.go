@@ -31,6 +31,7 @@ type trial struct {
 	complete bool
 
 	tape   quiescetest.Tape
+	guards []*guard
 	takes  int
 	atTake []bool // which writers held still at the end of Take
 }
@@ -98,6 +99,13 @@ func drawTrial(t *rapid.T) *trial {
 		tr.cancelAt = time.Duration(rapid.IntRange(1, 30).Draw(t, "cancel at")) * time.Second
 	}
 	tr.complete = rapid.Bool().Draw(t, "complete")
+	for i := range rapid.IntRange(0, 2).Draw(t, "guards") {
+		g := &guard{trial: tr}
+		if rapid.IntRange(0, 5).Draw(t, "guard fails") == 0 {
+			g.err = fmt.Errorf("guard %d does not arm", i)
+		}
+		tr.guards = append(tr.guards, g)
+	}
 	return tr
 }
 
@@ -120,6 +128,9 @@ func (tr *trial) play(ctx context.Context) []string {
 	for _, w := range tr.writers() {
 		job.Writers = append(job.Writers, w)
 	}
+	for _, g := range tr.guards {
+		job.Guards = append(job.Guards, g)
+	}
 	tr.guest.Fault = func(context.Context, string) error {
 		if tr.refuse.Add(-1) < 0 {
 			return nil
@@ -127,7 +138,7 @@ func (tr *trial) play(ctx context.Context) []string {
 		return errors.New("guest is busy")
 	}
 	held, err := quiesce.Do(ctx, job)
-	broken := slices.Concat(tr.checkThawed(err), tr.checkResult(held, err))
+	broken := slices.Concat(tr.checkThawed(err), tr.checkResult(held, err), tr.checkGuards(err))
 	if held != nil {
 		tr.end(held)
 	}

@@ -14,6 +14,10 @@ func (r *run) freezeAndTake(ctx context.Context, level Level, all []*member) ([]
 	if !ok {
 		return nil, r.giveUp(ctx, all)
 	}
+	if err := r.arm(ctx); err != nil {
+		r.reason(level, describe(err))
+		return nil, r.giveUp(ctx, all)
+	}
 	w := r.open(members)
 	freezeErr := r.freeze(ctx, w, members)
 	if freezeErr == nil {

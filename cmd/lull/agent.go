@@ -151,7 +151,8 @@ func (in *invocation) openGroup(ctx context.Context, cfg *config.Config, hosts m
 			return nil, nil, errors.Join(err, repository.Close())
 		}
 		jobs = append(jobs, agent.Job{
-			Name: name, VM: vm, Host: host, Repository: repository.Repository, Policy: g.Policy, Writers: in.writers(),
+			Name: name, VM: vm, Host: host, Repository: repository.Repository,
+			Policy: g.Policy, Writers: in.writers(), DeadMan: in.deadMan(name),
 		})
 	}
 	return jobs, repository.Close, nil

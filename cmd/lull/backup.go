@@ -77,7 +77,8 @@ func (in *invocation) backupOne(ctx context.Context, job vmJob, repositories *sh
 		return agent.Result{}, fmt.Errorf("back up %s: %w", job.name, err)
 	}
 	return runner.Backup(ctx, agent.Job{
-		Name: job.name, VM: job.vm, Host: job.host, Repository: repository.Repository, Policy: job.policy, Writers: job.writers,
+		Name: job.name, VM: job.vm, Host: job.host, Repository: repository.Repository,
+		Policy: job.policy, Writers: job.writers, DeadMan: in.deadMan(job.name),
 	})
 }
 

@@ -48,6 +48,7 @@ func crashing() {
 // TestGuestKilledAtEveryStep: lull dies by SIGKILL at every named step of a run against
 // a real guest, and the next start repairs everything.
 func TestGuestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, guesttest.Options{})
 	for _, step := range []agent.Step{
 		agent.StepStarted, agent.StepPlanned, agent.StepJournaled, agent.StepPrepared, agent.StepFreezing,

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
 
@@ -59,4 +60,21 @@ func reportSpread(b *testing.B, all []time.Duration, what string) {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 	b.ReportMetric(ms(all[len(all)/2]), what+"-p50-ms")
 	b.ReportMetric(ms(all[len(all)*99/100]), what+"-p99-ms")
+}
+
+// BenchmarkDeadMan kills lull while the guest is frozen, and reports how long the
+// guest's program is held up from then on: nobody but the dead-man thaws it.
+func BenchmarkDeadMan(b *testing.B) {
+	l := newLab(b, guesttest.Options{})
+	var held []time.Duration
+	for b.Loop() {
+		l.killedAt(agent.StepTaken)
+		died, last := time.Now(), l.acked()
+		if err := l.guest.WaitAcked(l.ctx, last+1); err != nil {
+			b.Fatal(err)
+		}
+		held = append(held, time.Since(died))
+		l.lull(exitDone, "backup", "lab/web")
+	}
+	reportSpread(b, held, "held")
 }

@@ -28,8 +28,9 @@ func (in *invocation) rootCommand() *cobra.Command {
 	root.AddCommand(
 		in.initCommand(), in.vmsCommand(), in.backupCommand(), in.pointsCommand(),
 		in.restoreCommand(), in.checkCommand(), in.agentCommand(), in.statusCommand(),
+		in.repoCommand(), in.doctorCommand(),
 		in.configCommand(), in.versionCommand(), in.completionCommand(),
-		in.manCommand(), in.pluginServeCommand(),
+		in.manCommand(), in.pluginServeCommand(), in.deadManCommand(),
 	)
 	return root
 }

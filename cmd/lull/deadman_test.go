@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/snapshot/guesttest"
+)
+
+// TestGuestOutlivesLull: a guest that is frozen when lull dies or hangs goes on by
+// itself: nobody starts lull again before it writes.
+func TestGuestOutlivesLull(t *testing.T) {
+	l := newLab(t, guesttest.Options{})
+	for _, step := range []agent.Step{agent.StepFreezing, agent.StepFrozen, agent.StepTaken} {
+		t.Run("killed at "+string(step), func(t *testing.T) {
+			l.t = t
+			l.killedAt(step)
+			l.goesOn()
+			l.lull(exitDone, "backup", "lab/web")
+			l.tidy()
+		})
+	}
+	t.Run("hangs", func(t *testing.T) {
+		l.t = t
+		l.configure(l.web(), "schedule: manual, consistency: {ladder: [filesystem, crash], floor: crash, window: 1s}")
+		l.hangs(agent.StepTaken)
+		l.tidy()
+	})
+}
+
+// hangs stops lull at a step of a backup until the guest writes again, by the timer
+// inside it. Woken up, lull merges and says that the freeze did not hold.
+func (l *lab) hangs(step agent.Step) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.ctx, os.Args[0], "--config", l.config, "backup", "lab/web")
+	cmd.Env = append(os.Environ(), crashAt+"="+string(step), crashProgram+"="+l.program, crashStop+"=yes")
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	l.awaitStopped(cmd.Process.Pid)
+	l.goesOn()
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		l.t.Error(err)
+	}
+	go func() { ended <- cmd.Wait() }()
+	err := <-ended
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitWarnings {
+		l.t.Errorf("lull ended with %v, want exit code %d\n%s", err, exitWarnings, said.String())
+	}
+	if !strings.Contains(said.String(), "crash was reached") {
+		l.t.Errorf("it does not say that the freeze did not hold:\n%s", said.String())
+	}
+}
+
+// awaitStopped waits until a process has stopped itself.
+func (l *lab) awaitStopped(pid int) {
+	l.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if _, rest, ok := strings.Cut(string(stat), ") "); ok && rest[0] == 'T' {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-l.ctx.Done():
+			l.t.Fatal("lull did not stop")
+		}
+	}
+}

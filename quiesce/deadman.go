@@ -1,0 +1,118 @@
+package quiesce
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// What dead-man and agent say to each other, a byte each.
+const (
+	deadManReady = 'r' // to the agent: I stand by
+	deadManLeave = 'l' // to the dead-man: all is well
+)
+
+// deadManPatience is how long a dead-man may take to leave once it is told to.
+const deadManPatience = 10 * time.Second
+
+// DeadMan is a Guard in a process of its own: a child that stands by for as long
+// as the other end of its standard input is open, and thaws the guest when that
+// closes without a word, because this process has died, however it did.
+type DeadMan struct {
+	command func() *exec.Cmd
+	child   *exec.Cmd
+	pipe    io.WriteCloser // its standard input
+	ended   chan error     // of the child, once
+}
+
+// NewDeadMan makes a guard from the command of a program that calls StandBy.
+func NewDeadMan(command func() *exec.Cmd) *DeadMan { return &DeadMan{command: command} }
+
+// Arm starts the child and waits until it stands by.
+func (d *DeadMan) Arm(ctx context.Context) error {
+	cmd := d.command()
+	// A signal to this process's group or terminal is none for the child.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("start dead-man: %w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("start dead-man: %w", errors.Join(err, in.Close()))
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start dead-man: %w", errors.Join(err, in.Close()))
+	}
+	d.child, d.pipe, d.ended = cmd, in, make(chan error, 1)
+	ready := make(chan error, 1)
+	go func() {
+		first, err := bufio.NewReader(out).ReadByte()
+		if err == nil && first != deadManReady {
+			err = fmt.Errorf("it said %q", first)
+		}
+		ready <- err
+		d.ended <- cmd.Wait()
+	}()
+	select {
+	case err = <-ready:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		// Nothing is frozen yet: it may go without thawing anything.
+		return fmt.Errorf("start dead-man: %w", errors.Join(err, in.Close(), d.kill()))
+	}
+	return nil
+}
+
+func (d *DeadMan) kill() error {
+	err := d.child.Process.Kill()
+	<-d.ended
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// Disarm sends the child away, or, where the guest is not proven thawed, leaves it
+// to the child: it thaws the guest for as long as Limits.Follow, whatever becomes
+// of this process.
+func (d *DeadMan) Disarm(ctx context.Context, thawed bool) error {
+	if !thawed {
+		return d.pipe.Close()
+	}
+	if _, err := d.pipe.Write([]byte{deadManLeave}); err != nil {
+		return fmt.Errorf("dead-man: %w", errors.Join(err, <-d.ended))
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadManPatience)
+	defer cancel()
+	select {
+	case err := <-d.ended: // its pipe is closed
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("dead-man does not leave: %w", errors.Join(context.Cause(ctx), d.kill()))
+	}
+}
+
+// StandBy is the child's half of a DeadMan: it waits for the end of in. When that
+// comes without a word it calls thaw, whose context only its own deadline ends.
+func StandBy(ctx context.Context, in io.Reader, out io.Writer, thaw func(context.Context) error) error {
+	if _, err := out.Write([]byte{deadManReady}); err != nil {
+		return fmt.Errorf("stand by: %w", err)
+	}
+	var word [1]byte
+	if _, err := io.ReadFull(in, word[:]); err == nil && word[0] == deadManLeave {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limits{}.withDefaults().Follow)
+	defer cancel()
+	return thaw(ctx)
+}
