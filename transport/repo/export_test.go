@@ -1,8 +1,60 @@
 package repo
 
+import (
+	"context"
+	"errors"
+
+	"github.com/lull-backup/lull/transport/repo/internal/tree"
+)
+
 // Small makes o's sessions write small packs and many index objects, one upload
 // at a time.
 func Small(o OpenOptions) OpenOptions {
 	o.limits = limits{dataPack: 2 << 20, nodePack: 2 << 20, uploaders: 1, index: 300}
 	return o
+}
+
+// OpenEverything tries to open each pack and each restore point of the store with the
+// keys at hand, in every way that there is. It returns nil as soon as one opens, else the
+// last error.
+func OpenEverything(ctx context.Context, r *Repository) error {
+	last := errors.New("nothing to open")
+	for _, prefix := range []string{packPrefix, pointPrefix} {
+		infos, err := list(ctx, r.store, prefix)
+		if err != nil {
+			return err
+		}
+		for _, info := range infos {
+			b, err := r.store.Read(ctx, info.Name, 0, -1)
+			if err != nil {
+				return err
+			}
+			if last = openAny(r, info.Name, b); last == nil {
+				return nil
+			}
+		}
+	}
+	return last
+}
+
+func openAny(r *Repository, name string, b []byte) error {
+	if prefix := pointPrefix; name[:len(prefix)] != prefix {
+		_, _, err := r.ring.OpenPackKey(b[:r.ring.PackHeaderSize()])
+		return err
+	}
+	p, err := r.ring.ParsePoint(name, b)
+	if err != nil {
+		return err
+	}
+	if _, err := r.ring.OpenPoint(p); err == nil {
+		return nil
+	}
+	_, err = r.ring.OpenOutline(p)
+	return err
+}
+
+// WalkMaps reads every node of a map.
+func WalkMaps(ctx context.Context, r *Repository, root Root) error {
+	w := tree.Walker{Load: r.nodes(r.store).load, Leaf: func(int64, []tree.Entry) error { return nil }}
+	return w.Walk(ctx, tree.Root(root))
 }

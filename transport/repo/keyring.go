@@ -60,7 +60,7 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 		}
 	}
 	all = append(all, r.trust.removed()...)
-	slices.SortFunc(all, func(a, b Key) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Signer, b.Signer)) })
+	slices.SortFunc(all, func(a, b Key) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Label, b.Label)) })
 	return all, errors.Join(damaged...)
 }
 
