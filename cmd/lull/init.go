@@ -19,7 +19,8 @@ func (in *invocation) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Make a new repository",
 		Long: "Make a new repository, in the folder that --repo names or in one of the\n" +
-			"configuration, and protect it with a passphrase.\n\n" +
+			"configuration, and protect it with a passphrase. The store is probed first, and\n" +
+			"refused when it lacks what no repository can do without.\n\n" +
 			"Nobody can read the repository without the passphrase: keep a copy elsewhere.",
 		Example: "  lull init --repo /srv/backup\n  lull init --repository offsite",
 		Args:    argCount(0, 0, ""),
@@ -45,6 +46,9 @@ func (in *invocation) initRepository(ctx context.Context) (err error) {
 		return fmt.Errorf("init %s: %w", r.Name, err)
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
+	if err := in.probeNew(ctx, r, store); err != nil {
+		return fmt.Errorf("init %s: %w", r.Name, err)
+	}
 	id, err := repo.Init(ctx, store, repo.InitOptions{Passphrase: secret})
 	if err != nil {
 		return fmt.Errorf("init %s: %w", r.Name, err)
@@ -84,7 +88,7 @@ func checkFresh(r config.Repository) error {
 		return nil
 	}
 	for _, n := range names {
-		if n != "lost+found" && n != "keys" && n != ".tmp" {
+		if n != "lost+found" && n != "keys" && n != "probe" && n != ".tmp" {
 			return withHint(fmt.Errorf("%s: folder is not empty", r.Dir), "choose a new folder")
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/dir"
+	"github.com/lull-backup/lull/transport/blob/lock"
 	"github.com/lull-backup/lull/transport/blob/retry"
 	"github.com/lull-backup/lull/transport/blob/s3"
 )
@@ -30,7 +32,7 @@ import (
 // a folder that is not there is made.
 func (in *invocation) openStore(ctx context.Context, r config.Repository, make bool) (blob.Store, io.Closer, error) {
 	if r.S3 != nil {
-		return in.openBucket(ctx, *r.S3)
+		return in.openBucket(ctx, *r.S3, r.ObjectLock)
 	}
 	if make {
 		if err := dir.Make(r.Dir); err != nil {
@@ -44,7 +46,7 @@ func (in *invocation) openStore(ctx context.Context, r config.Repository, make b
 	return in.patient(store), store, nil
 }
 
-func (in *invocation) openBucket(ctx context.Context, c config.S3) (blob.Store, io.Closer, error) {
+func (in *invocation) openBucket(ctx context.Context, c config.S3, locks *config.ObjectLock) (blob.Store, io.Closer, error) {
 	store, err := s3.Open(ctx, s3.Config{
 		Endpoint: c.Endpoint, Bucket: c.Bucket, Prefix: c.Prefix, Region: c.Region,
 		CAFile: c.CAFile, CredentialsFile: c.CredentialsFile,
@@ -52,11 +54,16 @@ func (in *invocation) openBucket(ctx context.Context, c config.S3) (blob.Store, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return in.patient(store), store, nil
+	if locks == nil {
+		return in.patient(store), store, nil
+	}
+	return lock.New(in.patient(store), lock.Policy{
+		Mode: blob.LockMode(locks.Mode), Period: time.Duration(locks.Days) * day,
+	}), store, nil
 }
 
 // patient tries again what fails for a moment.
-func (in *invocation) patient(store blob.Store) blob.Store {
+func (in *invocation) patient(store blob.Store) *retry.Store {
 	return retry.New(store, retry.Options{Total: in.Patience, Log: in.logger(slog.LevelWarn)})
 }
 

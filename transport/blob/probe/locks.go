@@ -49,7 +49,7 @@ func (p *prober) tryLock(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	mode, name := p.o.Lock, p.name("locked/", p.o.Lock)
+	mode, name := p.o.Lock, p.name("locked-", p.o.Lock)
 	lock := blob.Lock{Mode: mode, Until: now.Add(lockTime)}
 	if err := p.store.Create(blob.WithLock(ctx, lock), name, []byte("locked")); errors.Is(err, blob.ErrNoLocks) {
 		return missing("%v", err)

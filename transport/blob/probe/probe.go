@@ -42,7 +42,7 @@ func Run(ctx context.Context, store blob.Store, o Options) (report Report, err e
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &prober{store: naked(store), o: o, prefix: Prefix + strings.ToLower(rand.Text()) + "/"}
+	p := &prober{store: naked(store), o: o, prefix: Prefix + strings.ToLower(rand.Text()) + "-"}
 	p.report.Store = store.String()
 	defer func() {
 		p.report.Left = p.cleanUp(ctx)
@@ -117,9 +117,10 @@ func (p *prober) ask(ctx context.Context, q question) error {
 	return nil
 }
 
-// name is a new name under the probe's own prefix.
+// name is a new name under the probe's own prefix. There are no folders below it, which
+// would stay in a store that has such.
 func (p *prober) name(parts ...any) string {
-	name := p.prefix + strings.Trim(strings.ReplaceAll(fmt.Sprint(parts...), " ", "-"), "/")
+	name := p.prefix + fmt.Sprint(parts...)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !slices.Contains(p.names, name) {

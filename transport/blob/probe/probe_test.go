@@ -131,7 +131,7 @@ func checksThenActs() blob.Store {
 		if _, err := w.Store.Stat(ctx, name); err == nil {
 			return blob.ErrExists
 		}
-		if strings.Contains(name, "/race/") {
+		if strings.Contains(name, "-race-") {
 			mu.Lock()
 			other, second := entered[name]
 			if !second {

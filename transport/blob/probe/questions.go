@@ -43,7 +43,7 @@ func questions(o Options) []question {
 
 func (p *prober) readAfterWrite(ctx context.Context) (string, error) {
 	for i := range rounds {
-		name, data := p.name("read/", i), fmt.Appendf(nil, "round %d", i)
+		name, data := p.name("read-", i), fmt.Appendf(nil, "round %d", i)
 		if err := p.store.Create(ctx, name, data); err != nil {
 			return "", err
 		}
@@ -86,7 +86,7 @@ func (p *prober) conditionalPut(ctx context.Context) (string, error) {
 // race lets two writers go for one name at a time.
 func (p *prober) race(ctx context.Context) (string, error) {
 	for i := range rounds {
-		name := p.name("race/", i)
+		name := p.name("race-", i)
 		var errs [2]error
 		var wg sync.WaitGroup
 		for w := range errs {
@@ -116,11 +116,11 @@ func (p *prober) race(ctx context.Context) (string, error) {
 
 func (p *prober) listAfterWrite(ctx context.Context) (string, error) {
 	for i := range rounds {
-		name := p.name("list/", i)
+		name := p.name("list-", i)
 		if err := p.store.Create(ctx, name, nil); err != nil {
 			return "", err
 		}
-		names, err := p.listed(ctx, p.prefix+"list/")
+		names, err := p.listed(ctx, p.prefix+"list-")
 		if err != nil {
 			return "", err
 		}
@@ -146,7 +146,7 @@ func (p *prober) paging(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var got []string
-	if err := s.ListPages(ctx, p.prefix+"page/", 2, collect(&got)); err != nil {
+	if err := s.ListPages(ctx, p.prefix+"page-", 2, collect(&got)); err != nil {
 		return "", err
 	}
 	slices.Sort(got)
@@ -158,8 +158,8 @@ func (p *prober) paging(ctx context.Context) (string, error) {
 
 // page makes some objects whose order is not that of their creation.
 func (p *prober) page(ctx context.Context) (names []string, err error) {
-	for _, end := range []string{"b", "a/2", "c", "a-1", "a/10"} {
-		name := p.name("page/", end)
+	for _, end := range []string{"b", "a-2", "c", "a.1", "a-10"} {
+		name := p.name("page-", end)
 		if err := p.store.Create(ctx, name, nil); err != nil && !errors.Is(err, blob.ErrExists) {
 			return nil, err
 		}
@@ -173,7 +173,7 @@ func (p *prober) order(ctx context.Context) (string, error) {
 	if _, err := p.page(ctx); err != nil {
 		return "", err
 	}
-	names, err := p.listed(ctx, p.prefix+"page/")
+	names, err := p.listed(ctx, p.prefix+"page-")
 	if err != nil {
 		return "", err
 	}
@@ -211,7 +211,7 @@ func (p *prober) ranges(ctx context.Context) (string, error) {
 }
 
 func (p *prober) remove(ctx context.Context) (string, error) {
-	name := p.name("delete/me")
+	name := p.name("delete-me")
 	if err := p.store.Create(ctx, name, []byte("x")); err != nil {
 		return "", err
 	}
@@ -225,7 +225,7 @@ func (p *prober) remove(ctx context.Context) (string, error) {
 	if _, err := p.store.Read(ctx, name, 0, -1); !errors.Is(err, blob.ErrNotFound) {
 		return missing("a deleted object still reads: %v", err)
 	}
-	names, err := p.listed(ctx, p.prefix+"delete/")
+	names, err := p.listed(ctx, p.prefix+"delete-")
 	if err != nil {
 		return "", err
 	}
@@ -261,7 +261,7 @@ func (p *prober) clock(ctx context.Context) (string, error) {
 		return "", err
 	}
 	offset := p.report.Clock.Abs()
-	detail := fmt.Sprintf("%v ahead of this host, %v at most wrong", p.report.Clock.Round(time.Millisecond), p.report.ClockError.Round(time.Millisecond))
+	detail := fmt.Sprintf("%v off this host's, give or take %v", p.report.Clock.Round(time.Millisecond), p.report.ClockError.Round(time.Millisecond))
 	if offset-p.report.ClockError > maxOffset {
 		return missing("it says %s, %s", now.UTC().Format(time.RFC3339), detail)
 	}
@@ -270,7 +270,7 @@ func (p *prober) clock(ctx context.Context) (string, error) {
 
 // measure takes the store's time and says how it differs from the host's.
 func (p *prober) measure(ctx context.Context) (time.Time, error) {
-	name := p.name("clock/", len(p.names))
+	name := p.name("clock-", len(p.names))
 	before := p.o.Now()
 	if err := p.store.Create(ctx, name, nil); err != nil {
 		return time.Time{}, err
