@@ -83,10 +83,7 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 			b.warnOnce(fmt.Sprintf("disk %s is left out: %s", x.Disk.Name, x.Reason))
 		}
 	}
-	parent, err := b.parent(ctx)
-	if err != nil {
-		return point, err
-	}
+	parent := b.parent()
 	progress := b.progress(StepReading)
 	for _, d := range b.plan.Disks {
 		disk, read, err := b.readDisk(ctx, d.Disk, parent, progress)
@@ -129,18 +126,14 @@ func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Poin
 	return repo.Disk{Disk: d, Root: stored.Root}, stored.Read, nil
 }
 
-// parent is the VM's newest point, or the zero Point. Damaged ones are passed
+// parent is the VM's point before, or the zero Point. Damaged ones are passed
 // over: they are no reason to make no new one.
-func (b *backup) parent(ctx context.Context) (repo.Point, error) {
-	p, err := b.job.Repository.Newest(ctx, b.job.Name)
-	if errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrVersion) {
-		b.warnOnce("an earlier restore point cannot be used: " + strings.ReplaceAll(err.Error(), "\n", "; "))
-		err = nil
+func (b *backup) parent() repo.Point {
+	p, damaged := b.session.Parent()
+	if damaged != nil {
+		b.warnOnce("an earlier restore point cannot be used: " + strings.ReplaceAll(damaged.Error(), "\n", "; "))
 	}
-	if err != nil {
-		return repo.Point{}, fmt.Errorf("find the point before: %w", err)
-	}
-	return p, nil
+	return p
 }
 
 // rootOf is the map of the same disk in the point before. A disk that changed its

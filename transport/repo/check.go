@@ -208,7 +208,7 @@ func (c *checker) list(ctx context.Context) (err error) {
 // and gathers their entries.
 func (c *checker) checkIndex(ctx context.Context) error {
 	for _, o := range c.indexes {
-		packs, err := readIndex(ctx, c.r.store, c.r.ring, o)
+		packs, err := c.r.readIndex(ctx, c.r.store, o)
 		if err != nil {
 			if err := c.problem(o.Name, err); err != nil {
 				return err
@@ -218,8 +218,7 @@ func (c *checker) checkIndex(ctx context.Context) error {
 		if err := c.comparePacks(ctx, o.Name, packs); err != nil {
 			return err
 		}
-		id, _ := sumOf(o.Name)
-		if err := c.index.Add(ctx, id, entriesOf(c.r.ring, packs)); err != nil {
+		if err := c.index.Add(ctx, sourceOf(o.Name), entriesOf(c.r.ring, packs)); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 )
 
@@ -18,7 +17,7 @@ const idTime = "20060102T150405Z"
 
 // Commit makes the restore point: it flushes the packs, writes the index and,
 // last and only if its name is free, the manifest. It fills the point's ID, Parent
-// (when empty: the VM's newest point) and Stats (but for Read, when it is set; the
+// (when empty: the session's) and Stats (but for Read, when it is set; the
 // manifest itself is not counted). On an error there is no new point, but for one
 // case: when the store did not answer to the last request, the point may be there.
 func (s *Session) Commit(ctx context.Context, p Point) (Point, error) {
@@ -27,6 +26,7 @@ func (s *Session) Commit(ctx context.Context, p Point) (Point, error) {
 		return Point{}, fmt.Errorf("commit restore point of %s: %w", p.VM, err)
 	}
 	s.fail(errClosed)
+	s.retire(ctx)
 	return p, nil
 }
 
@@ -40,20 +40,16 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 	if err := s.flush(ctx); err != nil {
 		return err
 	}
-	vm := s.r.ring.VM(p.VM)
 	if p.Frozen.IsZero() {
 		p.Frozen = s.r.now()
 	}
 	p.Frozen = p.Frozen.UTC()
 	p.ID = s.id
 	if p.Parent == "" {
-		parent, err := s.newest(ctx, vm)
-		if err != nil {
-			return err
-		}
-		p.Parent = parent
+		p.Parent = s.parent.ID
 	}
-	if err := s.link(ctx, vm, p); err != nil {
+	p.Mark = s.mark
+	if err := s.link(ctx, s.r.ring.VM(p.VM), p); err != nil {
 		return err
 	}
 	read := p.Stats.Read // the caller knows what it read of a window; Put does not
@@ -61,13 +57,13 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 	if read > 0 {
 		p.Stats.Read = read
 	}
-	object := pointObject(vm, p.ID)
+	object := s.sid.point()
 	sealed, err := s.r.sealPoint(object, p)
 	if err != nil {
 		return err
 	}
-	if err := s.store.Create(ctx, object, sealed); err != nil {
-		return fmt.Errorf("store %s: %w", object, err)
+	if err := s.create(ctx, object, sealed); err != nil {
+		return err
 	}
 	p.Hash = sum(sealed)
 	return s.r.committed(ctx, s.keep, p)
@@ -132,20 +128,6 @@ func newPointID(at time.Time) string {
 		binary.BigEndian.PutUint16(tail[:], uint16(ns<<16/1e9))
 	}
 	return at.UTC().Format(idTime) + "-" + hex.EncodeToString(tail[:])
-}
-
-// newest is the id of a VM's newest point. Ids sort by time, so names are enough.
-func (s *Session) newest(ctx context.Context, vm [16]byte) (id string, err error) {
-	err = s.store.List(ctx, vmPrefix(vm), func(i blob.Info) error {
-		if found, ok := pointID(i.Name); ok {
-			id = max(id, found)
-		}
-		return nil
-	})
-	if err != nil {
-		return "", fmt.Errorf("list restore points: %w", err)
-	}
-	return id, nil
 }
 
 // sealPoint makes the object of a restore point.

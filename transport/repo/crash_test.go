@@ -46,8 +46,9 @@ func TestCrashAfterEveryOperation(t *testing.T) {
 		r := openSmall(t, f)
 		f.CrashAfter(n)
 		_, err := commit(t.Context(), r, "lab/web", now[0], now[1])
-		if f.Crashed() != (err != nil) {
-			t.Fatalf("after %d operations: crashed %v, commit says %v", n, f.Crashed(), err)
+		// What follows the commit is the session's end, which may be lost.
+		if !f.Crashed() && err != nil {
+			t.Fatalf("after %d operations: commit says %v", n, err)
 		}
 		wantAfterCrash(t, store, old, [2][2][]byte{disks, now}, err == nil)
 		if !f.Crashed() {

@@ -16,6 +16,9 @@ var (
 	ErrVersion      = errors.New("repository format is newer than this lull")
 	ErrNotFound     = errors.New("no such restore point")
 	ErrCorrupt      = errors.New("damaged repository object")
+	// ErrFenced: maintenance took the session for dead, because it did not renew itself
+	// for longer than the grace. Run again.
+	ErrFenced = errors.New("the session was given up while it was away")
 
 	// ErrForged: an object that no key of the repository signed, or one that may not.
 	// It is a damaged one too (ErrCorrupt).

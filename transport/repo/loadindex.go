@@ -2,9 +2,11 @@ package repo
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
@@ -15,15 +17,16 @@ import (
 )
 
 // openIndex opens the index cache and adds what the store has and it has not.
-func openIndex(ctx context.Context, store blob.Store, ring *keys.Ring, cache string) (*index.Index, error) {
+func (r *Repository) openIndex(ctx context.Context, cache string) error {
 	x, err := index.Open(cache)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := syncIndex(ctx, store, ring, x, x.Reconcile); err != nil {
-		return nil, errors.Join(err, x.Close())
+	r.index = x
+	if err := r.syncIndex(ctx, r.store, r.known.marks, x.Reconcile); err != nil {
+		return errors.Join(err, x.Close())
 	}
-	return x, nil
+	return nil
 }
 
 // find looks a block up. What is not there may be in an index object that another
@@ -52,13 +55,6 @@ func (r *Repository) lookup(ctx context.Context, name block.Name) (loc index.Loc
 	return loc, ok, err
 }
 
-// catchUp adds what index objects in the store say that the cache does not.
-func (r *Repository) catchUp(ctx context.Context) error {
-	r.syncing.Lock()
-	defer r.syncing.Unlock()
-	return syncIndex(ctx, r.store, r.ring, r.index, r.index.Missing)
-}
-
 // maxMends bounds how often one look-up may meet damage in the cache.
 const maxMends = 4
 
@@ -82,29 +78,51 @@ func noBlock(name block.Name) error {
 	return objectErr(indexPrefix, fmt.Errorf("%w: block %s is in no index object", wire.ErrDamaged, name))
 }
 
+// catchUp adds the index objects that came since the index was read last.
+func (r *Repository) catchUp(ctx context.Context) error {
+	m, err := r.refresh(ctx, r.store)
+	if err != nil {
+		return err
+	}
+	r.syncing.Lock()
+	defer r.syncing.Unlock()
+	return r.syncIndex(ctx, r.store, m, r.index.Missing)
+}
+
 // syncIndex adds the entries of the index objects that missing picks from all.
-func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index,
+func (r *Repository) syncIndex(ctx context.Context, store blob.Store, m *marks,
 	missing func(all []index.Source) ([]index.Source, error),
 ) error {
-	infos, present, err := listIndex(ctx, store)
+	infos, present, err := listIndex(ctx, store, m)
 	if err != nil {
 		return err
 	}
-	wanted, err := missing(present)
+	names := slices.Clone(present)
+	for _, id := range present {
+		names = append(names, rebuilt(id, m))
+	}
+	missed, err := missing(names)
 	if err != nil {
 		return err
 	}
-	load := x.Loader()
+	absent := make(map[index.Source]bool, len(missed))
+	for _, id := range missed {
+		absent[id] = true
+	}
+	load := r.index.Loader()
 	defer load.Close()
 	var damaged []index.Source
-	for _, id := range wanted {
-		packs, err := readIndex(ctx, store, ring, infos[id])
+	for _, id := range present {
+		if !absent[id] || !absent[rebuilt(id, m)] {
+			continue
+		}
+		packs, err := r.readIndex(ctx, store, infos[id])
 		if errors.Is(err, ErrCorrupt) {
-			damaged = append(damaged, id)
+			damaged = append(damaged, rebuilt(id, m))
 			continue
 		}
 		if err == nil {
-			err = load.Add(ctx, id, entriesOf(ring, packs))
+			err = load.Add(ctx, id, entriesOf(r.ring, packs))
 		}
 		if err != nil {
 			return err
@@ -113,11 +131,17 @@ func syncIndex(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.
 	if err := load.Flush(ctx); err != nil {
 		return err
 	}
-	return rebuild(ctx, store, ring, x, damaged)
+	return rebuild(ctx, store, r.ring, r.index, damaged)
 }
 
-// listIndex lists the index objects by the hash that they are named by.
-func listIndex(ctx context.Context, store blob.Store) (map[index.Source]blob.Info, []index.Source, error) {
+// rebuilt is what the index calls that which it holds in place of a damaged index
+// object: packs that the next decision of maintenance may remove.
+func rebuilt(id index.Source, m *marks) index.Source {
+	return sum(binary.BigEndian.AppendUint64(id[:], m.done))
+}
+
+// listIndex lists the index objects that count, by what the index calls them.
+func listIndex(ctx context.Context, store blob.Store, m *marks) (map[index.Source]blob.Info, []index.Source, error) {
 	all, err := list(ctx, store, indexPrefix)
 	if err != nil {
 		return nil, nil, err
@@ -125,7 +149,7 @@ func listIndex(ctx context.Context, store blob.Store) (map[index.Source]blob.Inf
 	infos := make(map[index.Source]blob.Info, len(all))
 	ids := make([]index.Source, 0, len(all))
 	for _, i := range all {
-		if id, ok := sumOf(i.Name); ok {
+		if id := sourceOf(i.Name); m.counts(i.Name) {
 			infos[id] = i
 			ids = append(ids, id)
 		}
@@ -133,12 +157,19 @@ func listIndex(ctx context.Context, store blob.Store) (map[index.Source]blob.Inf
 	return infos, ids, nil
 }
 
-func readIndex(ctx context.Context, store blob.Store, ring *keys.Ring, info blob.Info) ([]pack.Listing, error) {
-	b, err := readNamed(ctx, store, info, pack.MaxIndex)
+// readIndex reads an index object; a fence lists nothing.
+func (r *Repository) readIndex(ctx context.Context, store blob.Store, info blob.Info) ([]pack.Listing, error) {
+	b, err := readSized(ctx, store, info, pack.MaxIndex)
 	if err != nil {
 		return nil, objectErr(info.Name, err)
 	}
-	packs, err := pack.OpenIndex(ring, b)
+	if want, ok := sumOf(info.Name); ok && sum(b) != want {
+		return nil, objectErr(info.Name, fmt.Errorf("%w: content does not match the name", wire.ErrDamaged))
+	}
+	if r.isFence(info, b) {
+		return nil, nil
+	}
+	packs, err := pack.OpenIndex(r.ring, info.Name, b)
 	return packs, objectErr(info.Name, err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -109,7 +110,11 @@ func modelChange(rt *rapid.T, disk []byte) []byte {
 
 func modelBackup(rt *rapid.T, r *repo.Repository, disk, before []byte, parent *repo.Root) repo.Root {
 	ctx := context.Background()
-	s, err := r.Begin(ctx, "lab/model", clock())
+	points, err := r.Points(ctx, "lab/model")
+	if err != nil {
+		rt.Fatal(err)
+	}
+	s, err := r.Begin(ctx, "lab/model", clock().Add(time.Duration(len(points))*time.Hour))
 	if err != nil {
 		rt.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/lull-backup/lull/transport/repo/internal/index"
@@ -20,6 +21,11 @@ const (
 	epochPrefix     = "epochs/"    // number, five digits
 	revokedPrefix   = "revoked/"   // BLAKE3 of the object
 	forgottenPrefix = "forgotten/" // BLAKE3 of the object
+
+	sessionPrefix = "sessions/" // session id [. renewal]
+	markPrefix    = "marks/"    // number [.sessions | .done]
+	leasePrefix   = "leases/"   // what / number [. renewal | .end]
+	holdPrefix    = "holds/"    // session id of the point
 )
 
 func keyObject(sum [32]byte) string { return keyPrefix + hex.EncodeToString(sum[:]) }
@@ -56,4 +62,64 @@ func sumOf(object string) (sum [32]byte, ok bool) {
 	}
 	_, err := hex.Decode(sum[:], []byte(s))
 	return sum, err == nil
+}
+
+// sid names a session: by the one restore point that it may make.
+type sid string
+
+func sessionID(vm [16]byte, id string) sid {
+	return sid(hex.EncodeToString(vm[:]) + "." + strings.ToLower(id))
+}
+
+const sidLen = 32 + 1 + len(idTime) + 1 + 8
+
+// cutSID reads the session id that a name under prefix begins with, and what follows.
+func cutSID(object, prefix string) (s sid, rest string, ok bool) {
+	name, ok := strings.CutPrefix(object, prefix)
+	if !ok || len(name) < sidLen || name[32] != '.' {
+		return "", "", false
+	}
+	if _, err := hex.DecodeString(name[:32]); err != nil {
+		return "", "", false
+	}
+	return sid(name[:sidLen]), name[sidLen:], true
+}
+
+func (s sid) vm() string { return string(s[:32]) }
+
+// point is the object of the restore point that the session may make.
+func (s sid) point() string { return pointPrefix + s.vm() + "/" + string(s[33:]) }
+
+// sidOf is the session that a restore point's object is of.
+func sidOf(point string) sid {
+	return sid(strings.Replace(strings.TrimPrefix(point, pointPrefix), "/", ".", 1))
+}
+
+func (s sid) object(renewal int) string {
+	if renewal == 0 {
+		return sessionPrefix + string(s)
+	}
+	return sessionPrefix + string(s) + "." + strconv.Itoa(renewal)
+}
+
+// index is the name of the session's kth index object.
+func (s sid) index(k int) string { return indexPrefix + string(s) + "." + strconv.Itoa(k) }
+
+// indexNumber is the number of a session's index object.
+func indexNumber(object string) (k int, ok bool) {
+	_, rest, ok := cutSID(object, indexPrefix)
+	if !ok || !strings.HasPrefix(rest, ".") {
+		return 0, false
+	}
+	k, err := strconv.Atoi(rest[1:])
+	return k, err == nil && k >= 0
+}
+
+// sourceOf is how the index cache calls an index object: by the hash that it is named
+// by in format 1, else by the hash of its name. Neither names two contents.
+func sourceOf(object string) index.Source {
+	if sum, ok := sumOf(object); ok {
+		return sum
+	}
+	return sum([]byte(object))
 }

@@ -41,6 +41,9 @@ type Point struct {
 	Stats    Stats               `json:"stats"`
 	// Hash is that of the object that the point was read from.
 	Hash Hash `json:"-"`
+	// Mark is the newest mark of maintenance that the point's session knew of: the point
+	// needs no pack of that one.
+	Mark uint64 `json:"mark,omitempty"`
 }
 
 // Head is the newest point of another VM that a host knew when it made a point: the

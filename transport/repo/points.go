@@ -95,12 +95,16 @@ func (r *Repository) readPoints(ctx context.Context, infos []blob.Info) ([]Point
 // Points. A key that only backs up gets what this host remembers of the point that it made
 // last, if that is the newest.
 func (r *Repository) Newest(ctx context.Context, vm string) (Point, error) {
+	return r.newestOf(ctx, r.store, vm)
+}
+
+func (r *Repository) newestOf(ctx context.Context, store blob.Store, vm string) (Point, error) {
 	prefix := vmPrefix(r.ring.VM(vm))
-	infos, err := list(ctx, r.store, prefix)
+	infos, err := list(ctx, store, prefix)
 	if err != nil {
 		return Point{}, err
 	}
-	p, errs, err := r.newest(ctx, infos)
+	p, errs, err := r.newest(ctx, store, infos)
 	if err != nil {
 		return Point{}, err
 	}
@@ -116,12 +120,12 @@ func (r *Repository) Newest(ctx context.Context, vm string) (Point, error) {
 }
 
 // newest reads manifests of a VM until one is good.
-func (r *Repository) newest(ctx context.Context, infos []blob.Info) (Point, []error, error) {
+func (r *Repository) newest(ctx context.Context, store blob.Store, infos []blob.Info) (Point, []error, error) {
 	// Ids sort by time, so names do.
 	infos = slices.SortedFunc(slices.Values(infos), func(a, b blob.Info) int { return strings.Compare(b.Name, a.Name) })
 	var damaged []error
 	for _, info := range infos {
-		p, err := r.readPoint(ctx, r.store, info)
+		p, err := r.readPoint(ctx, store, info)
 		if err == nil {
 			return p, damaged, nil
 		}
@@ -134,11 +138,14 @@ func (r *Repository) newest(ctx context.Context, infos []blob.Info) (Point, []er
 }
 
 // passable tells whether other points can be read although one cannot.
-func passable(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion) }
+func passable(err error) bool {
+	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion) || errors.Is(err, errFence)
+}
 
-// reported is err, but for a point that was removed since it was listed.
+// reported is err, but for a point that was removed since it was listed, and for a
+// fence.
 func reported(err error) error {
-	if errors.Is(err, blob.ErrNotFound) {
+	if errors.Is(err, blob.ErrNotFound) || errors.Is(err, errFence) {
 		return nil
 	}
 	return err
@@ -149,6 +156,9 @@ func (r *Repository) readPoint(ctx context.Context, store blob.Store, info blob.
 	b, err := readSized(ctx, store, info, maxManifest)
 	if err != nil {
 		return Point{}, objectErr(info.Name, err)
+	}
+	if r.isFence(info, b) {
+		return Point{}, errFence
 	}
 	p, err := r.openPoint(info, b)
 	return p, objectErr(info.Name, err)

@@ -55,6 +55,7 @@ type Repository struct {
 	now        func() time.Time
 	limits     limits
 
+	known    known
 	syncing  sync.Mutex // held by who reads index objects that came later
 	packKeys packKeys
 	scratch  sync.Pool // *sealing
@@ -121,7 +122,13 @@ func (r *Repository) openCache(ctx context.Context) (err error) {
 		r.doubts.path = filepath.Join(r.cache, "damaged")
 		dir = filepath.Join(r.cache, "index")
 	}
-	if r.index, err = openIndex(ctx, r.store, r.ring, dir); err != nil {
+	// What maintenance decides comes before the list of index objects: decided later,
+	// it makes that list too long, which the next session finds.
+	if r.known.marks, err = r.readMarks(ctx, r.store, nil); err != nil {
+		return err
+	}
+	r.known.reconciled = r.known.marks.done
+	if err = r.openIndex(ctx, dir); err != nil {
 		return err
 	}
 	r.doubts.index = r.index

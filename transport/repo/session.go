@@ -47,10 +47,20 @@ type Session struct {
 	r     *Repository
 	vm    string
 	id    string // of the point to be
+	sid   sid
 	store *counted
 	data  lane
 	nodes lane
 	count counters
+
+	parent  Point // found when it began; the zero Point: none
+	damaged error // of points that are newer
+	trusted bool  // the parent's blocks stay where they are
+	mark    uint64
+
+	renewals atomic.Int64
+	unsure   atomic.Bool // what became of an object of its own
+	retired  bool
 
 	keep    *keeper // nil: maps can be read from the store
 	doubts  int     // known when it began
@@ -58,6 +68,7 @@ type Session struct {
 
 	claims  claims
 	index   *index.Session
+	indexes int // objects written
 	listing listing
 
 	jobs   chan job
@@ -84,7 +95,8 @@ type job struct {
 
 // Begin starts the session of one restore point of a VM. The point's id, by which
 // points of a VM are in order, comes from at: the host's clock, early in the run.
-// Uploads run until Commit or Close, and end with ctx.
+// The session is announced in the store, and finds the parent. Uploads run until
+// Commit or Close, and end with ctx.
 func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Session, error) {
 	if vm == "" {
 		return nil, errNoVM
@@ -92,6 +104,19 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 	if err := r.Allow(RoleBackup, "back up"); err != nil {
 		return nil, err
 	}
+	s, err := r.begin(ctx, vm, newPointID(at))
+	if err != nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
+	if err := s.choose(ctx); err != nil {
+		return nil, fmt.Errorf("begin session: %w", errors.Join(err, s.Close()))
+	}
+	s.doubts = r.doubts.count()
+	return s, nil
+}
+
+// begin starts a session that may make the point of an id.
+func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error) {
 	if err := r.doubts.load(); err != nil {
 		return nil, err
 	}
@@ -103,7 +128,8 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 	s := &Session{
 		r:      r,
 		vm:     vm,
-		id:     newPointID(at),
+		id:     id,
+		sid:    sessionID(r.ring.VM(vm), id),
 		store:  &counted{Store: r.store},
 		index:  r.index.Session(),
 		jobs:   make(chan job),
@@ -117,6 +143,11 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 	s.parents = r.nodes(s.store)
 	s.data.init(s, wire.DataPack, r.limits.dataPack, r.limits.uploaders+1)
 	s.nodes.init(s, wire.NodePack, r.limits.nodePack, 2)
+	if err := s.announce(ctx); err != nil {
+		cancel()
+		return nil, err
+	}
+	s.wg.Go(func() { s.renew(ctx) })
 	for range r.limits.uploaders {
 		s.wg.Go(func() { s.upload(ctx) })
 	}
@@ -139,6 +170,7 @@ func (s *Session) Close() error {
 	s.fail(errClosed)
 	s.cancel()
 	s.end()
+	s.retire(context.Background())
 	return errors.Join(s.keep.close(), s.index.Close())
 }
 

@@ -59,7 +59,11 @@ func keepAll(t *testing.T, r *repo.Repository, p repo.Point) repo.Point {
 
 func begin(t *testing.T, r *repo.Repository) *repo.Session {
 	t.Helper()
-	return beginAt(t, r, clock())
+	points, err := r.Points(t.Context(), "lab/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return beginAt(t, r, clock().Add(time.Duration(len(points))*time.Hour))
 }
 
 func beginAt(t *testing.T, r *repo.Repository, at time.Time) *repo.Session {
@@ -130,7 +134,7 @@ func TestIncrementalIsCheap(t *testing.T) {
 
 	r = openRepo(t, f)
 	f.ClearLog()
-	s = begin(t, r)
+	s = beginAt(t, r, clock().Add(time.Hour))
 	root := first.Disks[0].Root
 	if st, err = s.Stream(t.Context(), root.Size, &root); err != nil {
 		t.Fatal(err)

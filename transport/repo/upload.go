@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/lull-backup/lull/transport/block"
-	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 )
 
@@ -66,14 +65,15 @@ func (s *Session) writeIndex(ctx context.Context) error {
 	if len(s.listing.packs) == 0 {
 		return nil
 	}
-	object, err := pack.SealIndex(s.r.ring, s.listing.packs)
+	name := s.sid.index(s.indexes)
+	object, err := pack.SealIndex(s.r.ring, name, s.listing.packs)
 	if err != nil {
 		return err
 	}
-	id := index.Source(sum(object))
-	if err := s.store.Create(ctx, indexObject(id), object); err != nil {
-		return fmt.Errorf("store %s: %w", indexObject(id), err)
+	if err := s.create(ctx, name, object); err != nil {
+		return err
 	}
+	s.indexes++
 	s.listing.packs, s.listing.blocks = nil, 0
-	return s.index.Commit(ctx, id)
+	return s.index.Commit(ctx, sourceOf(name))
 }

@@ -50,8 +50,8 @@ func (l *Listing) Verify(ring *keys.Ring) (*keys.Certificate, error) {
 	return c, ring.VerifyPack(c, l.Signature, l.Pack, l.content())
 }
 
-// SealIndex makes the index object of some packs.
-func SealIndex(ring *keys.Ring, packs []Listing) ([]byte, error) {
+// SealIndex makes the index object of some packs, under its name.
+func SealIndex(ring *keys.Ring, name string, packs []Listing) ([]byte, error) {
 	var table certificates
 	var body []byte
 	for i := range packs {
@@ -67,16 +67,14 @@ func SealIndex(ring *keys.Ring, packs []Listing) ([]byte, error) {
 		body = l.Directory.append(body)
 	}
 	plain := binary.LittleEndian.AppendUint32(table.append(nil), uint32(len(packs)))
-	return ring.SealDocument(wire.Index, indexName, append(plain, body...))
+	return ring.SealDocument(wire.Index, name, append(plain, body...))
 }
 
-// indexName is what the names of index objects begin with; the rest is their hash.
-const indexName = "index/"
-
-// OpenIndex reads an index object.
-func OpenIndex(ring *keys.Ring, object []byte) ([]Listing, error) {
+// OpenIndex reads an index object. In format 1 its name is its hash, which is for the
+// caller to compare.
+func OpenIndex(ring *keys.Ring, name string, object []byte) ([]Listing, error) {
 	if ring.Format().Signed() {
-		plain, _, err := ring.OpenDocument(wire.Index, indexName, object)
+		plain, _, err := ring.OpenDocument(wire.Index, name, object)
 		if err != nil {
 			return nil, err
 		}

@@ -157,18 +157,18 @@ func TestIndexRoundTrip(t *testing.T) {
 	a, _ := write(t, r, codec(t), 3)
 	b, _ := write(t, r, codec(t), 2)
 	want := []Listing{a.Listing, b.Listing}
-	object, err := SealIndex(r, want)
+	object, err := SealIndex(r, "index/a", want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := OpenIndex(r, object)
+	got, err := OpenIndex(r, "index/a", object)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := OpenIndex(ringOf(t, keys.Repository{3}), object); !errors.Is(err, wire.ErrForged) {
+	if _, err := OpenIndex(ringOf(t, keys.Repository{3}), "index/a", object); !errors.Is(err, wire.ErrForged) {
 		t.Errorf("opens in another repository: %v", err)
 	}
 }

@@ -1,0 +1,185 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+const (
+	// renewEvery is how often a session says that it goes on.
+	renewEvery = time.Hour
+	// retireTime bounds the removal of a session's objects.
+	retireTime = 30 * time.Second
+)
+
+// sessionDoc is the content of a session object.
+type sessionDoc struct {
+	Started time.Time `json:"started"` // by the host's clock, for people
+}
+
+// fenceDoc is the content of a fence: an object in place of a restore point or an
+// index object that a session, taken for dead, can then create no more.
+type fenceDoc struct {
+	Session sid `json:"session"`
+}
+
+// announce says that the session is under way, before it looks at anything: a mark
+// that it does not see is made by who sees it.
+func (s *Session) announce(ctx context.Context) error {
+	err := s.r.createJSON(ctx, s.store, wire.Session, s.sid.object(0), sessionDoc{s.r.now().UTC()})
+	if err != nil {
+		return fmt.Errorf("announce session: %w", err)
+	}
+	return nil
+}
+
+// renew says now and then that the session goes on. One renewal that fails is no
+// harm: several are due before anyone takes it for dead.
+func (s *Session) renew(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			n := int(s.renewals.Add(1))
+			_ = s.r.createJSON(ctx, s.store, wire.Session, s.sid.object(n), sessionDoc{s.r.now().UTC()})
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// retire says that the session is over. When that fails maintenance finds out, later.
+// A session that does not know what became of an object stays announced: the object
+// may come to be after all, and must find the packs that it needs, or a fence.
+func (s *Session) retire(ctx context.Context) {
+	if s.unsure.Load() || s.retired {
+		return
+	}
+	s.retired = true
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retireTime)
+	defer cancel()
+	for n := int(s.renewals.Load()); n >= 0; n-- {
+		_ = s.store.Delete(ctx, s.sid.object(n))
+	}
+}
+
+// create puts an object into the store under a name that is this session's own, so
+// that something there means a fence.
+func (s *Session) create(ctx context.Context, object string, data []byte) error {
+	err := s.store.Create(ctx, object, data)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, blob.ErrExists):
+		return fmt.Errorf("store %s: %w", object, ErrFenced)
+	}
+	s.unsure.Store(true)
+	return fmt.Errorf("store %s: %w", object, err)
+}
+
+// choose finds the parent: it is there although the session is announced, so nothing
+// that it needs goes before the session does, if the marks allow that.
+func (s *Session) choose(ctx context.Context) error {
+	m, err := s.r.refresh(ctx, s.store)
+	if err != nil {
+		return fmt.Errorf("read marks: %w", err)
+	}
+	s.mark = m.number()
+	p, err := s.r.newestOf(ctx, s.store, s.vm)
+	if err != nil && !passable(err) {
+		return fmt.Errorf("find the point before: %w", err)
+	}
+	s.parent, s.damaged = p, err
+	s.trusted = p.ID != "" && m.trusts(&p, pointObject(s.r.ring.VM(s.vm), p.ID))
+	return nil
+}
+
+// Parent is the newest point of the VM that could be read when the session began, or
+// the zero Point. Newer ones that are damaged are in the error, as with Points.
+func (s *Session) Parent() (Point, error) { return s.parent, s.damaged }
+
+// buildsOn tells whether root is a map of the parent that may be built on.
+func (s *Session) buildsOn(root *Root) bool {
+	if root == nil || s.doubts > 0 || !s.trusted {
+		return false
+	}
+	for own := range s.parent.roots() {
+		if own == *root {
+			return true
+		}
+	}
+	return false
+}
+
+// errFence is what readPoint says of a fence.
+var errFence = errors.New("a fence in place of a restore point")
+
+// fence makes sure that a session can change nothing any more: it has committed, or it
+// never will, nor make blocks known.
+func (r *Repository) fence(ctx context.Context, s sid) error {
+	committed, err := r.fencePoint(ctx, s)
+	if err != nil || committed {
+		return err
+	}
+	return r.fenceIndex(ctx, s)
+}
+
+// fencePoint puts a fence in the way of the session's manifest, unless that is there.
+func (r *Repository) fencePoint(ctx context.Context, s sid) (committed bool, err error) {
+	object := s.point()
+	err = r.createJSON(ctx, r.store, wire.Fence, object, fenceDoc{s})
+	if !errors.Is(err, blob.ErrExists) {
+		return false, err
+	}
+	info, err := r.store.Stat(ctx, object)
+	if err != nil {
+		return false, err
+	}
+	b, err := readSized(ctx, r.store, info, maxManifest)
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", object, err)
+	}
+	return !r.isFence(info, b), nil
+}
+
+// fenceIndex puts a fence in the way of the session's next index object. The session
+// numbers them and stops at the first that it cannot create.
+func (r *Repository) fenceIndex(ctx context.Context, s sid) error {
+	infos, err := list(ctx, r.store, indexPrefix+string(s)+".")
+	if err != nil {
+		return err
+	}
+	next, last := 0, blob.Info{}
+	for _, i := range infos {
+		if k, ok := indexNumber(i.Name); ok && k >= next {
+			next, last = k+1, i
+		}
+	}
+	if next > 0 && last.Size <= maxNote {
+		b, err := readSized(ctx, r.store, last, maxNote)
+		if err != nil || r.isFence(last, b) {
+			return err
+		}
+	}
+	for ; ; next++ {
+		err := r.createJSON(ctx, r.store, wire.Fence, s.index(next), fenceDoc{s})
+		if !errors.Is(err, blob.ErrExists) {
+			return err
+		}
+	}
+}
+
+// isFence tells whether an object is a fence of this repository's making.
+func (r *Repository) isFence(info blob.Info, b []byte) bool {
+	if r.ring.WantPrefix(b, wire.Fence) != nil {
+		return false
+	}
+	var doc fenceDoc
+	return r.openJSON(wire.Fence, info.Name, info.Created, b, &doc) == nil
+}
