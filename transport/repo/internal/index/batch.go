@@ -54,9 +54,6 @@ func (rs runs) known(names []block.Name, known []bool, h hit) error {
 	return nil
 }
 
-// fewPages are read one after the other: asking for them ahead costs more.
-const fewPages = 4
-
 // known looks up what is not known yet. maybe is its memory.
 func (r *run) known(names []block.Name, known []bool, h hit, maybe []int) error {
 	for i := range names {
@@ -64,7 +61,7 @@ func (r *run) known(names []block.Name, known []bool, h hit, maybe []int) error 
 			maybe = append(maybe, i)
 		}
 	}
-	if len(maybe) > fewPages {
+	if len(maybe) > 1 { // so that the disk reads them at the same time
 		for _, i := range maybe {
 			if p := r.pageOf(&names[i]); p >= 0 {
 				r.willNeed(r.from[secEntries]+int64(p), 1)

@@ -33,8 +33,7 @@ var (
 	ErrClosed  = errors.New("index is closed")
 	ErrTooBig  = errors.New("index holds too many entries")
 
-	errNoSource = errors.New("commit index entries: no index object named")
-	errPlace    = errors.New("block cannot lie there")
+	errPlace = errors.New("block cannot lie there")
 )
 
 // packID is a row of the table of packs.

@@ -76,7 +76,9 @@ func (m *mapped) row(section int, i uint32) ([]byte, error) {
 
 // willNeed asks the kernel to read pages that will be asked for soon.
 func (m *mapped) willNeed(page, count int64) {
-	_ = unix.Madvise(m.data[page*pageLen:][:count*pageLen], unix.MADV_WILLNEED)
+	if count > 0 {
+		_ = unix.Madvise(m.data[page*pageLen:][:count*pageLen], unix.MADV_WILLNEED)
+	}
 }
 
 // forget lets the pages of a section go from this process; they are read again

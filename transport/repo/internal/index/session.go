@@ -29,8 +29,14 @@ type Session struct {
 	runs  runs // of files without a name
 }
 
-// Session starts an empty session.
+// Session starts an empty session, which will ask the filters first: the kernel
+// begins to read them.
 func (x *Index) Session() *Session {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, r := range x.runs {
+		r.willNeed(r.from[secFilter], r.pages(secFilter))
+	}
 	return &Session{x: x, limit: tableLimit, table: newTable()}
 }
 
