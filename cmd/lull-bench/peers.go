@@ -123,13 +123,10 @@ func (b *bench) turn(ctx context.Context, s *samples, round int) error {
 			return err
 		}
 	}
-	if err := b.restore(ctx, s, kept); err != nil {
-		return err
-	}
 	if !s.program.timed {
-		return os.RemoveAll(kept.dir)
+		return os.RemoveAll(kept.dir) // it was there for its sizes
 	}
-	return nil
+	return b.restore(ctx, s, kept)
 }
 
 // fill backs A up, and again, and the other two when all is set.
@@ -145,7 +142,7 @@ func (b *bench) fill(ctx context.Context, s *samples, at place, all bool) error 
 			return err
 		}
 	}
-	if s.program.role != reference {
+	if s.program.timed && s.program.role != reference {
 		if err := b.backup(ctx, s, at, b.images[0], unchanged); err != nil {
 			return err
 		}

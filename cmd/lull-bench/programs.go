@@ -22,13 +22,13 @@ type program struct {
 	name, setting string
 	role          role
 	needs         string // the executable
-	timed         bool   // in every round; others once, for their sizes
+	timed         bool   // in every round, and restored from; others back up once, for their sizes
 	compresses    bool
 	fastest       bool // of its program's settings
 
 	prepare func(place) []step
 	backup  func(p place, m image) step
-	restore func(p place, m image, to string) step // nil: none
+	restore func(p place, m image, to string) step // of timed ones; nil: none
 }
 
 func (p *program) String() string { return strings.TrimSpace(p.name + " " + p.setting) }
@@ -120,7 +120,7 @@ func resticPrograms() []*program {
 	off.fastest = true
 	smallest := with("--compression max", false, "--compression", "max", "--pack-size", "64")
 	smallest.compresses = true
-	return []*program{byDefault, off, smallest}
+	return []*program{byDefault, smallest, off}
 }
 
 func borgPrograms() []*program {
@@ -155,13 +155,11 @@ func borgPrograms() []*program {
 // casyncProgram cuts and keeps chunks as desync does, which cannot be had from
 // Debian: the store's form is the same. It encrypts nothing.
 func casyncProgram() *program {
-	run := func(p place, verb string, m image, file string) step {
-		return step{args: []string{"casync", verb, "--store=" + filepath.Join(p.repo, "store.castr"), filepath.Join(p.repo, label(m)+".caibx"), file}}
-	}
 	return &program{
 		name: "casync", setting: "64 KiB (default)", role: peer, needs: "casync", compresses: true,
-		backup:  func(p place, m image) step { return run(p, "make", m, m.path) },
-		restore: func(p place, m image, to string) step { return run(p, "extract", m, filepath.Join(to, m.file)) },
+		backup: func(p place, m image) step {
+			return step{args: []string{"casync", "make", "--store=" + filepath.Join(p.repo, "store.castr"), filepath.Join(p.repo, label(m)+".caibx"), m.path}}
+		},
 	}
 }
 
