@@ -56,7 +56,7 @@ func (r *Repository) checkChain(ctx context.Context, prefix string, infos []blob
 	if err := r.memory.forget(gone...); err != nil {
 		return nil, err
 	}
-	return c.problems(), c.remember(read)
+	return append(c.problems(), r.trust.problems...), c.remember(read)
 }
 
 // point checks what a point says of others.

@@ -244,7 +244,8 @@ func (r *Repository) RotateKeys(ctx context.Context) (epoch int, err error) {
 	return n, r.ring.AddEpoch(plain)
 }
 
-// loadTrust reads which keys were removed, and the epochs.
+// loadTrust reads which keys were removed, and the epochs. What is wrong with those is
+// kept for who asks.
 func (r *Repository) loadTrust(ctx context.Context) error {
 	r.trust.revoked = map[keys.Signer]removal{}
 	if !r.ring.Format().Signed() {
@@ -257,14 +258,24 @@ func (r *Repository) loadTrust(ctx context.Context) error {
 	// In the order that they came: who was removed removes nobody any more.
 	slices.SortFunc(infos, func(a, b blob.Info) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name)) })
 	for _, info := range infos {
-		if err := r.loadRevocation(ctx, info); err != nil {
+		if err := r.distrust(r.loadRevocation(ctx, info)); err != nil {
 			return err
 		}
 	}
-	if err := r.loadEpochs(ctx); err != nil {
+	r.trust.stale = r.loadEpochs(ctx)
+	if err := r.distrust(r.trust.stale); err != nil {
 		return err
 	}
-	return r.memory.keys(r.ring.Epochs(), r.trust.count())
+	return r.distrust(r.memory.removals(r.trust.count()))
+}
+
+// distrust keeps what is wrong with an object for who asks; other errors it returns.
+func (r *Repository) distrust(err error) error {
+	if passable(err) {
+		r.trust.problems = append(r.trust.problems, err)
+		return nil
+	}
+	return err
 }
 
 func (r *Repository) loadRevocation(ctx context.Context, info blob.Info) error {
@@ -309,7 +320,7 @@ func (r *Repository) loadEpochs(ctx context.Context) error {
 	if c := r.ring.Certificate(); c != nil && c.Epoch > r.ring.Epochs() {
 		return objectErr(epochObject(c.Epoch), fmt.Errorf("%w: this key was made in that epoch", ErrOmitted))
 	}
-	return nil
+	return r.memory.epoch(r.ring.Epochs())
 }
 
 // createNamed seals a small document and stores it under its hash. One that is there

@@ -214,23 +214,35 @@ func syncFolder(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// keys tells whether the store shows less of its keys than this host has seen, and takes
-// down what it shows now.
-func (m *memory) keys(epoch, removed int) error {
-	m.mu.Lock()
-	before := m.seen
-	m.mu.Unlock()
-	if epoch < before.Epoch {
-		return objectErr(epochObject(before.Epoch), fmt.Errorf("%w: this host has seen it", ErrOmitted))
-	}
-	if removed < before.Removed {
-		return objectErr(revokedPrefix, fmt.Errorf("%w: this host has seen %d removed keys, now there are %d", ErrOmitted, before.Removed, removed))
+// epoch fails when the store shows fewer epochs than this host has seen, and takes down
+// what it shows now.
+func (m *memory) epoch(n int) error {
+	if before := m.now().Epoch; n < before {
+		return objectErr(epochObject(before), fmt.Errorf("%w: this host has seen it", ErrOmitted))
 	}
 	return m.update(func(s *seen) bool {
-		changed := s.Epoch < epoch || s.Removed < removed
-		s.Epoch, s.Removed = max(s.Epoch, epoch), max(s.Removed, removed)
+		changed := s.Epoch < n
+		s.Epoch = max(s.Epoch, n)
 		return changed
 	})
+}
+
+// removals does the same for keys that were removed.
+func (m *memory) removals(n int) error {
+	if before := m.now().Removed; n < before {
+		return objectErr(revokedPrefix, fmt.Errorf("%w: this host has seen %d removed keys, now there are %d", ErrOmitted, before, n))
+	}
+	return m.update(func(s *seen) bool {
+		changed := s.Removed < n
+		s.Removed = max(s.Removed, n)
+		return changed
+	})
+}
+
+func (m *memory) now() seen {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seen
 }
 
 // listed are objects by name.

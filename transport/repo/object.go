@@ -26,6 +26,8 @@ func (e *objectError) Unwrap() []error { return []error{e.kind, e.err} }
 // Hint is the next step for the administrator.
 func (e *objectError) Hint() string {
 	switch {
+	case e.kind == ErrRole:
+		return "use another key, see lull key list"
 	case e.kind == ErrVersion:
 		return "update lull on this host"
 	case errors.Is(e.err, ErrForged):
@@ -43,6 +45,8 @@ func objectErr(object string, err error) error {
 	switch {
 	case err == nil || errors.As(err, &known):
 		return err
+	case errors.Is(err, ErrRole):
+		return &objectError{ErrRole, object, err}
 	case errors.Is(err, wire.ErrNewer):
 		return &objectError{ErrVersion, object, err}
 	case errors.Is(err, wire.ErrDamaged), errors.Is(err, wire.ErrForged), errors.Is(err, ErrOmitted),

@@ -139,7 +139,7 @@ func (r *Repository) newest(ctx context.Context, store blob.Store, infos []blob.
 
 // passable tells whether other points can be read although one cannot.
 func passable(err error) bool {
-	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion) || errors.Is(err, errFence)
+	return errors.Is(err, ErrCorrupt) || errors.Is(err, ErrVersion) || errors.Is(err, ErrRole) || errors.Is(err, errFence)
 }
 
 // reported is err, but for a point that was removed since it was listed, and for a

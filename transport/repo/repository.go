@@ -63,7 +63,7 @@ type Repository struct {
 }
 
 // Open opens the repository in a store: ErrNoRepository, ErrPassphrase,
-// ErrVersion, ErrCorrupt. It reads the index objects that the cache does not hold
+// ErrVersion, ErrCorrupt, ErrNoKey. It reads the index objects that the cache does not hold
 // yet.
 func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, error) {
 	conf, err := readConfig(ctx, store)

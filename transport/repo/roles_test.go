@@ -205,7 +205,7 @@ func TestMaintainKeyReadsMapsOnly(t *testing.T) {
 	store := mem.New()
 	initRepo(t, store)
 	addKey(t, store, "keeper", repo.RoleMaintain)
-	disk := image(1, 2*block.WindowSize)
+	disk := image(1, 90*block.PageSize)
 	p := mustCommit(t, openRepo(t, store), "lab/web", disk)
 	r := openAs(t, store, "keeper", repo.OpenOptions{})
 	points, err := r.Points(t.Context(), "lab/web")

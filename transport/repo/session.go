@@ -117,6 +117,9 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 
 // begin starts a session that may make the point of an id.
 func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error) {
+	if r.trust.stale != nil {
+		return nil, r.trust.stale
+	}
 	if err := r.doubts.load(); err != nil {
 		return nil, err
 	}

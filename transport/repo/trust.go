@@ -12,6 +12,13 @@ import (
 // trust is what is known of keys that were removed. Who holds a key says its
 // certificate, which every signed object carries.
 type trust struct {
+	// problems are what is wrong with what the store says of keys. They are no reason
+	// not to read; who lists restore points hears of them.
+	problems []error
+	// stale is why nothing may be written: what is sealed would be sealed to keys that
+	// somebody meant to be done with.
+	stale error
+
 	mu      sync.Mutex
 	revoked map[keys.Signer]removal
 }

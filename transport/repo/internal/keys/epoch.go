@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/hpke"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/zeebo/blake3"
@@ -67,14 +68,32 @@ func (r *Ring) newest() (uint16, epoch) {
 	return uint16(n), r.epochs[n-1]
 }
 
-// epochOf is the epoch that an object was sealed to.
+// epochOf is the epoch that an object was sealed to. The owner opens what it was sealed to
+// even when the document of the epoch is lost.
 func (r *Ring) epochOf(n uint16) (epoch, error) {
 	r.rotating.RLock()
 	defer r.rotating.RUnlock()
-	if n == 0 || int(n) > len(r.epochs) {
-		return epoch{}, fmt.Errorf("%w: sealed to keys of epoch %d, of %d", wire.ErrDamaged, n, len(r.epochs))
+	switch {
+	case n == 0:
+		return epoch{}, fmt.Errorf("%w: sealed to keys of epoch 0", wire.ErrDamaged)
+	case int(n) <= len(r.epochs):
+		return r.epochs[n-1], nil
+	case r.CanOwn():
+		return r.master.from2(r.repository).lost(int(n))
 	}
-	return r.epochs[n-1], nil
+	return epoch{}, fmt.Errorf("%w: it is sealed to keys of epoch %d, and %d are known", ErrRole, n, len(r.epochs))
+}
+
+// lost derives an epoch of which there is no document.
+func (d *deriver) lost(n int) (e epoch, err error) {
+	data, meta := d.epoch("data", n), d.epoch("meta", n)
+	if e.data.private, err = keyPair(data); err == nil {
+		e.meta.private, err = keyPair(meta)
+	}
+	if err = errors.Join(d.err, err); err != nil {
+		return e, fmt.Errorf("derive keys: %w", err)
+	}
+	return e, nil
 }
 
 // rotation is the document of an epoch.
