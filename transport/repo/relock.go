@@ -1,0 +1,314 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/tree"
+)
+
+// LockOptions say what RenewLocks sees to.
+type LockOptions struct {
+	Mode blob.LockMode
+	// Period is how long all that a restore point needs is to stay locked, from
+	// the time that the store took the point.
+	Period time.Duration
+	// Slack is how much longer than needed a lock is made when it must be renewed,
+	// so that the next points that reuse a pack ask for no renewal.
+	Slack time.Duration
+	// Memory is a file that remembers which locks were made, so that none is made
+	// twice. It may be lost, and then all are. Empty: nothing is remembered.
+	Memory string
+	DryRun bool // only count
+}
+
+// LockReport is what RenewLocks did.
+type LockReport struct {
+	Points  int `json:"points"`  // that are to be locked still
+	Objects int `json:"objects"` // that they need
+	Renewed int `json:"renewed"` // locks that were made, or made longer
+}
+
+// lockers is how many locks are made at the same time.
+const lockers = 8
+
+// RenewLocks makes the locks of all objects that restore points need last as long as
+// the points are to be locked: packs that a point reuses of older ones, and what is
+// needed to open the repository. The store must be a blob.Locker: blob.ErrNoLocks.
+// It takes a key that reads maps, and of the store no right but to lock.
+//
+// Of the index objects that list a pack, the newest is locked with it. So maintenance
+// that writes a shorter index object beside an old one lets the old one's lock end.
+//
+// A point that cannot be read hides no other: the error, which wraps ErrCorrupt or
+// ErrVersion then, comes beside the report of what was done.
+func (r *Repository) RenewLocks(ctx context.Context, o LockOptions) (LockReport, error) {
+	l := &relock{r: r, o: o, wants: map[string]time.Time{}, seen: map[block.Name]bool{}}
+	if err := r.mayList(); err != nil {
+		return l.report, err
+	}
+	l.recall()
+	if err := l.gather(ctx); err != nil {
+		return l.report, fmt.Errorf("renew locks: %w", err)
+	}
+	err := l.renew(ctx)
+	if !o.DryRun {
+		err = errors.Join(err, l.remember())
+	}
+	if err != nil {
+		return l.report, fmt.Errorf("renew locks: %w", err)
+	}
+	return l.report, errors.Join(l.damaged...)
+}
+
+// relock is a renewal under way.
+type relock struct {
+	r       *Repository
+	o       LockOptions
+	wants   map[string]time.Time // object -> when its lock may end at the earliest
+	seen    map[block.Name]bool  // nodes of newer points
+	known   lockMemory
+	damaged []error
+	report  LockReport
+}
+
+// lockMemory is what the file says that remembers locks.
+type lockMemory struct {
+	Locks   map[string]int64    // object -> the end of the lock that was made, in seconds
+	Indexes map[string][][]byte // index object -> the packs that it lists
+}
+
+// want asks for a lock of an object. Points come newest first, so the first that
+// needs an object needs it for the longest time.
+func (l *relock) want(object string, until time.Time) {
+	if _, newer := l.wants[object]; !newer {
+		l.wants[object] = until
+	}
+}
+
+// gather finds out what is needed, and until when.
+func (l *relock) gather(ctx context.Context) error {
+	points, err := list(ctx, l.r.store, pointPrefix)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(points, func(a, b blob.Info) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name)) })
+	now := l.r.now()
+	for _, info := range points {
+		until := info.Created.Add(l.o.Period)
+		if !until.After(now) {
+			break // and all that follow are older
+		}
+		if err := l.point(ctx, info, until); err != nil {
+			return err
+		}
+	}
+	if l.report.Points == 0 {
+		return nil
+	}
+	return errors.Join(l.indexes(ctx), l.always(ctx, points[0].Created.Add(l.o.Period)))
+}
+
+// indexes asks for the newest index object of each pack that is needed.
+func (l *relock) indexes(ctx context.Context) error {
+	infos, err := list(ctx, l.r.store, indexPrefix)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(infos, func(a, b blob.Info) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name)) })
+	covered, listed := map[string]bool{}, map[string][][]byte{}
+	for _, info := range infos {
+		packs, err := l.packsOf(ctx, info)
+		if err := l.passed(err); err != nil {
+			return err
+		}
+		listed[info.Name] = packs
+		for _, id := range packs {
+			object := packObject([32]byte(id))
+			until, needed := l.wants[object]
+			if needed && !covered[object] {
+				covered[object] = true
+				if until.After(l.wants[info.Name]) {
+					l.wants[info.Name] = until
+				}
+			}
+		}
+	}
+	l.known.Indexes = listed
+	return nil
+}
+
+// packsOf are the packs that an index object lists. It is read once.
+func (l *relock) packsOf(ctx context.Context, info blob.Info) (packs [][]byte, err error) {
+	packs, known := l.known.Indexes[info.Name]
+	if known && !slices.ContainsFunc(packs, func(id []byte) bool { return len(id) != 32 }) {
+		return packs, nil
+	}
+	listings, err := l.r.readIndex(ctx, l.r.store, info)
+	packs = make([][]byte, len(listings))
+	for i := range listings {
+		packs[i] = listings[i].Pack[:]
+	}
+	return packs, err
+}
+
+// always asks for what every point needs.
+func (l *relock) always(ctx context.Context, until time.Time) error {
+	l.want(configObject, until)
+	for _, prefix := range []string{keyPrefix, epochPrefix, revokedPrefix, forgottenPrefix} {
+		infos, err := list(ctx, l.r.store, prefix)
+		if err != nil {
+			return err
+		}
+		for _, info := range infos {
+			l.want(info.Name, until)
+		}
+	}
+	return nil
+}
+
+// point asks for what a point needs that no newer one does.
+func (l *relock) point(ctx context.Context, info blob.Info, until time.Time) error {
+	p, err := l.r.readPoint(ctx, l.r.store, info)
+	if passable(err) {
+		if err = reported(err); err != nil {
+			l.damaged = append(l.damaged, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	l.report.Points++
+	l.want(info.Name, until)
+	need := func(name block.Name) error {
+		loc, err := l.r.find(ctx, name)
+		if err == nil {
+			l.want(packObject(loc.Pack), until)
+		}
+		return l.passed(err)
+	}
+	w := tree.Walker{
+		Load:  l.r.nodes(l.r.store).load,
+		Enter: func(name block.Name) bool { fresh := !l.seen[name]; l.seen[name] = true; return fresh },
+		Leave: need,
+		Bad:   func(_ block.Name, _ tree.Span, err error) error { return l.passed(err) },
+		Leaf: func(_ int64, entries []tree.Entry) error {
+			for i := range entries {
+				if err := need(entries[i].Name); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	for root := range p.roots() {
+		if err := w.Walk(ctx, tree.Root(root)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxDamaged bounds the errors that are kept of damaged objects.
+const maxDamaged = 100
+
+// passed notes damage and goes on: what is whole is to be locked all the same.
+func (l *relock) passed(err error) error {
+	if err == nil || !passable(err) {
+		return err
+	}
+	if len(l.damaged) < maxDamaged {
+		l.damaged = append(l.damaged, err)
+	}
+	return nil
+}
+
+// renew makes the locks that are not known to last long enough, and takes them down.
+func (l *relock) renew(ctx context.Context) error {
+	known := l.known.Locks
+	l.report.Objects = len(l.wants)
+	for object := range known {
+		if _, needed := l.wants[object]; !needed {
+			delete(known, object)
+		}
+	}
+	var mu sync.Mutex // of known and report
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(lockers)
+	for object, until := range l.wants {
+		mu.Lock()
+		enough := known[object] >= until.Unix()
+		mu.Unlock()
+		if enough {
+			continue
+		}
+		g.Go(func() error {
+			lock := blob.Lock{Mode: l.o.Mode, Until: until}
+			if !strings.HasPrefix(object, pointPrefix) { // whose time never grows
+				lock.Until = until.Add(l.o.Slack)
+			}
+			var err error
+			if !l.o.DryRun {
+				err = blob.Retain(ctx, l.r.store, object, lock)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if errors.Is(err, blob.ErrNotFound) { // forgotten since, or lost
+				return l.passed(objectErr(object, err))
+			}
+			if err != nil {
+				return err
+			}
+			known[object] = lock.Until.Unix()
+			l.report.Renewed++
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// maxLockMemory bounds the file that remembers locks, in bytes.
+const maxLockMemory = 1 << 30
+
+// recall reads which locks were made. A file that cannot be read remembers nothing.
+func (l *relock) recall() {
+	l.known = lockMemory{Locks: map[string]int64{}}
+	if l.o.Memory == "" {
+		return
+	}
+	f, err := os.Open(l.o.Memory)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	var m lockMemory
+	if err := json.NewDecoder(io.LimitReader(f, maxLockMemory)).Decode(&m); err == nil && m.Locks != nil {
+		l.known = m
+	}
+}
+
+// remember writes which locks were made, those of a renewal that failed half-way too.
+func (l *relock) remember() error {
+	if l.o.Memory == "" {
+		return nil
+	}
+	b, err := json.Marshal(l.known)
+	if err != nil {
+		return fmt.Errorf("encode locks: %w", err)
+	}
+	return replaceFile(l.o.Memory, b)
+}
