@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 )
 
 // What is done with a program; keys of its samples.
@@ -43,6 +45,7 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	lullBinary := flags.String("lull", "bin/lull", "the lull `BINARY`")
 	server := flags.String("versitygw", ".cache/bin/versitygw", "the S3 server's `BINARY`")
 	rounds := flags.Int("rounds", 3, "how often each timed program has its turn")
+	only := flags.String("only", "", "only programs whose name and setting match the regular `EXPRESSION`")
 	work := flags.String("work", cacheDir(), "`DIR` for repositories, 30 GB; what is made there is removed")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,6 +53,10 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	images, err := findImages(*dir)
 	if err != nil {
 		return err
+	}
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return fmt.Errorf("read -only: %w", err)
 	}
 	binary, err := filepath.Abs(*lullBinary)
 	if err != nil {
@@ -65,10 +72,13 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	if !fast {
 		b.say("lull takes no `compression: fast`: left out")
 	}
-	b.measureAll(ctx, present(programs(binary, fast), b.say), *rounds)
-	s3, err := b.s3(ctx, binary, *server, *rounds)
-	if err != nil {
-		b.say("%v", err)
+	all := slices.DeleteFunc(programs(binary, fast), func(p *program) bool { return !wanted.MatchString(p.String()) })
+	b.measureAll(ctx, present(all, b.say), *rounds)
+	var s3 *overS3
+	if wanted.MatchString("lull S3") {
+		if s3, err = b.s3(ctx, binary, *server, *rounds); err != nil {
+			b.say("%v", err)
+		}
 	}
 	report(out, images, b.results, s3)
 	return nil
