@@ -214,8 +214,8 @@ func TestEvents(t *testing.T) {
 	if e.Name != "BLOCK_JOB_READY" || string(e.Data) != `{"device": "j"}` || !e.Time.Equal(time.Unix(7, 8000)) {
 		t.Errorf("got %+v", e)
 	}
-	if jobs.Lost() != queueLength || all.Lost() != queueLength+1 {
-		t.Errorf("lost %d and %d", jobs.Lost(), all.Lost())
+	if n, m := len(jobs.Events()), len(all.Events()); n != queueLength-1 || m != queueLength {
+		t.Errorf("%d and %d events are kept, want a queue of %d", n, m, queueLength)
 	}
 	if e := <-all.Events(); e.Name != "STOP" || e.Data != nil {
 		t.Errorf("first of all: %+v", e)

@@ -8,7 +8,6 @@ type Subscription struct {
 	c     *Client
 	names []string
 	queue chan Event
-	lost  int // guarded by c.mu
 }
 
 // queueLength is how many events wait for a subscriber before some are lost.
@@ -27,13 +26,6 @@ func (c *Client) Subscribe(names ...string) *Subscription {
 // Events are in order. The channel is never closed: select on Client.Done too.
 func (s *Subscription) Events() <-chan Event { return s.queue }
 
-// Lost is how many events found the queue full.
-func (s *Subscription) Lost() int {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	return s.lost
-}
-
 // Close ends the subscription.
 func (s *Subscription) Close() {
 	s.c.mu.Lock()
@@ -48,7 +40,6 @@ func (s *Subscription) offer(e Event) {
 	}
 	select {
 	case s.queue <- e:
-	default:
-		s.lost++
+	default: // lost: whoever waits asks the monitor too
 	}
 }
