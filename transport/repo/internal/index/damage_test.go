@@ -74,7 +74,7 @@ func askAll(t *testing.T, dir string, at int, blocks uint64) {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	x.cache.sync = func(*os.File) error { return nil }
+	x.cache.sync = noSync
 	s := x.Session()
 	dropped := x.Len() == 0
 	for i := range 2 * blocks {

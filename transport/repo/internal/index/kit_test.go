@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"iter"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -45,6 +46,7 @@ func open(t testing.TB, dir string) *Index {
 	if err != nil {
 		t.Fatal(err)
 	}
+	x.cache.sync = noSync
 	t.Cleanup(func() {
 		if err := x.Close(); err != nil {
 			t.Error(err)
@@ -92,3 +94,6 @@ func runFiles(t testing.TB, dir string) []string {
 	}
 	return files
 }
+
+// noSync is for tests in which nothing loses power.
+func noSync(*os.File) error { return nil }

@@ -74,10 +74,14 @@ func (m *mapped) row(section int, i uint32) ([]byte, error) {
 	return page[int(i%per)*n:][:n], nil
 }
 
-// willNeed asks the kernel to read pages that will be asked for soon.
+// askPages is what the kernel is asked for at once: it begins to read no more of a
+// longer range than the disk's read-ahead.
+const askPages = 32
+
+// willNeed asks the kernel to begin reading pages that will be asked for soon.
 func (m *mapped) willNeed(page, count int64) {
-	if count > 0 {
-		_ = unix.Madvise(m.data[page*pageLen:][:count*pageLen], unix.MADV_WILLNEED)
+	for end := page + count; page < end; page += askPages {
+		_ = unix.Madvise(m.data[page*pageLen:min(page+askPages, end)*pageLen], unix.MADV_WILLNEED)
 	}
 }
 
