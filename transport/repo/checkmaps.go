@@ -1,15 +1,72 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
+	"time"
 
+	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
+
+// Loss is what one disk or file of a restore point has lost.
+type Loss struct {
+	VM    string            `json:"vm"`
+	Point string            `json:"point"`
+	Disk  string            `json:"disk,omitempty"` // its name; or
+	File  snapshot.FileRole `json:"file,omitempty"`
+	Bytes int64             `json:"bytes"` // at most: holes of a damaged map count whole
+	Holes []Hole            `json:"holes"` // the first ones
+	More  int               `json:"more,omitempty"`
+}
+
+// maxLossHoles bounds the holes that a Loss names.
+const maxLossHoles = 1000
+
+func (l *Loss) add(off, length int64, err error) {
+	l.Bytes += length
+	if joined := appendHole(l.Holes, newHole(off, length, err)); len(joined) <= maxLossHoles {
+		l.Holes = joined
+		return
+	}
+	l.More++
+}
+
+// checkedPoint is what a check remembers of a point.
+type checkedPoint struct {
+	vm, id  string
+	frozen  time.Time
+	streams []checkedStream
+}
+
+type checkedStream struct {
+	disk string
+	file snapshot.FileRole
+	root Root
+}
+
+// streams are the disks and files of a point.
+func (p *Point) streams() iter.Seq[checkedStream] {
+	return func(yield func(checkedStream) bool) {
+		for _, d := range p.Disks {
+			if !yield(checkedStream{disk: d.Name, root: d.Root}) {
+				return
+			}
+		}
+		for _, f := range p.Files {
+			if !yield(checkedStream{file: f.Role, root: f.Root}) {
+				return
+			}
+		}
+	}
+}
 
 // checkPoints reads every manifest.
 func (c *checker) checkPoints(ctx context.Context) error {
@@ -24,106 +81,130 @@ func (c *checker) checkPoints(ctx context.Context) error {
 			}
 			continue
 		}
-		c.points = append(c.points, p)
+		c.points = append(c.points, checkedPoint{p.VM, p.ID, p.Frozen, slices.Collect(p.streams())})
+		c.links = append(c.links, Point{VM: p.VM, ID: p.ID, Parent: p.Parent, ParentHash: p.ParentHash, Heads: p.Heads, Hash: p.Hash})
 	}
+	slices.SortFunc(c.points, func(a, b checkedPoint) int {
+		return cmp.Or(cmp.Compare(a.vm, b.vm), a.frozen.Compare(b.frozen), cmp.Compare(a.id, b.id))
+	})
 	c.report.Points = len(c.points)
 	return nil
 }
 
-// checkMaps walks over the maps of all points, each node once, and looks every
-// block up.
+// checkMaps walks over the maps of all points and looks every block up. What is whole
+// is looked into once; what is hurt again for each point that has it.
 func (c *checker) checkMaps(ctx context.Context) error {
-	seen := map[block.Name]bool{}
-	for i := range c.points {
-		if err := c.walk(ctx, &c.points[i], seen, func(string) {}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkLost finds the points that need a bad pack or a missing block. It walks
-// again, over each point's whole map, only when there is anything bad.
-func (c *checker) checkLost(ctx context.Context) error {
-	if len(c.bad) == 0 {
-		return nil
+	c.nodes = &nodes{
+		r: c.r, store: c.r.store, damaged: c.damagedNode,
+		find: func(_ context.Context, name block.Name) (index.Location, error) {
+			loc, ok, err := c.index.Lookup(name)
+			if !ok && err == nil {
+				err = c.whyLost(name)
+			}
+			return loc, err
+		},
 	}
 	for i := range c.points {
 		p := &c.points[i]
-		if err := c.walk(ctx, p, map[block.Name]bool{}, func(object string) { c.hit(object, p.ID) }); err != nil {
-			return err
+		for _, s := range p.streams {
+			l := Loss{VM: p.vm, Point: p.id, Disk: s.disk, File: s.file}
+			if err := c.walk(ctx, s.root, &l); err != nil {
+				return err
+			}
+			if l.Bytes > 0 {
+				c.lost = append(c.lost, l)
+				c.hurt = append(c.hurt, s.root)
+			}
 		}
 	}
 	return nil
 }
 
-// walk goes over the maps of a point but for the nodes that were seen, and tells
-// touch of each object that is met.
-func (c *checker) walk(ctx context.Context, p *Point, seen map[block.Name]bool, touch func(object string)) error {
-	nodes := c.nodes()
-	visit := func(name block.Name) error {
-		loc, ok, err := c.index.Lookup(name)
-		if err != nil {
+// damagedNode takes down the pack that a node could not be read from, and steers clear
+// of it.
+func (c *checker) damagedNode(err error) error {
+	var known *objectError
+	if errors.As(err, &known) {
+		if name, ok := sumOf(known.object); ok && packObject(name) == known.object {
+			c.index.Doubt(name)
+		}
+	}
+	return c.problem("", err)
+}
+
+// walk goes over the map of a stream but for what is known to be clean, and takes down
+// what is lost.
+func (c *checker) walk(ctx context.Context, root Root, l *Loss) error {
+	var before []int64 // bytes lost, at each node that is being looked into
+	lose := func(off, length int64, err error) error {
+		var known *objectError
+		if !errors.As(err, &known) {
 			return err
 		}
-		if !ok {
-			object := indexPrefix
-			touch(object)
-			return c.problem(object, fmt.Errorf("%w: block %s is in no index object", wire.ErrDamaged, name))
+		if err := c.problem("", err); err != nil {
+			return err
 		}
-		touch(packObject(loc.Pack))
+		c.hit(known.object, l.Point)
+		l.add(off, length, err)
 		return nil
 	}
 	w := tree.Walker{
-		Load: nodes.load,
-		Enter: func(name block.Name) bool {
-			fresh := !seen[name]
-			seen[name] = true
-			if loc, ok, _ := c.index.Lookup(name); ok && fresh {
-				touch(packObject(loc.Pack))
+		Load: c.nodes.load,
+		Enter: func(name block.Name) (bool, error) {
+			clean, err := c.clean.has(name)
+			if !clean && err == nil {
+				before = append(before, l.Bytes)
 			}
-			return fresh
+			return !clean, err
 		},
-		Bad: func(name block.Name, _ tree.Span, err error) error {
-			return errors.Join(c.badNode(name, err), visit(name))
+		Leave: func(name block.Name) error {
+			last := len(before) - 1
+			clean := before[last] == l.Bytes
+			if before = before[:last]; !clean {
+				return nil
+			}
+			return c.clean.add(ctx, name)
 		},
-		Leaf: func(_ int64, entries []tree.Entry) error {
+		Bad: func(name block.Name, at tree.Span, err error) error {
+			off, length := at.Bytes(root.Size)
+			return lose(off, length, c.badNode(name, err))
+		},
+		Leaf: func(window int64, entries []tree.Entry) error {
+			length := tree.WindowLen(root.Size, window)
 			for i := range entries {
-				if err := visit(entries[i].Name); err != nil {
+				_, ok, err := c.index.Lookup(entries[i].Name)
+				if !ok && err == nil {
+					start, end := entries[i].Range(length)
+					err = lose(window*block.WindowSize+int64(start), int64(end-start), c.whyLost(entries[i].Name))
+				}
+				if err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
-	for root := range p.roots() {
-		if err := w.Walk(ctx, tree.Root(root)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.Walk(ctx, tree.Root(root))
 }
 
-// nodes reads map nodes by the index that is checked.
-func (c *checker) nodes() *nodes {
-	return &nodes{
-		r: c.r, store: c.r.store,
-		find: func(_ context.Context, name block.Name) (index.Location, error) {
-			loc, ok, err := c.index.Lookup(name)
-			if !ok && err == nil {
-				err = noBlock(name)
-			}
-			return loc, err
-		},
-		damaged: func(err error) error { return c.problem("", err) },
+// whyLost says why a block cannot be had: the pack that it was in is damaged, or no
+// index object lists it.
+func (c *checker) whyLost(name block.Name) error {
+	loc, ok, err := c.gone.Lookup(name)
+	if err != nil {
+		return err
 	}
+	if !ok {
+		return noBlock(name)
+	}
+	return objectErr(packObject(loc.Pack), fmt.Errorf("%w: segment at %d cannot be read", wire.ErrDamaged, loc.SegmentOffset))
 }
 
-// badNode takes down what is wrong with a node, by the pack that holds it.
+// badNode is err with the pack that holds a node, when it names none.
 func (c *checker) badNode(name block.Name, err error) error {
 	object := indexPrefix
 	if loc, ok, _ := c.index.Lookup(name); ok {
 		object = packObject(loc.Pack)
 	}
-	return c.problem(object, err)
+	return objectErr(object, err)
 }

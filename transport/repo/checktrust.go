@@ -2,11 +2,9 @@ package repo
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
-	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -55,7 +53,7 @@ func (c *checker) checkKeyFile(ctx context.Context, f blob.Info) error {
 
 // checkChain proves that no restore point is left out.
 func (c *checker) checkChain(ctx context.Context) error {
-	missing, err := c.r.checkChain(ctx, pointPrefix, c.manifests, c.points)
+	missing, err := c.r.checkChain(ctx, pointPrefix, c.manifests, c.links)
 	if err != nil {
 		return err
 	}
@@ -65,16 +63,4 @@ func (c *checker) checkChain(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// checkSigner proves that a pack's listing is the word of a key that may give it.
-func (c *checker) checkSigner(l *pack.Listing) error {
-	if !c.r.ring.Format().Signed() {
-		return nil
-	}
-	by, err := l.Verify(c.r.ring)
-	if err == nil && !by.Roles.Has(RoleBackup|RoleMaintain) {
-		err = fmt.Errorf("%w: key %.64q is for %s", wire.ErrForged, by.Label, by.Roles)
-	}
-	return err
 }

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,13 +13,16 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 )
 
 // doubts is what this host knows to be damaged in the store: packs, and the index
-// when it misses blocks. It outlives the process in a file beside the index cache,
-// an object a line, so that the backup after a check, or after a restore that
-// failed, stores again what it meets of their blocks.
+// when it misses blocks. What a check finds is in the store, for all hosts (see
+// quarantine). What a backup or a restore meets, which may not be allowed to write
+// there, outlives the process in a file beside the index cache, an object a line. So
+// the backup after it stores again what it meets of their blocks.
 //
 // As long as there is a doubt no session builds on a parent's map: every block is
 // looked up, and known only in packs that are not doubted.
@@ -27,7 +31,9 @@ type doubts struct {
 	path  string // empty: they end with the process
 
 	mu      sync.Mutex
-	objects map[string]bool
+	learned int                    // grows whenever damage comes to light
+	objects map[string]bool        // of this host
+	store   map[string]*quarantine // by object: those that are in the store
 }
 
 // maxDoubts bounds what is read of the file, in bytes.
@@ -43,12 +49,12 @@ func (d *doubts) load() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read notes of damage: %w", err)
+		return err
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxDoubts))
 	if err != nil {
-		return fmt.Errorf("read notes of damage: %w", err)
+		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -56,6 +62,80 @@ func (d *doubts) load() error {
 		d.take(string(bytes.TrimSpace(line)))
 	}
 	return nil
+}
+
+// loadDoubts takes in what is known of damage, here and in the store.
+func (r *Repository) loadDoubts(ctx context.Context, store blob.Store) error {
+	if err := r.doubts.load(); err != nil {
+		return err
+	}
+	if !r.ring.Format().Signed() {
+		return nil
+	}
+	infos, err := list(ctx, store, quarantinePrefix)
+	if err != nil {
+		return err
+	}
+	now := map[string]*quarantine{}
+	for _, i := range infos {
+		if now[i.Name] = r.doubts.known(i.Name); now[i.Name] != nil {
+			continue
+		}
+		q, err := r.readQuarantine(ctx, i)
+		switch {
+		case errors.Is(err, blob.ErrNotFound):
+			delete(now, i.Name) // lifted meanwhile
+			continue
+		case passable(err):
+			q = quarantine{unread: true}
+		case err != nil:
+			return err
+		}
+		now[i.Name] = &q
+	}
+	r.doubts.replace(now)
+	return nil
+}
+
+// known is a quarantine that was read before.
+func (d *doubts) known(object string) *quarantine {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.store[object]
+}
+
+// replace takes what is in the store for all that there is. Blocks of packs that are no
+// more doubted are known again when the repository is opened next.
+func (d *doubts) replace(now map[string]*quarantine) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for object, q := range now {
+		if d.store[object] == nil {
+			d.adopt(q)
+		}
+	}
+	d.store = now
+}
+
+// learn takes in the one quarantine that there is after a check; object may be empty.
+func (d *doubts) learn(object string, q *quarantine) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if object == "" || d.store[object] != nil {
+		return
+	}
+	d.adopt(q)
+	if d.store == nil {
+		d.store = map[string]*quarantine{}
+	}
+	d.store[object] = q
+}
+
+func (d *doubts) adopt(q *quarantine) {
+	d.learned++
+	for _, p := range q.Packs {
+		d.index.Doubt(p)
+	}
 }
 
 // take adds an object; one that is no pack stands for the index. It reports whether
@@ -72,6 +152,7 @@ func (d *doubts) take(object string) bool {
 		d.index.Doubt(pack)
 	}
 	d.objects[object] = true
+	d.learned++
 	return true
 }
 
@@ -79,7 +160,22 @@ func (d *doubts) take(object string) bool {
 func (d *doubts) count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.objects)
+	return d.learned
+}
+
+// trusts tells whether a session may build on the map of a stream.
+func (d *doubts) trusts(root block.Name) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.objects) > 0 {
+		return false
+	}
+	for _, q := range d.store {
+		if len(q.Packs) > 0 || q.unread || slices.Contains(q.Roots, Hash(root)) {
+			return false
+		}
+	}
+	return true
 }
 
 // add notes damaged objects. They count even when the file cannot be written.
@@ -106,10 +202,10 @@ func (d *doubts) add(objects ...string) error {
 	return nil
 }
 
-// settle is add after everything was read: what was noted before and is whole now is
-// forgotten by who opens the repository next.
+// settle is add after everything was read, or noted in the store: what was noted before
+// and is not among objects is forgotten by who opens the repository next.
 func (d *doubts) settle(objects []string) error {
-	if err := d.add(objects...); err != nil || d.path == "" || d.count() == len(objects) {
+	if err := d.add(objects...); err != nil || d.path == "" || d.size() == len(objects) {
 		return err
 	}
 	slices.Sort(objects)
@@ -125,6 +221,13 @@ func (d *doubts) settle(objects []string) error {
 		return fmt.Errorf("note damage: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return nil
+}
+
+// size is how many objects this host has noted.
+func (d *doubts) size() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.objects)
 }
 
 // doubt notes the object that a damaged read names. That it may not be kept for

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/blob/faults"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
@@ -124,16 +125,19 @@ func TestCheckSettlesDoubts(t *testing.T) {
 	}
 }
 
-// Where damage cannot be noted a check says so, and all that it found.
+// Where damage cannot be noted, neither in the store nor here, a check says so, and all
+// that it found.
 func TestDoubtsThatCannotBeNoted(t *testing.T) {
 	store, cache := mem.New(), t.TempDir()
 	initRepo(t, store)
-	r := openCached(t, store, cache)
+	full := faults.New(store)
+	r := openCached(t, full, cache)
 	mustCommit(t, r, "lab/web", image(1, 2*block.WindowSize))
 	if err := os.Mkdir(filepath.Join(cache, r.ID().String(), "damaged"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	spoil(t, store, "packs/", damage(t, store, true))
+	full.Add(faults.Fault{Op: faults.Create, Prefix: "quarantine/", Before: blob.ErrNoSpace})
 	report, err := r.Check(t.Context(), repo.CheckOptions{})
 	if err != nil || len(report.Problems) < 2 || !strings.Contains(report.Problems[len(report.Problems)-1].Err, "note damage") {
 		t.Errorf("%+v, %v", report.Problems, err)

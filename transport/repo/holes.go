@@ -2,6 +2,7 @@ package repo
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"sync"
 )
@@ -10,8 +11,20 @@ import (
 type Hole struct {
 	Offset int64 `json:"offset"` // in the stream, bytes
 	Length int64 `json:"length"` // bytes
-	// Err says why: the object that is damaged, and how.
-	Err string `json:"error"`
+	// Object is what is damaged; "index/" when nothing is known of where the bytes
+	// were. Err says how, of the first of them.
+	Object string `json:"object"`
+	Err    string `json:"error"`
+}
+
+// newHole is a hole because of an error that names an object.
+func newHole(off, length int64, err error) Hole {
+	h := Hole{Offset: off, Length: length, Err: err.Error()}
+	var known *objectError
+	if errors.As(err, &known) {
+		h.Object, h.Err = known.object, known.err.Error()
+	}
+	return h
 }
 
 // holes gathers what a stream lost. A nil *holes takes none: every loss is an error.
@@ -27,14 +40,14 @@ func (h *holes) add(off, length int64, err error) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.all = appendHole(h.all, Hole{Offset: off, Length: length, Err: err.Error()})
+	h.all = appendHole(h.all, newHole(off, length, err))
 	return nil
 }
 
 // appendHole adds a hole at the end, to the last one where it goes on from there for
-// the same reason.
+// because of the same object.
 func appendHole(all []Hole, next Hole) []Hole {
-	if n := len(all); n > 0 && all[n-1].Offset+all[n-1].Length == next.Offset && all[n-1].Err == next.Err {
+	if n := len(all); n > 0 && all[n-1].Offset+all[n-1].Length == next.Offset && all[n-1].Object == next.Object {
 		all[n-1].Length += next.Length
 		return all
 	}

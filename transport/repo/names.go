@@ -22,6 +22,8 @@ const (
 	revokedPrefix   = "revoked/"   // BLAKE3 of the object
 	forgottenPrefix = "forgotten/" // BLAKE3 of the object
 
+	quarantinePrefix = "quarantine/" // BLAKE3 of the object
+
 	sessionPrefix = "sessions/" // session id [. renewal]
 	markPrefix    = "marks/"    // number [.sessions | .done]
 	leasePrefix   = "leases/"   // what / number [. renewal | .end]

@@ -203,7 +203,7 @@ func (l *relock) point(ctx context.Context, info blob.Info, until time.Time) err
 	}
 	w := tree.Walker{
 		Load:  l.r.nodes(l.r.store).load,
-		Enter: func(name block.Name) bool { fresh := !l.seen[name]; l.seen[name] = true; return fresh },
+		Enter: func(name block.Name) (bool, error) { fresh := !l.seen[name]; l.seen[name] = true; return fresh, nil },
 		Leave: need,
 		Bad:   func(_ block.Name, _ tree.Span, err error) error { return l.passed(err) },
 		Leaf: func(_ int64, entries []tree.Entry) error {

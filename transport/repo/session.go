@@ -120,9 +120,6 @@ func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error)
 	if r.trust.stale != nil {
 		return nil, r.trust.stale
 	}
-	if err := r.doubts.load(); err != nil {
-		return nil, err
-	}
 	keep, err := r.keep(r.ring.VM(vm))
 	if err != nil {
 		return nil, err

@@ -86,6 +86,11 @@ func (s *Session) create(ctx context.Context, object string, data []byte) error 
 // choose finds the parent: it is there although the session is announced, so nothing
 // that it needs goes before the session does, if the marks allow that.
 func (s *Session) choose(ctx context.Context) error {
+	// After the session was announced: a quarantine that it does not see is made by
+	// who sees it.
+	if err := s.r.loadDoubts(ctx, s.store); err != nil {
+		return fmt.Errorf("read notes of damage: %w", err)
+	}
 	m, err := s.r.refresh(ctx, s.store)
 	if err != nil {
 		return fmt.Errorf("read marks: %w", err)
@@ -106,7 +111,7 @@ func (s *Session) Parent() (Point, error) { return s.parent, s.damaged }
 
 // buildsOn tells whether root is a map of the parent that may be built on.
 func (s *Session) buildsOn(root *Root) bool {
-	if root == nil || s.doubts > 0 || !s.trusted {
+	if root == nil || !s.r.doubts.trusts(root.Node) || !s.trusted {
 		return false
 	}
 	for own := range s.parent.roots() {

@@ -326,7 +326,7 @@ func TestWalkBesideBase(t *testing.T) {
 		entered, left := 0, 0
 		w := Walker{
 			Load: s.load, Base: parent,
-			Enter: func(block.Name) bool { entered++; return true },
+			Enter: func(block.Name) (bool, error) { entered++; return true, nil },
 			Leave: func(block.Name) error { left++; return nil },
 			Leaf: func(window int64, entries []Entry) error {
 				if told[window]++; entries[0].Name != want[window] || old[window] == want[window] && parent.Covers(0, window, root.Size) {

@@ -35,7 +35,7 @@ type Walker struct {
 	Same func(Span) error
 
 	// Enter says whether to look into a node or leaf.
-	Enter func(name block.Name) bool
+	Enter func(name block.Name) (bool, error)
 	// Leave follows on each Enter that said yes, when all that is under the node
 	// was seen, good or bad.
 	Leave func(name block.Name) error
@@ -71,8 +71,10 @@ func (w *Walker) node(ctx context.Context, root Root, at place, ref Ref) error {
 	if passed, err := w.pass(ctx, root, at, ref); passed || err != nil {
 		return err
 	}
-	if w.Enter != nil && !w.Enter(ref.Name) {
-		return nil
+	if w.Enter != nil {
+		if yes, err := w.Enter(ref.Name); !yes || err != nil {
+			return err
+		}
 	}
 	if err := w.into(ctx, root, at, ref); err != nil || w.Leave == nil {
 		return err

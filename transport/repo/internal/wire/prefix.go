@@ -42,6 +42,7 @@ const (
 	Hold       Kind = 'H'
 	Lease      Kind = 'L'
 	Mark       Kind = 'K'
+	Quarantine Kind = 'Q' // of what a check found damaged
 	Revocation Kind = 'R' // of a key
 	Session    Kind = 'S'
 	Tombstone  Kind = 'T' // of restore points that were forgotten
@@ -52,7 +53,7 @@ func (k Kind) known(f Format) bool {
 	switch k {
 	case DataPack, NodePack, Index, Point:
 		return true
-	case Epoch, Fence, Hold, Lease, Mark, Revocation, Session, Tombstone:
+	case Epoch, Fence, Hold, Lease, Mark, Quarantine, Revocation, Session, Tombstone:
 		return f >= 2
 	}
 	return false
