@@ -28,6 +28,8 @@ var (
 	ErrOmitted = errors.New("missing from the store")
 	// ErrRole: the key that opened the repository may not do that.
 	ErrRole = keys.ErrRole
+	// ErrPaper: a text that is no paper key of the repository, or was mistyped.
+	ErrPaper = keys.ErrPaper
 	// ErrNoKey: no key has that label.
 	ErrNoKey = errors.New("no such key")
 	// ErrKeyExists: a key has that label already.

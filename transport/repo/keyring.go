@@ -176,6 +176,18 @@ func (r *Repository) ExportKey(ctx context.Context, label string) ([]byte, error
 	return b, objectErr(k.object, err)
 }
 
+// Paper is the key that opened the repository as text to print and lock away: whoever has
+// it and the store can read everything, and with an owner's make new keys.
+func (r *Repository) Paper() (string, error) {
+	if err := r.Allow(RoleRestore, "be put on paper"); err != nil {
+		return "", err
+	}
+	if !r.ring.Format().Signed() {
+		return "", &readOnlyError{"make a paper key"}
+	}
+	return r.ring.Paper()
+}
+
 // revocation is the document that removes a key.
 type revocation struct {
 	Certificate []byte `json:"certificate"`

@@ -23,6 +23,8 @@ type OpenOptions struct {
 	// KeyFile is a key file that this host keeps itself, as Export returned it. Nil:
 	// the store's are tried.
 	KeyFile []byte
+	// Paper is the text that Paper returned: it opens without any passphrase or key file.
+	Paper []byte
 	// Label is that of the key whose passphrase is given, which spares trying others.
 	// Empty: it may be any.
 	Label string

@@ -86,4 +86,4 @@ func (e *paperError) Error() string { return fmt.Sprintf("a paper key may not %s
 func (e *paperError) Unwrap() error { return ErrRole }
 
 // Hint is the next step for the administrator.
-func (e *paperError) Hint() string { return "make a key file of it with lull key import-paper" }
+func (e *paperError) Hint() string { return "make a key with it: lull key add NAME --role owner --paper-file FILE" }

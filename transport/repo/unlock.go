@@ -44,9 +44,12 @@ func unlock(ctx context.Context, store blob.Store, conf []byte, o OpenOptions) (
 	}
 	u := unlocking{store: store, raw: conf, conf: parsed, passphrase: o.Passphrase}
 	var ring *keys.Ring
-	if o.KeyFile != nil {
+	switch {
+	case o.Paper != nil:
+		ring, err = u.openPaper(o.Paper)
+	case o.KeyFile != nil:
 		ring, err = u.open(ownKeyFile, o.KeyFile)
-	} else {
+	default:
 		ring, err = u.find(ctx, o.Label)
 	}
 	return unlocked{id: parsed.id, ring: ring}, err
@@ -87,6 +90,19 @@ func (u *unlocking) find(ctx context.Context, label string) (*keys.Ring, error) 
 		}
 	}
 	return nil, err
+}
+
+// openPaper opens with what Paper printed, without any key file.
+func (u *unlocking) openPaper(text []byte) (*keys.Ring, error) {
+	if !u.conf.format.Signed() {
+		return nil, &readOnlyError{"use a paper key"}
+	}
+	secrets, err := keys.ParsePaper(keys.Repository(u.conf.id), text)
+	if err != nil {
+		return nil, err
+	}
+	ring, err := secrets.Ring(keys.Repository(u.conf.id), u.conf.public, nil)
+	return ring, objectErr(configObject, err)
 }
 
 // open opens one key file.

@@ -23,6 +23,7 @@ type epoch struct{ data, meta pair }
 type pair struct {
 	public  hpke.PublicKey
 	private hpke.PrivateKey
+	seed    seed // that private is made of
 }
 
 // newPair checks a private key, the zero one for none, against the public one.
@@ -36,6 +37,7 @@ func newPair(public []byte, private seed) (p pair, err error) {
 	if !bytes.Equal(p.private.PublicKey().Bytes(), public) {
 		return p, fmt.Errorf("%w: the public key is another one", wire.ErrForged)
 	}
+	p.seed = private
 	return p, nil
 }
 

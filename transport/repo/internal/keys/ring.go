@@ -48,6 +48,7 @@ type Ring struct {
 	granted    []epochSecrets // by the key file; later ones by the epochs' documents
 	root       ed25519.PublicKey
 
+	shared      seed               // what all roles derive from; the owner needs none
 	master      Master             // the owner's
 	signer      ed25519.PrivateKey // nil: none
 	box         hpke.PrivateKey    // nil: none
@@ -68,7 +69,7 @@ func (m Master) Ring1(id Repository) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive keys: %w", err)
 	}
-	p := pair{both.PublicKey(), both}
+	p := pair{public: both.PublicKey(), private: both}
 	r.epochs = []epoch{{data: p, meta: p}}
 	return r, r.derive(&d)
 }
@@ -76,7 +77,7 @@ func (m Master) Ring1(id Repository) (*Ring, error) {
 // Ring makes the keys of a repository of format 2 of the secrets of a key and its
 // certificate; without one (nil) nothing can be signed.
 func (s *Secrets) Ring(id Repository, public Public, certificate []byte) (*Ring, error) {
-	r := &Ring{format: 2, repository: id, roles: s.Roles, root: public.Root, master: s.master}
+	r := &Ring{format: 2, repository: id, roles: s.Roles, root: public.Root, master: s.master, shared: s.shared}
 	shared := s.shared
 	first := epochSecrets{}
 	if len(s.epochs) > 0 {
