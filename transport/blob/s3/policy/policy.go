@@ -65,24 +65,29 @@ type Statement struct {
 // Principal is the users that a bucket's statement is about.
 type Principal struct{ AWS []string }
 
-// rights are the kinds of objects that a role may create and delete.
+// rights are the kinds of objects that a role may create, delete, and lock.
 type rights struct {
-	create, remove []string
-	versions       bool // may look at older versions, to undelete
+	create, remove, lock []string
+	versions             bool // may look at older versions, to undelete
 }
 
 func rightsOf(r Role) (rights, error) {
-	backup := []string{"packs/*", "index/*", "points/*", "sessions/*", "probe/*"}
+	locked := []string{"packs/*", "index/*", "points/*", "probe/*"} // the probe tries locks
+	backup := append(slices.Clone(locked), "sessions/*")
 	maintain := append(slices.Clone(backup), "marks/*", "leases/*", "quarantine/*", "holds/*")
+	notes := []string{"forgotten/*", "revoked/*"} // that maintenance adds, and nobody takes back
 	switch r {
 	case Backup:
-		return rights{create: backup, remove: []string{"sessions/*", "probe/*"}}, nil
+		return rights{create: backup, remove: []string{"sessions/*", "probe/*"}, lock: locked}, nil
 	case Restore:
 		return rights{}, nil
 	case Maintain:
-		return rights{create: append(slices.Clone(maintain), "forgotten/*", "revoked/*"), remove: maintain, versions: true}, nil
+		return rights{
+			create: slices.Concat(maintain, notes), remove: maintain,
+			lock: slices.Concat(locked, notes, []string{"config", "keys/*", "epochs/*"}), versions: true,
+		}, nil
 	case Owner:
-		return rights{create: []string{"*"}, remove: []string{"*"}, versions: true}, nil
+		return rights{create: []string{"*"}, remove: []string{"*"}, lock: []string{"*"}, versions: true}, nil
 	}
 	return rights{}, fmt.Errorf("%w: %q", ErrRole, r)
 }
@@ -103,8 +108,8 @@ func For(r Role, o Options) (Document, error) {
 	if o.Lock {
 		d.add(o.allow("SeeLocks", o.objects([]string{"*"}), "s3:GetObjectRetention"))
 	}
-	if o.Lock && len(has.create) > 0 {
-		d.add(o.allow("Lock", o.objects(lockable(has.create)), "s3:PutObjectRetention"))
+	if o.Lock && len(has.lock) > 0 {
+		d.add(o.allow("Lock", o.objects(has.lock), "s3:PutObjectRetention"))
 	}
 	if o.AWS {
 		d.add(o.awsOnly(r)...)
@@ -119,13 +124,6 @@ func For(r Role, o Options) (Document, error) {
 }
 
 func (d *Document) add(s ...Statement) { d.Statement = append(d.Statement, s...) }
-
-// lockable are the objects that are locked, and the probe's, which tries locks.
-func lockable(create []string) []string {
-	return slices.DeleteFunc(slices.Clone(create), func(kind string) bool {
-		return slices.Contains([]string{"sessions/*", "marks/*", "leases/*", "quarantine/*", "holds/*"}, kind)
-	})
-}
 
 func (o Options) bucket() []string { return []string{"arn:aws:s3:::" + o.Bucket} }
 
