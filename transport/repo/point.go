@@ -30,6 +30,8 @@ type Point struct {
 	SignedBy string `json:"signed_by,omitempty"`
 	// Deduplicated is the domain whose packs the point builds on; "" for all.
 	Deduplicated string `json:"deduplicated,omitempty"`
+	// Origin is where a point comes from that was copied from another repository.
+	Origin *Origin `json:"origin,omitempty"`
 	// Frozen is the instant that the point shows, by the host's clock, in UTC.
 	Frozen   time.Time           `json:"frozen"`
 	Agent    string              `json:"agent"` // version of lull
