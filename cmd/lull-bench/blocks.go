@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"runtime"
-	"strings"
 
 	"github.com/lull-backup/lull/transport/block"
 )
@@ -18,9 +18,13 @@ import (
 func blocksCommand(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("blocks", flag.ContinueOnError)
 	dir := imagesFlag(flags)
-	only := flags.String("only", "", "only schemes whose name holds `TEXT`")
+	only := flags.String("only", "", "only schemes whose name matches the regular `EXPRESSION`")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return fmt.Errorf("read -only: %w", err)
 	}
 	images, err := findImages(*dir)
 	if err != nil {
@@ -29,30 +33,36 @@ func blocksCommand(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprintf(out, "Images in use: A %d, B %d, A a day later %d MB. MB = 10^6 bytes.\n\n", images[0].used/1e6, images[1].used/1e6, images[2].used/1e6)
 	fmt.Fprintln(out, "| scheme | A | +B | +A' | data | directories, index | maps | **all** | blocks | cut+name s | compress s |")
 	fmt.Fprintln(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+	var runs []*run
 	for _, s := range schemes() {
-		if !strings.Contains(s.name, *only) {
+		if !wanted.MatchString(s.name) {
 			continue
 		}
-		r, err := s.measure(ctx, images)
+		r, err := newRun(s)
 		if err != nil {
-			return fmt.Errorf("measure %s: %w", s.name, err)
+			return err
 		}
-		fmt.Fprintln(out, r)
+		runs = append(runs, r)
+	}
+	if err := measureRuns(ctx, runs, images); err != nil {
+		return err
+	}
+	for _, r := range runs {
+		fmt.Fprintln(out, &r.result)
 	}
 	return nil
 }
 
 // result is what a scheme comes to; bytes unless it says otherwise.
 type result struct {
-	scheme    scheme
-	after     []int64 // each image's data and metadata
-	data      int64
-	index     int64
-	maps      int64
-	blocks    int64 // distinct
-	cutting   float64
-	compress  float64
-	lastTotal int64
+	scheme   scheme
+	after    []int64 // what each image added, metadata and all
+	data     int64
+	index    int64
+	maps     int64
+	blocks   int64   // distinct
+	cutting  float64 // processor seconds, for A
+	compress float64 // for all
 }
 
 func (r *result) total() int64 { return r.data + r.index + r.maps }
@@ -70,55 +80,92 @@ func megabytes(n int64) string {
 	return fmt.Sprintf("%d", (n+5e5)/1e6)
 }
 
-// measure runs the images through a scheme, one after the other into one store.
-func (s scheme) measure(ctx context.Context, images []image) (*result, error) {
-	r := &result{scheme: s}
-	runtime.LockOSThread() // whose processor time is counted
-	defer runtime.UnlockOSThread()
-	press, err := startPress(s)
+// run is a scheme at work.
+type run struct {
+	scheme scheme
+	press  *press
+	ledger *ledger
+	result result
+}
+
+func newRun(s scheme) (*run, error) {
+	p, err := startPress(s)
 	if err != nil {
 		return nil, err
 	}
-	store := newLedger(press)
-	for _, m := range images {
-		cutting, err := store.take(ctx, s, m)
-		if err != nil {
-			return nil, errors.Join(err, press.stop())
-		}
-		if len(r.after) == 0 {
-			r.cutting = cutting
-		}
-		r.data, r.index, r.maps, r.blocks = press.drain(), store.index, store.maps, int64(len(store.known))
-		r.after = append(r.after, r.total()-r.lastTotal)
-		r.lastTotal = r.total()
-	}
-	r.compress = press.seconds()
-	return r, press.stop()
+	return &run{scheme: s, press: p, ledger: newLedger(p), result: result{scheme: s}}, nil
 }
 
-// take reads one image, window after window, without its holes. It returns the
-// processor seconds that cutting and naming took.
-func (l *ledger) take(ctx context.Context, s scheme, m image) (float64, error) {
+// measureRuns takes the images through every scheme at once, one image after the
+// other: reading them is what takes longest where memory is short.
+func measureRuns(ctx context.Context, runs []*run, images []image) (err error) {
+	runtime.LockOSThread() // whose processor time is counted
+	defer runtime.UnlockOSThread()
+	defer func() {
+		for _, r := range runs {
+			err = errors.Join(err, r.press.stop())
+		}
+	}()
+	for _, m := range images {
+		if err := readImage(ctx, runs, m); err != nil {
+			return fmt.Errorf("measure %s: %w", m.file, err)
+		}
+		for _, r := range runs {
+			if err := r.imageDone(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readImage feeds every window that is no hole to every scheme.
+func readImage(ctx context.Context, runs []*run, m image) error {
 	f, err := os.Open(m.path)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer f.Close()
-	buf := make([]byte, s.window)
-	cutting := 0.0
-	err = eachData(ctx, f, s.window, func(at int64) error {
-		window := buf[:min(int64(s.window), m.size-at)]
+	data, copied := make([]byte, block.WindowSize), make([]byte, block.WindowSize)
+	return eachData(ctx, f, len(data), func(at int64) error {
+		window := data[:min(int64(len(data)), m.size-at)]
 		if _, err := f.ReadAt(window, at); err != nil {
 			return fmt.Errorf("read image: %w", err)
 		}
-		took, err := l.window(ctx, s, where{m.vm, at}, window)
-		cutting += took
-		return err
+		for _, r := range runs {
+			if err := r.take(ctx, where{m.vm, at}, copied[:copy(copied, window)]); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	if err != nil {
-		return 0, err
+}
+
+// take cuts one window of lull's size, in windows of the scheme's.
+func (r *run) take(ctx context.Context, at where, data []byte) error {
+	for off := 0; off < len(data); off += r.scheme.window {
+		part := where{at.vm, at.at + int64(off)}
+		took, err := r.ledger.window(ctx, r.scheme, part, data[off:min(off+r.scheme.window, len(data))])
+		if err != nil {
+			return err
+		}
+		if len(r.result.after) == 0 {
+			r.result.cutting += took
+		}
 	}
-	return cutting, l.flush(ctx)
+	return nil
+}
+
+// imageDone notes what the store holds by now.
+func (r *run) imageDone(ctx context.Context) error {
+	if err := r.ledger.flush(ctx); err != nil {
+		return err
+	}
+	before := r.result.total()
+	r.result.data, r.result.index, r.result.maps = r.press.drain(), r.ledger.index, r.ledger.maps
+	r.result.blocks, r.result.compress = int64(len(r.ledger.known)), r.press.seconds()
+	r.result.after = append(r.result.after, r.result.total()-before)
+	return nil
 }
 
 // Bytes of metadata, as docs/format.md has them.

@@ -29,7 +29,7 @@ func commands() []command {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout)
+	err := dispatch(ctx, os.Args[1:], os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		os.Exit(2)
@@ -39,7 +39,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+func dispatch(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) > 0 {
 		for _, c := range commands() {
 			if c.name == args[0] {
@@ -81,6 +81,10 @@ type image struct {
 
 // findImages looks the three images up: A, B and A a day later.
 func findImages(dir string) ([]image, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find images: %w", err)
+	}
 	images := []image{{vm: "a", file: "a.raw"}, {vm: "b", file: "b.raw"}, {vm: "a", file: "a2.raw"}}
 	for i := range images {
 		m := &images[i]

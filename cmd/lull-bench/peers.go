@@ -62,7 +62,11 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find lull: %w", err)
 	}
-	scratch, err := os.MkdirTemp(*work, "peers-")
+	folder, err := filepath.Abs(*work) // some programs run in a folder of their own
+	if err != nil {
+		return fmt.Errorf("find work folder: %w", err)
+	}
+	scratch, err := os.MkdirTemp(folder, "peers-")
 	if err != nil {
 		return fmt.Errorf("make work folder: %w", err)
 	}
