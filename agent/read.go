@@ -65,14 +65,6 @@ func (b *backup) warnOnce(message string) {
 	}
 }
 
-// because is why ctx ended, where it did: whatever failed then failed for that.
-func because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause
-	}
-	return err
-}
-
 func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 	point := repo.Point{
 		VM: b.job.Name, Frozen: b.instant.UTC(), Agent: b.Version,

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/agent/journal"
@@ -73,26 +72,9 @@ func (r *Runner) Backup(ctx context.Context, job Job) (Result, error) {
 	defer lock.Unlock()
 	b.step(StepStarted, "")
 	if err := b.do(ctx); err != nil {
-		return b.finish(fmt.Errorf("back up %s: %w", job.Name, plainly(err)))
+		return b.finish(fmt.Errorf("back up %s: %w", job.Name, err))
 	}
 	return b.finish(nil)
-}
-
-// interrupted is an error that tells of a cancelled context in plain words: it is
-// kept for status, and shown to people.
-type interrupted struct{ error }
-
-func (i interrupted) Error() string {
-	return strings.ReplaceAll(i.error.Error(), context.Canceled.Error(), "interrupted")
-}
-
-func (i interrupted) Unwrap() error { return i.error }
-
-func plainly(err error) error {
-	if errors.Is(err, context.Canceled) {
-		return interrupted{err}
-	}
-	return err
 }
 
 // backup is the state of one run.
@@ -114,16 +96,16 @@ type backup struct {
 
 func (b *backup) do(ctx context.Context) (err error) {
 	if err := b.recoverEntry(ctx, b.job.Name, b.job.Host, b.job.VM); err != nil {
-		return err
+		return Interrupted(ctx, err)
 	}
 	if b.plan, err = b.job.Host.Plan(ctx, b.job.VM, b.run); err != nil {
-		return err // a host's errors say what it did to which VM
+		return Interrupted(ctx, err) // a host's errors say what it did to which VM
 	}
 	b.step(StepPlanned, fmt.Sprintf("%d disks", len(b.plan.Disks)))
 	// The repository is met before the guest: one that is out of reach costs
 	// the guest nothing.
 	if b.session, err = b.job.Repository.Begin(ctx, b.job.Name, b.Now()); err != nil {
-		return fmt.Errorf("begin session: %w", err)
+		return fmt.Errorf("begin session: %w", Interrupted(ctx, err))
 	}
 	defer func() { err = errors.Join(err, b.session.Close()) }()
 
@@ -144,7 +126,7 @@ func (b *backup) do(ctx context.Context) (err error) {
 	if readErr != nil && b.held != nil {
 		b.abort(ctx)
 	}
-	return errors.Join(readErr, mergeErr, b.forget(mergeErr))
+	return errors.Join(Interrupted(ctx, readErr), mergeErr, b.forget(mergeErr))
 }
 
 // snapshotAndRead freezes the VM's disks and stores them; the frozen disks are

@@ -45,7 +45,7 @@ func (in *invocation) backup(ctx context.Context, args []string, loose looseFlag
 	done := newTable("VM", "POINT", "LEVEL", "FROZEN", "READ", "NEW", "STORED", "TOOK")
 	for _, job := range jobs {
 		if ctx.Err() != nil {
-			in.failVM(job.name, fmt.Errorf("back up %s: not begun: %w", job.name, ctx.Err()))
+			in.failVM(job.name, fmt.Errorf("back up %s: not begun: %w", job.name, agent.Interrupted(ctx, ctx.Err())))
 			continue
 		}
 		res, err := in.backupOne(ctx, job, repositories)
@@ -68,7 +68,7 @@ func (in *invocation) backup(ctx context.Context, args []string, loose looseFlag
 func (in *invocation) backupOne(ctx context.Context, job vmJob, repositories *shelf) (agent.Result, error) {
 	repository, err := repositories.open(ctx, job.target)
 	if err != nil {
-		return agent.Result{}, fmt.Errorf("back up %s: %w", job.name, err)
+		return agent.Result{}, fmt.Errorf("back up %s: %w", job.name, agent.Interrupted(ctx, err))
 	}
 	story := in.newStory(job.name)
 	defer story.close()

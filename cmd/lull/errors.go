@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,8 +88,7 @@ func errorLine(err error) string {
 // plainError is the text of err on one line. Joined errors, which the standard
 // library sets one below the other, read on.
 func plainError(err error) string {
-	text := strings.ReplaceAll(err.Error(), context.Canceled.Error(), "interrupted")
-	return printable(strings.ReplaceAll(text, "\n", ", and "))
+	return printable(strings.ReplaceAll(err.Error(), "\n", ", and "))
 }
 
 // printable makes text from anywhere safe for one line of a terminal: control

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -44,7 +44,7 @@ func TestErrorLines(t *testing.T) {
 			[]string{"lull: wrong passphrase; look under the mat"}},
 		{"joined", errors.Join(errors.New("read disk"), errors.New("merge delta")),
 			[]string{"lull: read disk, and merge delta"}},
-		{"interrupted", fmt.Errorf("back up old: %w", context.Canceled),
+		{"interrupted", fmt.Errorf("back up old: %w", agent.ErrInterrupted),
 			[]string{"lull: back up old: interrupted; run it again"}},
 		{"hostile", errors.New("guest says: \x1b]0;x\x07\nhi"),
 			[]string{"lull: guest says: ]0;x , and hi"}},

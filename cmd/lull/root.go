@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
 )
 
@@ -67,7 +68,7 @@ func (in *invocation) run(fn work) work {
 		if in.flags.repoDir != "" && in.flags.repository != "" {
 			return usagef("%s: --repo and --repository exclude each other", cmd.CommandPath())
 		}
-		return fn(cmd, args)
+		return agent.Interrupted(cmd.Context(), fn(cmd, args))
 	}
 }
 
