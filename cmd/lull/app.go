@@ -68,6 +68,7 @@ func (a *App) Run(ctx context.Context, args []string) int {
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	err = errors.Join(err, in.closeHosts())
 	if err != nil && !in.started {
 		err = asUsage(cmd, err)
 		// Parsing stops at the mistake; who asked for JSON after it gets it too.
@@ -84,7 +85,17 @@ type invocation struct {
 	started bool // the arguments were right and the command's own work began
 	code    int
 
-	unattended bool // nobody is there to answer a question
+	opened     []io.Closer // hosts: whatever a command did, they let go at its end
+	unattended bool        // nobody is there to answer a question
+}
+
+// closeHosts ends the connections that hosts still hold.
+func (in *invocation) closeHosts() error {
+	var errs []error
+	for _, h := range in.opened {
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // globalFlags are understood by every command.
@@ -93,6 +104,7 @@ type globalFlags struct {
 	repository string
 	repoDir    string
 	passphrase string // path of the file that holds it
+	key        keyFlags
 	json       bool
 	quiet      bool
 }
