@@ -205,7 +205,7 @@ func TestCodec(t *testing.T) {
 			t.Errorf("%d bytes: %v", len(plain), err)
 		}
 	}
-	bomb := c.enc.EncodeAll(make([]byte, 64<<20), []byte{methodZstd})
+	bomb := c.enc[Normal].EncodeAll(make([]byte, 64<<20), []byte{methodZstd})
 	for name, packed := range map[string][]byte{"empty": {}, "method": {7, 1}, "bomb": bomb, "too long": make([]byte, MaxSegment+2)} {
 		if _, err := c.Unpack(nil, packed); !errors.Is(err, wire.ErrDamaged) && !errors.Is(err, wire.ErrNewer) {
 			t.Errorf("%s: %v", name, err)
@@ -296,6 +296,7 @@ func FuzzOpenDirectory(f *testing.F) {
 func FuzzUnpack(f *testing.F) {
 	c := codec(f)
 	f.Add(c.Pack(nil, bytes.Repeat([]byte("seed"), 500)))
+	f.Add(c.PackAt(nil, bytes.Repeat([]byte("seed"), 500), Fast))
 	f.Add([]byte{methodStored, 1, 2})
 	f.Fuzz(func(t *testing.T, packed []byte) {
 		if plain, err := c.Unpack(nil, packed); err == nil && len(plain) > MaxSegment {
