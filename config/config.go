@@ -56,6 +56,11 @@ type Repository struct {
 	Dir            string
 	S3             *S3
 	PassphraseFile string // empty: from the environment
+	// Key is the label of the key that the passphrase is of; empty: any.
+	Key string
+	// KeyFile is a key file that this host keeps; empty: those in the store.
+	KeyFile     string
+	Deduplicate Deduplicate
 	// ObjectLock is nil where nothing is locked; only S3 has locks.
 	ObjectLock *ObjectLock
 }
