@@ -234,7 +234,7 @@ func (e *examination) locks(ctx context.Context, store blob.Store) {
 			return
 		}
 	}
-	e.add("object lock", resultOK, fmt.Sprintf("%s, %s; %s looked at", want.Mode, count(want.Days, "day"), count(len(points), "restore point")), "")
+	e.add("object lock", resultOK, fmt.Sprintf("%s, %d days; %s looked at", want.Mode, want.Days, count(len(points), "restore point")), "")
 }
 
 func lockText(l blob.Lock) string {

@@ -66,7 +66,7 @@ func pure() []string {
 func implementations() []string {
 	return []string{
 		"snapshot/qemu", "snapshot/image", "snapshot/libvirt",
-		"transport/blob/dir", "transport/blob/s3", "transport/blob/retry", "transport/blob/mem",
+		"transport/blob/dir", "transport/blob/s3", "transport/blob/retry", "transport/blob/lock", "transport/blob/mem",
 		"plugins/writers/*",
 	}
 }

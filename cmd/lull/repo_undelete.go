@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,8 +29,12 @@ func (in *invocation) undeleteCommand() *cobra.Command {
 
 // hiddenLine is a hidden object as --json shows it.
 type hiddenLine struct {
-	blob.Hidden
-	Revealed bool
+	Name     string    `json:"name"`
+	Size     int64     `json:"size"`
+	Created  time.Time `json:"created"`
+	Deleted  bool      `json:"deleted"`
+	Since    time.Time `json:"since"`
+	Revealed bool      `json:"revealed"`
 }
 
 func (in *invocation) undelete(ctx context.Context, list bool) (err error) {
@@ -44,7 +49,7 @@ func (in *invocation) undelete(ctx context.Context, list bool) (err error) {
 	defer func() { err = errors.Join(err, closer.Close()) }()
 	found := []hiddenLine{}
 	err = blob.HiddenOf(ctx, store, "", func(h blob.Hidden) error {
-		found = append(found, hiddenLine{Hidden: h})
+		found = append(found, hiddenLine{Name: h.Name, Size: h.Size, Created: h.Created, Deleted: h.Deleted, Since: h.Since})
 		return nil
 	})
 	for i := 0; err == nil && !list && i < len(found); i++ {
