@@ -19,6 +19,7 @@ type lane struct {
 	kind    wire.Kind
 	size    int
 	buffers chan []byte // of packs; nil: not made yet
+	pace    pace
 
 	mu   sync.Mutex
 	open []*segment   // begun, nobody's at the moment
@@ -42,6 +43,10 @@ type finishedPack = pack.Pack
 
 func (l *lane) init(s *Session, kind wire.Kind, size, buffers int) {
 	l.s, l.kind, l.size = s, kind, size
+	l.pace.ladder = []pack.Level{pack.Normal} // names, which do not shrink
+	if kind == wire.DataPack {
+		l.pace.ladder = s.r.compression.ladder(s.r.ring.Format())
+	}
 	l.buffers = make(chan []byte, buffers)
 	for range buffers {
 		l.buffers <- nil
@@ -83,11 +88,14 @@ func (l *lane) add(ctx context.Context, seg *segment, name block.Name, data []by
 func (l *lane) seal(ctx context.Context, seg *segment) error {
 	work := l.s.r.scratch.Get().(*sealing)
 	defer l.s.r.scratch.Put(work)
-	work.packed = l.s.r.codec.Pack(work.packed[:0], seg.plain)
+	began := l.s.r.now()
+	work.packed = l.s.r.codec.PackAt(work.packed[:0], seg.plain, l.pace.level())
+	packed := l.s.r.now()
 	w, place, err := l.reserve(ctx, len(work.packed), seg.blocks)
 	if err != nil {
 		return err
 	}
+	l.pace.note(packed.Sub(began), l.s.r.now().Sub(packed))
 	ready, err := w.Fill(place, work.packed, seg.plain, &work.verify)
 	if err != nil {
 		return err

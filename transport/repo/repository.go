@@ -33,6 +33,8 @@ type OpenOptions struct {
 	Cache string
 	// Domain is whose packs backups build on; the zero Domain: all keys'.
 	Domain Domain
+	// Compression is how hard backups compress; empty: Auto.
+	Compression Compression
 	// Now is the host's clock; nil: time.Now.
 	Now func() time.Time
 
@@ -57,6 +59,8 @@ type Repository struct {
 	now        func() time.Time
 	limits     limits
 
+	compression Compression
+
 	known    known
 	syncing  sync.Mutex // held by who reads index objects that came later
 	packKeys packKeys
@@ -68,6 +72,9 @@ type Repository struct {
 // ErrVersion, ErrCorrupt, ErrNoKey. It reads the index objects that the cache does not hold
 // yet.
 func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, error) {
+	if err := o.Compression.check(); err != nil {
+		return nil, err
+	}
 	conf, err := readConfig(ctx, store)
 	if err != nil {
 		return nil, err
@@ -76,7 +83,7 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{id: u.id, config: conf, store: store, ring: u.ring, now: o.Now, limits: o.limits}
+	r := &Repository{id: u.id, config: conf, store: store, ring: u.ring, now: o.Now, limits: o.limits, compression: o.Compression}
 	if r.now == nil {
 		r.now = time.Now
 	}

@@ -1,0 +1,82 @@
+package repo_test
+
+import (
+	"bytes"
+	"context"
+	"runtime"
+	"testing"
+
+	"github.com/lull-backup/lull/transport/blob/mem"
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// store puts a disk into a repository that compresses so.
+func storeDisk(t *testing.T, store *mem.Store, c repo.Compression, disk []byte) repo.Point {
+	t.Helper()
+	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: clock, Compression: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	s := begin(t, r)
+	st, err := s.Stream(t.Context(), int64(len(disk)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for w := range len(disk) / block.WindowSize {
+		if err := st.Put(t.Context(), int64(w), disk[w*block.WindowSize:(w+1)*block.WindowSize]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return finish(t, s, st, "lab/web")
+}
+
+// What one setting has stored, every other reads and builds on.
+func TestCompressionSettings(t *testing.T) {
+	for _, c := range repo.Compressions() {
+		t.Run(string(c), func(t *testing.T) {
+			store, disk := mem.New(), image(1, 2*block.WindowSize)
+			initRepo(t, store)
+			p := storeDisk(t, store, c, disk)
+			if p.Stats.Stored > p.Stats.New*9/10 {
+				t.Errorf("stored %d bytes of %d that shrink by half", p.Stats.Stored, p.Stats.New)
+			}
+			if again := storeDisk(t, store, repo.Auto, disk); again.Stats.NewBlocks != 0 {
+				t.Errorf("%d blocks stored again", again.Stats.NewBlocks)
+			}
+			back := make([]byte, len(disk))
+			r := openRepo(t, store)
+			err := r.ReadStream(t.Context(), p.Disks[0].Root, 1, func(_ context.Context, off int64, data []byte) error {
+				copy(back[off:], data)
+				return nil
+			})
+			if err != nil || !bytes.Equal(back, disk) {
+				t.Errorf("came back otherwise: %v", err)
+			}
+		})
+	}
+	if _, err := repo.Open(t.Context(), mem.New(), repo.OpenOptions{Compression: "lz4"}); err == nil {
+		t.Error("lz4 taken")
+	}
+}
+
+// A new block costs two allocations at most, packs and directories included: a full
+// backup has millions.
+func TestAllocationsOfABlock(t *testing.T) {
+	store, disk := mem.New(), image(2, 16*block.WindowSize)
+	initRepo(t, store)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	p := storeDisk(t, store, repo.CompressFast, disk)
+	runtime.ReadMemStats(&after)
+	if n, blocks := after.Mallocs-before.Mallocs, uint64(p.Stats.NewBlocks); blocks < 2000 || n > 2*blocks+3000 {
+		t.Errorf("%d allocations for %d new blocks", n, blocks)
+	} else {
+		t.Logf("%d allocations for %d new blocks", n, blocks)
+	}
+}
