@@ -104,6 +104,7 @@ type globalFlags struct {
 	repository string
 	repoDir    string
 	passphrase string // path of the file that holds it
+	key        keyFlags
 	json       bool
 	quiet      bool
 }

@@ -39,6 +39,10 @@ func exitRules() []exitRule {
 		{errUsage, exitUsage},
 		{repo.ErrPassphrase, exitLocked},
 		{repo.ErrVersion, exitLocked},
+		{repo.ErrRole, exitLocked},
+		{repo.ErrReadOnly, exitLocked},
+		{repo.ErrPaper, exitLocked},
+		{repo.ErrLabel, exitUsage},
 		{blob.ErrUnreachable, exitLocked},
 		{blob.ErrDenied, exitLocked},
 		{blob.ErrNoBucket, exitLocked},
@@ -46,6 +50,7 @@ func exitRules() []exitRule {
 		{snapshot.ErrNotFound, exitNotFound},
 		{repo.ErrNoRepository, exitNotFound},
 		{repo.ErrNotFound, exitNotFound},
+		{repo.ErrNoKey, exitNotFound},
 	}
 }
 

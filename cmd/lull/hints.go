@@ -23,6 +23,13 @@ func hintRules() []hintRule {
 	return []hintRule{
 		{context.Canceled, "run it again"},
 		{repo.ErrPassphrase, "give the passphrase that the repository was made with"},
+		{repo.ErrRole, "use another key, see `lull key list`"},
+		{repo.ErrReadOnly, "move it into a new repository with `lull copy`"},
+		{repo.ErrLabel, "use 1 to 64 of a to z, 0 to 9, dot, underscore and dash"},
+		{repo.ErrNoKey, "see `lull key list`"},
+		{repo.ErrKeyExists, "choose another label, see `lull key list`"},
+		{repo.ErrLastOwner, "make another owner's key first, with `lull key add`"},
+		{repo.ErrPaper, "type the numbered lines as they are printed"},
 		{repo.ErrNoRepository, "make one with `lull init`"},
 		{repo.ErrExists, "use it as it is, or choose another place"},
 		{repo.ErrVersion, "use the newest lull"},

@@ -15,7 +15,7 @@ import (
 )
 
 func (in *invocation) initCommand() *cobra.Command {
-	return in.addRepositoryFlags(&cobra.Command{
+	return in.addPlaceFlags(&cobra.Command{
 		Use:   "init",
 		Short: "Make a new repository",
 		Long: "Make a new repository, in the folder that --repo names or in one of the\n" +

@@ -29,7 +29,7 @@ func (in *invocation) rootCommand() *cobra.Command {
 	root.AddCommand(
 		in.initCommand(), in.vmsCommand(), in.backupCommand(), in.pointsCommand(),
 		in.restoreCommand(), in.checkCommand(), in.agentCommand(), in.statusCommand(),
-		in.repoCommand(), in.doctorCommand(),
+		in.keyCommand(), in.repoCommand(), in.doctorCommand(),
 		in.configCommand(), in.versionCommand(), in.completionCommand(),
 		in.manCommand(), in.pluginServeCommand(), in.deadManCommand(),
 	)
@@ -46,8 +46,15 @@ func (in *invocation) addGlobalFlags(root *cobra.Command) {
 	f.BoolVar(&in.flags.quiet, "quiet", false, "write nothing but errors, and the tables of commands that show one")
 }
 
-// addRepositoryFlags adds what names a repository without any configuration.
+// addRepositoryFlags adds what names a repository without any configuration, and the key
+// that opens it.
 func (in *invocation) addRepositoryFlags(cmd *cobra.Command) *cobra.Command {
+	in.addKeyFlags(cmd)
+	return in.addPlaceFlags(cmd)
+}
+
+// addPlaceFlags adds what names a repository without any configuration.
+func (in *invocation) addPlaceFlags(cmd *cobra.Command) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&in.flags.repoDir, "repo", "", "repository folder `DIR`, without any configuration")
 	f.StringVar(&in.flags.passphrase, "passphrase-file", "", "`FILE` that holds the repository's passphrase")

@@ -32,11 +32,7 @@ func (in *invocation) openRepository(ctx context.Context, t target) (*repository
 	if err := checkFolder(t.repository); err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	secret, err := in.passphrase(ctx, t.repository, false)
-	if err != nil {
-		return nil, err
-	}
-	cache, err := in.cacheDir(t.config)
+	o, err := in.openOptions(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +40,7 @@ func (in *invocation) openRepository(ctx context.Context, t target) (*repository
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", t.repository.Name, err)
 	}
-	r, err := repo.Open(ctx, store, repo.OpenOptions{Passphrase: secret, Cache: cache})
+	r, err := repo.Open(ctx, store, o)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", t.repository.Name, errors.Join(err, closer.Close()))
 	}
