@@ -46,7 +46,7 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 	p.Frozen = p.Frozen.UTC()
 	p.ID = s.id
 	if p.Parent == "" {
-		p.Parent = s.parent.ID
+		p.Parent = s.follows
 	}
 	p.Mark = s.mark
 	if err := s.link(ctx, s.r.ring.VM(p.VM), p); err != nil {

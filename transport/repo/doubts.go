@@ -156,6 +156,13 @@ func (d *doubts) take(object string) bool {
 	return true
 }
 
+// has tells whether an object is known to be damaged.
+func (d *doubts) has(object string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.objects[object]
+}
+
 // count grows whenever damage comes to light.
 func (d *doubts) count() int {
 	d.mu.Lock()

@@ -16,6 +16,10 @@ var (
 	ErrVersion      = errors.New("repository format is newer than this lull")
 	ErrNotFound     = errors.New("no such restore point")
 	ErrCorrupt      = errors.New("damaged repository object")
+	// ErrHeld: a restore point is held, see Repository.Hold.
+	ErrHeld = errors.New("restore point is held")
+	// ErrBusy: another host does the same maintenance now.
+	ErrBusy = errors.New("another host is at it")
 	// ErrFenced: maintenance took the session for dead, because it did not renew itself
 	// for longer than the grace. Run again.
 	ErrFenced = errors.New("the session was given up while it was away")

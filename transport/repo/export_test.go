@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 )
@@ -57,4 +58,16 @@ func openAny(r *Repository, name string, b []byte) error {
 func WalkMaps(ctx context.Context, r *Repository, root Root) error {
 	w := tree.Walker{Load: r.nodes(r.store).load, Leaf: func(int64, []tree.Entry) error { return nil }}
 	return w.Walk(ctx, tree.Root(root))
+}
+
+// PruneAlone prunes without a lease, as two maintainers do of which one has lost it, and
+// gives up sessions that were away for so long.
+func PruneAlone(ctx context.Context, r *Repository, o PruneOptions, now time.Time, away time.Duration) (PruneReport, error) {
+	p := r.pruner(o)
+	p.now, p.away = now, away
+	err := p.run(ctx)
+	if errors.Is(err, errRace) {
+		err = nil
+	}
+	return p.report, err
 }

@@ -53,9 +53,10 @@ type Session struct {
 	nodes lane
 	count counters
 
-	parent  Point // found when it began; the zero Point: none
-	damaged error // of points that are newer
-	trusted bool  // the parent's blocks stay where they are
+	parent  Point  // found when it began; the zero Point: none
+	damaged error  // of points that are newer
+	follows string // id of the parent, though it cannot be read
+	trusted bool   // the parent's blocks stay where they are
 	mark    uint64
 
 	renewals atomic.Int64

@@ -100,9 +100,25 @@ func (s *Session) choose(ctx context.Context) error {
 	if err != nil && !passable(err) {
 		return fmt.Errorf("find the point before: %w", err)
 	}
-	s.parent, s.damaged = p, err
+	s.parent, s.damaged, s.follows = p, err, p.ID
+	if p.ID == "" && !s.r.ring.CanReadMaps() {
+		if s.follows, err = s.newestName(ctx); err != nil {
+			return err
+		}
+	}
 	s.trusted = p.ID != "" && m.trusts(&p, pointObject(s.r.ring.VM(s.vm), p.ID))
 	return nil
+}
+
+// newestName is the id of the VM's newest point, for a key that cannot read it.
+func (s *Session) newestName(ctx context.Context) (newest string, err error) {
+	infos, err := list(ctx, s.store, vmPrefix(s.r.ring.VM(s.vm)))
+	for _, i := range infos {
+		if id, ok := pointID(i.Name); ok {
+			newest = max(newest, id)
+		}
+	}
+	return newest, err
 }
 
 // Parent is the newest point of the VM that could be read when the session began, or

@@ -181,3 +181,10 @@ func begin(ctx context.Context, name string) error {
 	}
 	return ctx.Err()
 }
+
+// CloneAt is a Clone with another clock.
+func (s *Store) CloneAt(now func() time.Time) *Store {
+	c := s.Clone()
+	c.now = now
+	return c
+}

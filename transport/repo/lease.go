@@ -1,0 +1,166 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// leaseTerm is how long a lease lasts without being renewed, by the store's time.
+const leaseTerm = 10 * time.Minute
+
+// leaseDoc is the content of a lease's objects.
+type leaseDoc struct {
+	Host string `json:"host"` // label of the key, for people
+}
+
+// lease keeps maintainers from doing the same work twice. It is a courtesy: two that
+// work at the same time do no harm. leases/<what>/<n> is taken by creating it, renewed by
+// <n>.<k>, given back by <n>.end; of several that are alive the lowest number has it.
+type lease struct {
+	r      *Repository
+	prefix string
+	n      int
+	// taken is the store's time of the taking, at the host's.
+	taken, at time.Time
+
+	stop chan struct{}
+	wg   sync.WaitGroup
+}
+
+// lease takes a lease: ErrBusy when another has it. The ctx that comes back ends when it is
+// lost.
+func (r *Repository) lease(ctx context.Context, what string) (context.Context, *lease, error) {
+	l := &lease{r: r, prefix: leasePrefix + what + "/", stop: make(chan struct{})}
+	if err := l.take(ctx); err != nil {
+		return nil, nil, fmt.Errorf("take lease: %w", err)
+	}
+	ctx, lost := context.WithCancelCause(ctx)
+	l.wg.Go(func() {
+		defer lost(nil)
+		l.keep(ctx, lost)
+	})
+	return ctx, l, nil
+}
+
+// now is the store's time.
+func (l *lease) now() time.Time { return l.taken.Add(l.r.now().Sub(l.at)) }
+
+func (l *lease) object(n int, suffix string) string {
+	return l.prefix + strconv.Itoa(n) + suffix
+}
+
+// held is what is known of one number.
+type held struct {
+	last  time.Time // when it was renewed last
+	ended bool
+	names []string
+}
+
+func (l *lease) list(ctx context.Context) (map[int]*held, error) {
+	infos, err := list(ctx, l.r.store, l.prefix)
+	if err != nil {
+		return nil, err
+	}
+	all := map[int]*held{}
+	for _, i := range infos {
+		number, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, l.prefix), ".")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			continue
+		}
+		h := all[n]
+		if h == nil {
+			h = new(held)
+			all[n] = h
+		}
+		h.names = append(h.names, i.Name)
+		h.ended = h.ended || suffix == "end"
+		if i.Created.After(h.last) {
+			h.last = i.Created
+		}
+	}
+	return all, nil
+}
+
+func (l *lease) take(ctx context.Context) error {
+	all, err := l.list(ctx)
+	if err != nil {
+		return err
+	}
+	for n := range all {
+		l.n = max(l.n, n)
+	}
+	l.n++
+	l.at = l.r.now()
+	if err := l.create(ctx, ""); err != nil {
+		if errors.Is(err, blob.ErrExists) {
+			return ErrBusy
+		}
+		return err
+	}
+	own, err := l.r.store.Stat(ctx, l.object(l.n, ""))
+	if err != nil {
+		return err
+	}
+	l.taken = own.Created
+	for n, h := range all {
+		if n < l.n && !h.ended && l.taken.Sub(h.last) < leaseTerm {
+			return errors.Join(ErrBusy, l.create(ctx, ".end"))
+		}
+	}
+	for n, h := range all {
+		for _, name := range h.names {
+			if n < l.n {
+				if err := l.r.store.Delete(ctx, name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (l *lease) create(ctx context.Context, suffix string) error {
+	return l.r.createJSON(ctx, l.r.store, wire.Lease, l.object(l.n, suffix), leaseDoc{l.r.Label()})
+}
+
+// keep renews the lease until it is given back. When that does not succeed in time the
+// lease is lost.
+func (l *lease) keep(ctx context.Context, lost context.CancelCauseFunc) {
+	tick := time.NewTicker(leaseTerm / 5)
+	defer tick.Stop()
+	renewed := l.r.now()
+	for k := 1; ; k++ {
+		select {
+		case <-l.stop:
+			return
+		case <-tick.C:
+		}
+		if l.r.now().Sub(renewed) > leaseTerm*4/5 {
+			lost(errLeaseLost)
+			return
+		}
+		if err := l.create(ctx, "."+strconv.Itoa(k)); err == nil {
+			renewed = l.r.now()
+		}
+	}
+}
+
+var errLeaseLost = errors.New("the lease for maintenance was not renewed in time")
+
+// release gives the lease back. One that is not given back ends by itself.
+func (l *lease) release(ctx context.Context) {
+	close(l.stop)
+	l.wg.Wait()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retireTime)
+	defer cancel()
+	_ = l.create(ctx, ".end")
+}

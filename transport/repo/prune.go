@@ -1,0 +1,485 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+// DefaultGrace is how long what is marked stays, and how long a session may be away.
+const DefaultGrace = 24 * time.Hour
+
+// PruneOptions say how a prune goes about it.
+type PruneOptions struct {
+	// Grace is how long a mark waits before it is carried out, by the store's time, and
+	// after how long a session that does not renew itself is given up. It is for restores
+	// that are under way, and for stores whose lists lag: backups are safe without. 0:
+	// DefaultGrace; below 0: none, and sessions are given up at once.
+	Grace time.Duration
+	// DryRun looks, and changes nothing.
+	DryRun bool
+	// Keep is the unused share of the repository that is not worth rewriting packs for,
+	// in percent; 0: 10. 100: no pack is rewritten.
+	Keep int
+}
+
+// PruneReport is what a prune did, or would do.
+type PruneReport struct {
+	Points int   `json:"points"`
+	Packs  int   `json:"packs"`  // in the store, before
+	Stored int64 `json:"stored"` // bytes of them
+	Unused int64 `json:"unused"` // of those, estimated
+
+	Deleted      int   `json:"deleted"` // packs that a mark named and nothing needs
+	DeletedBytes int64 `json:"deleted_bytes"`
+	Marked       int   `json:"marked"` // packs that go after the grace
+	MarkedBytes  int64 `json:"marked_bytes"`
+	Rewritten    int   `json:"rewritten"` // of them, whose blocks were put into others
+	Moved        int64 `json:"moved"`     // bytes of those blocks
+	Indexes      int   `json:"indexes"`   // index objects that were put together
+	Fenced       int   `json:"fenced"`    // sessions given up
+
+	// Waiting says what the open mark waits for, and until when at least; empty: nothing.
+	Waiting string    `json:"waiting,omitempty"`
+	Until   time.Time `json:"until,omitzero"`
+}
+
+var errRace = errors.New("another maintainer was faster")
+
+// Prune deletes what no restore point needs, in two phases: it carries out what an earlier
+// prune has marked, if the grace is over and no session can need it any more, and marks
+// what nothing needs now. It may be interrupted at any moment and run at the same time on
+// several hosts, and never makes a backup wait. It needs the role maintain; rewriting packs
+// needs restore too. ErrBusy: another host prunes.
+func (r *Repository) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
+	if err := r.Allow(RoleMaintain, "prune"); err != nil {
+		return PruneReport{}, err
+	}
+	p := r.pruner(o)
+	err := p.leased(ctx)
+	if errors.Is(err, errRace) {
+		p.report.Waiting, err = errRace.Error(), nil
+	}
+	if err != nil {
+		return p.report, fmt.Errorf("prune: %w", err)
+	}
+	return p.report, nil
+}
+
+func (r *Repository) pruner(o PruneOptions) *pruner {
+	if o.Grace == 0 {
+		o.Grace = DefaultGrace
+	}
+	if o.Keep == 0 {
+		o.Keep = 10
+	}
+	o.Grace = max(o.Grace, 0)
+	return &pruner{r: r, o: o, away: o.Grace}
+}
+
+// pruner is one prune under way.
+type pruner struct {
+	r      *Repository
+	o      PruneOptions
+	away   time.Duration // after which a session is given up
+	now    time.Time     // of the store
+	marks  *marks
+	alive  map[sid]announced
+	survey *survey
+	report PruneReport
+}
+
+// announced is a session that is under way.
+type announced struct {
+	first, last time.Time // of the store
+	objects     []string
+}
+
+func (p *pruner) leased(ctx context.Context) error {
+	if p.o.DryRun {
+		p.now = p.r.now()
+		return p.run(ctx)
+	}
+	ctx, l, err := p.r.lease(ctx, "prune")
+	if err != nil {
+		return err
+	}
+	defer l.release(ctx)
+	p.now = l.now()
+	return p.run(ctx)
+}
+
+func (p *pruner) run(ctx context.Context) (err error) {
+	if p.marks, err = p.r.refresh(ctx, p.r.store); err != nil {
+		return err
+	}
+	if p.marks.last != nil && !p.o.DryRun {
+		if err := p.finish(ctx, p.marks.last); err != nil {
+			return err
+		}
+	}
+	if err := p.sessions(ctx); err != nil {
+		return err
+	}
+	var witness []sid
+	if p.marks.open != nil {
+		if witness, err = p.ripe(ctx); err != nil {
+			return err
+		}
+		if p.report.Waiting != "" && !p.o.DryRun {
+			return nil
+		}
+	}
+	if p.survey, err = p.r.survey(ctx, p.marks, witness); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.survey.close()) }()
+	var without map[[32]byte]struct{}
+	if p.marks.open != nil {
+		without = p.marks.open.packs
+	}
+	if err := p.survey.count(without); err != nil {
+		return err
+	}
+	p.describe()
+	if p.o.DryRun {
+		return p.foresee()
+	}
+	if p.marks.open != nil {
+		if err := p.decide(ctx); err != nil {
+			return err
+		}
+	}
+	return p.mark(ctx)
+}
+
+// describe takes down what there is.
+func (p *pruner) describe() {
+	p.report.Points, p.report.Packs = len(p.survey.points), len(p.survey.packs)
+	for _, u := range p.survey.packs {
+		p.report.Stored += u.info.Size
+		p.report.Unused += u.unused()
+	}
+}
+
+// unused is how many bytes of the pack nothing needs, about.
+func (u *packUse) unused() int64 {
+	if u.total == 0 {
+		return u.info.Size
+	}
+	return int64(float64(u.info.Size) * float64(u.total-u.live) / float64(u.total))
+}
+
+// foresee says what a prune would do now.
+func (p *pruner) foresee() error {
+	for name, u := range p.survey.packs {
+		if u.live > 0 {
+			continue
+		}
+		if p.marks.open != nil {
+			if _, marked := p.marks.open.packs[name]; marked && p.report.Waiting == "" {
+				p.report.Deleted++
+				p.report.DeletedBytes += u.info.Size
+				continue
+			}
+		}
+		p.report.Marked++
+		p.report.MarkedBytes += u.info.Size
+	}
+	for _, name := range p.thin() {
+		p.report.Rewritten++
+		p.report.Moved += p.survey.packs[name].live
+	}
+	return nil
+}
+
+// sessions lists those that are under way, and fences those that were away for longer than
+// the grace.
+func (p *pruner) sessions(ctx context.Context) error {
+	infos, err := list(ctx, p.r.store, sessionPrefix)
+	if err != nil {
+		return err
+	}
+	p.alive = map[sid]announced{}
+	for _, i := range infos {
+		s, _, ok := cutSID(i.Name, sessionPrefix)
+		if !ok {
+			continue
+		}
+		a := p.alive[s]
+		if a.first.IsZero() || i.Created.Before(a.first) {
+			a.first = i.Created
+		}
+		if i.Created.After(a.last) {
+			a.last = i.Created
+		}
+		a.objects = append(a.objects, i.Name)
+		p.alive[s] = a
+	}
+	if p.o.DryRun {
+		return nil
+	}
+	for _, s := range slices.Sorted(maps.Keys(p.alive)) {
+		if p.now.Sub(p.alive[s].last) <= p.away {
+			continue
+		}
+		if err := p.giveUp(ctx, s); err != nil {
+			return fmt.Errorf("give up session %s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// giveUp fences a session and removes its announcement, in this order.
+func (p *pruner) giveUp(ctx context.Context, s sid) error {
+	if err := p.r.fence(ctx, s); err != nil {
+		return err
+	}
+	for _, object := range p.alive[s].objects {
+		if err := p.r.store.Delete(ctx, object); err != nil {
+			return err
+		}
+	}
+	delete(p.alive, s)
+	p.report.Fenced++
+	return nil
+}
+
+// ripe tells, by leaving Waiting empty, whether the open mark may be carried out: the grace
+// is over, and so is every session that may not know of the mark.
+func (p *pruner) ripe(ctx context.Context) ([]sid, error) {
+	object := markObject(p.marks.open.number)
+	info, err := p.r.store.Stat(ctx, object)
+	if err != nil {
+		return nil, err
+	}
+	if end := info.Created.Add(p.o.Grace); p.now.Before(end) {
+		p.report.Waiting, p.report.Until = "the grace", end
+	}
+	witness, err := p.witness(ctx, object+markSessions)
+	if err != nil {
+		return nil, err
+	}
+	// Where lists lag, a session that began soon after the mark may not have seen it.
+	soon := info.Created.Add(p.o.Grace / 4)
+	for _, s := range slices.Sorted(maps.Keys(p.alive)) {
+		if slices.Contains(witness, s) || p.alive[s].first.Before(soon) {
+			p.report.Waiting = "session " + string(s)
+		}
+	}
+	return witness, nil
+}
+
+// witness are the sessions that were under way when the mark was there, as whoever looked
+// first has written down.
+func (p *pruner) witness(ctx context.Context, object string) ([]sid, error) {
+	info, err := p.r.store.Stat(ctx, object)
+	if errors.Is(err, blob.ErrNotFound) {
+		doc := sessionsDoc{Sessions: slices.Sorted(maps.Keys(p.alive))}
+		if p.o.DryRun {
+			return doc.Sessions, nil
+		}
+		err = p.r.createJSON(ctx, p.r.store, wire.Mark, object, doc)
+		if err == nil || !errors.Is(err, blob.ErrExists) {
+			return doc.Sessions, err
+		}
+		info, err = p.r.store.Stat(ctx, object)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var doc sessionsDoc
+	err = p.r.readJSON(ctx, p.r.store, wire.Mark, info, maxMark, &doc)
+	return doc.Sessions, err
+}
+
+// mark names what nothing needs now, for a later prune to delete. There is no open mark.
+func (p *pruner) mark(ctx context.Context) error {
+	var doc markDoc
+	for _, name := range p.inOrder() {
+		if u := p.survey.packs[name]; u.live == 0 && len(doc.Dead) < 32*maxMarkedPacks {
+			doc.Dead = append(doc.Dead, name[:]...)
+			p.report.Marked++
+			p.report.MarkedBytes += u.info.Size
+		}
+	}
+	thin, err := p.rewrite(ctx, p.thin())
+	if err != nil {
+		return err
+	}
+	for _, name := range thin {
+		doc.Thin = append(doc.Thin, name[:]...)
+		p.report.Marked++
+		p.report.MarkedBytes += p.survey.packs[name].info.Size
+	}
+	if len(doc.Dead)+len(doc.Thin) == 0 && len(p.small()) < manyIndexes {
+		return nil
+	}
+	for _, i := range p.survey.points {
+		h := hashPoint(i.Name)
+		doc.Points = append(doc.Points, h[:]...)
+	}
+	doc.Number = p.marks.done + 1
+	return p.putMark(ctx, doc)
+}
+
+func (p *pruner) putMark(ctx context.Context, doc markDoc) error {
+	object := markObject(doc.Number)
+	err := p.r.createJSON(ctx, p.r.store, wire.Mark, object, doc)
+	if errors.Is(err, blob.ErrExists) {
+		return errRace
+	}
+	if err != nil {
+		return err
+	}
+	// Only a session that is listed now may not know of the mark.
+	p.report.Waiting, p.report.Until = "the grace", p.now.Add(p.o.Grace)
+	infos, err := list(ctx, p.r.store, sessionPrefix)
+	if err != nil {
+		return err
+	}
+	var all []sid
+	for _, i := range infos {
+		if s, _, ok := cutSID(i.Name, sessionPrefix); ok {
+			all = append(all, s)
+		}
+	}
+	slices.Sort(all)
+	err = p.r.createJSON(ctx, p.r.store, wire.Mark, object+markSessions, sessionsDoc{slices.Compact(all)})
+	if errors.Is(err, blob.ErrExists) {
+		return nil
+	}
+	return err
+}
+
+// inOrder are the packs, the same order at each run.
+func (p *pruner) inOrder() [][32]byte {
+	return slices.SortedFunc(maps.Keys(p.survey.packs), func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+}
+
+// thin are the packs that are worth to be rewritten: the emptiest first, until what
+// remains unused is a small share of everything, and none of which more than two thirds is
+// needed: that would move more than it frees.
+func (p *pruner) thin() [][32]byte {
+	var all [][32]byte
+	var unused, stored int64
+	for _, name := range p.inOrder() {
+		u := p.survey.packs[name]
+		if u.live == 0 {
+			continue
+		}
+		stored += u.info.Size
+		unused += u.unused()
+		if u.live*3 <= u.total*2 && !u.bad {
+			all = append(all, name)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b [32]byte) int {
+		x, y := p.survey.packs[a], p.survey.packs[b]
+		return cmp.Compare(float64(x.live)/float64(x.total), float64(y.live)/float64(y.total))
+	})
+	n := 0
+	for n < len(all) && unused*100 > stored*int64(p.o.Keep) {
+		unused -= p.survey.packs[all[n]].unused()
+		n++
+	}
+	return all[:n]
+}
+
+// void tells whether a decision came too late: another one is newer.
+func (p *pruner) void(ctx context.Context, n uint64) (bool, error) {
+	infos, err := list(ctx, p.r.store, markPrefix)
+	if err != nil {
+		return false, err
+	}
+	for _, i := range infos {
+		if m, _, ok := cutMark(i.Name); ok && m > n {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// finish deletes what the newest decision says: index objects, then packs, then the mark,
+// which stays so long as anything else may be left. Any maintainer may, any number of
+// times: none of these names comes again.
+func (p *pruner) finish(ctx context.Context, d *decision) error {
+	if _, err := p.r.store.Stat(ctx, markObject(d.Number)); errors.Is(err, blob.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	indexes, err := list(ctx, p.r.store, indexPrefix)
+	if err != nil {
+		return err
+	}
+	for _, i := range indexes {
+		if slices.Contains(d.Drop, i.Name) || p.stale(d, i.Name) {
+			if err := p.r.store.Delete(ctx, i.Name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := p.deletePacks(ctx, d); err != nil {
+		return err
+	}
+	return p.deleteMarks(ctx, d.Number)
+}
+
+// stale tells that maintenance made an index object for a decision that went otherwise.
+func (p *pruner) stale(d *decision, object string) bool {
+	number, ok := strings.CutPrefix(object, indexPrefix+"m")
+	return ok && len(number) > markDigits && number[:markDigits] <= markObject(d.Number)[len(markPrefix):] &&
+		!slices.Contains(d.Index, object)
+}
+
+func (p *pruner) deletePacks(ctx context.Context, d *decision) error {
+	if len(d.Packs) == 0 {
+		return nil
+	}
+	infos, err := list(ctx, p.r.store, packPrefix)
+	if err != nil {
+		return err
+	}
+	there := listedOf(infos)
+	for name := range slices.Chunk(d.Packs, 32) {
+		object := packObject([32]byte(name))
+		info, ok := there[object]
+		if !ok {
+			continue
+		}
+		if err := p.r.store.Delete(ctx, object); err != nil {
+			return err
+		}
+		p.report.Deleted++
+		p.report.DeletedBytes += info.Size
+	}
+	return nil
+}
+
+// deleteMarks removes what is left of marks up to n, but for the decision n.
+func (p *pruner) deleteMarks(ctx context.Context, n uint64) error {
+	infos, err := list(ctx, p.r.store, markPrefix)
+	if err != nil {
+		return err
+	}
+	last := markObject(n)
+	for _, i := range infos {
+		m, part, ok := cutMark(i.Name)
+		if !ok || m > n || i.Name == last || m == n && part == markDone {
+			continue
+		}
+		if err := p.r.store.Delete(ctx, i.Name); err != nil {
+			return err
+		}
+	}
+	return p.r.store.Delete(ctx, last)
+}

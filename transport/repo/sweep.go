@@ -1,0 +1,168 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
+)
+
+const (
+	// smallIndex is what an index object has at least that is left as it is, in bytes.
+	smallIndex = 4 << 20
+	// manyIndexes is how many smaller ones are put together.
+	manyIndexes = 32
+	// indexBatch is how much of index objects goes into a new one, in bytes: what a
+	// prune holds of them at a time, opened.
+	indexBatch = 16 << 20
+)
+
+// decide carries the open mark out: what of it nothing needs now is no part of the
+// repository from the moment that the decision is there, and is deleted then. No point can
+// come to need it: the sessions that may not know of the mark are over, and the others
+// steer clear of it.
+func (p *pruner) decide(ctx context.Context) error {
+	d := &decision{Number: p.marks.open.number}
+	doomed := map[[32]byte]bool{}
+	for _, name := range p.inOrder() {
+		if _, marked := p.marks.open.packs[name]; marked && p.survey.packs[name].live == 0 {
+			d.Packs = append(d.Packs, name[:]...)
+			doomed[name] = true
+		}
+	}
+	if err := p.gather(ctx, d, doomed); err != nil {
+		return err
+	}
+	object := markObject(d.Number) + markDone
+	err := p.r.createJSON(ctx, p.r.store, wire.Mark, object, d)
+	if errors.Is(err, blob.ErrExists) {
+		return errRace
+	}
+	if err != nil {
+		return err
+	}
+	if void, err := p.void(ctx, d.Number); err != nil || void {
+		if void {
+			err = errors.Join(errRace, p.r.store.Delete(ctx, object))
+		}
+		return err
+	}
+	if err := p.finish(ctx, d); err != nil {
+		return err
+	}
+	for name := range doomed {
+		delete(p.survey.packs, name)
+	}
+	p.marks, err = p.r.refresh(ctx, p.r.store)
+	if err == nil && (p.marks.open != nil || p.marks.done != d.Number) {
+		err = errRace
+	}
+	return err
+}
+
+// small are the index objects that are worth to be put together.
+func (p *pruner) small() (objects []blob.Info) {
+	for _, i := range p.survey.indexes {
+		if i.Size < smallIndex && i.Size > 0 && p.over(i.Name) && !p.fences(i) {
+			objects = append(objects, i)
+		}
+	}
+	return objects
+}
+
+// over tells whether nobody writes more index objects beside this one: it is maintenance's,
+// or its session is over.
+func (p *pruner) over(object string) bool {
+	s, _, ok := cutSID(object, indexPrefix)
+	if !ok {
+		return true
+	}
+	_, alive := p.alive[s]
+	return !alive
+}
+
+func (p *pruner) fences(i blob.Info) bool { return p.survey.fences[i.Name] }
+
+// gather puts small index objects, and those that list packs that are gone, into new ones,
+// and says so in the decision.
+func (p *pruner) gather(ctx context.Context, d *decision, doomed map[[32]byte]bool) error {
+	small := p.small()
+	merge := map[string]bool{}
+	if len(small) >= manyIndexes {
+		for _, i := range small {
+			merge[i.Name] = true
+		}
+	}
+	g := gatherer{p: p, d: d}
+	for _, i := range p.survey.indexes {
+		if p.fences(i) || !p.over(i.Name) {
+			continue
+		}
+		packs, err := p.r.readIndex(ctx, p.r.store, i)
+		if err != nil {
+			return err
+		}
+		kept := slices.DeleteFunc(slices.Clone(packs), func(l pack.Listing) bool {
+			return doomed[l.Pack] || p.survey.packs[l.Pack] == nil
+		})
+		if len(kept) == len(packs) && !merge[i.Name] {
+			if isMaintenance(i.Name) {
+				d.Index = append(d.Index, i.Name)
+			}
+			continue
+		}
+		d.Drop = append(d.Drop, i.Name)
+		if err := g.add(ctx, kept, i.Size); err != nil {
+			return err
+		}
+	}
+	p.report.Indexes = len(d.Drop)
+	return g.flush(ctx)
+}
+
+// gatherer writes new index objects.
+type gatherer struct {
+	p     *pruner
+	d     *decision
+	packs []pack.Listing
+	size  int64
+}
+
+func (g *gatherer) add(ctx context.Context, packs []pack.Listing, size int64) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	if g.size+size > indexBatch {
+		if err := g.flush(ctx); err != nil {
+			return err
+		}
+	}
+	g.packs, g.size = append(g.packs, packs...), g.size+size
+	return nil
+}
+
+// flush puts an index object into the store. It counts only when the decision names it, so
+// its name is one that no other maintainer's attempt at the same decision has.
+func (g *gatherer) flush(ctx context.Context) error {
+	if len(g.packs) == 0 {
+		return nil
+	}
+	var salt [8]byte
+	rand.Read(salt[:])
+	name := maintenanceIndex(g.d.Number, salt)
+	object, err := pack.SealIndex(g.p.r.ring, name, g.packs)
+	if err != nil {
+		return err
+	}
+	if err := g.p.r.store.Create(ctx, name, object); err != nil {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	g.d.Index = append(g.d.Index, name)
+	g.packs, g.size = nil, 0
+	return nil
+}
