@@ -1,11 +1,13 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
 
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
 // Small makes o's sessions write small packs and many index objects, one upload
@@ -71,3 +73,50 @@ func PruneAlone(ctx context.Context, r *Repository, o PruneOptions, now time.Tim
 	}
 	return p.report, err
 }
+
+// Poison does what a host does that was taken over: it puts other content under the names
+// of the disk's blocks into packs of its own, and lists them.
+func Poison(ctx context.Context, r *Repository, disk []byte, at time.Time) error {
+	s, err := r.Begin(ctx, "lab/evil", at)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var work leafWork
+	work.name(r, disk)
+	seg := s.data.take()
+	for i := range work.entries {
+		start, end := work.entries[i].Range(len(disk))
+		wrong := bytes.Repeat([]byte{0x66}, end-start)
+		if err := s.data.add(ctx, seg, work.entries[i].Name, wrong); err != nil {
+			return err
+		}
+	}
+	s.data.give(seg)
+	return s.flush(ctx)
+}
+
+// Forgery is a document of a kind, signed by r's key, whatever that may sign.
+func Forgery(ctx context.Context, r *Repository, kind byte, folder string, plain []byte) error {
+	return r.createNamed(ctx, wire.Kind(kind), folder, plain)
+}
+
+// Bury says that points are forgotten, and deletes them.
+func Bury(ctx context.Context, r *Repository, points ...Point) error {
+	var heads []Head
+	for i := range points {
+		heads = append(heads, r.headOf(&points[i]))
+	}
+	if err := r.entomb(ctx, heads); err != nil {
+		return err
+	}
+	for _, h := range heads {
+		if err := r.store.Delete(ctx, pointPrefix+h.Point); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HashOf is the hash that points are chained by.
+func HashOf(b []byte) Hash { return sum(b) }

@@ -86,4 +86,6 @@ func (e *paperError) Error() string { return fmt.Sprintf("a paper key may not %s
 func (e *paperError) Unwrap() error { return ErrRole }
 
 // Hint is the next step for the administrator.
-func (e *paperError) Hint() string { return "make a key with it: lull key add NAME --role owner --paper-file FILE" }
+func (e *paperError) Hint() string {
+	return "make a key with it: lull key add NAME --role owner --paper-file FILE"
+}
