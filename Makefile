@@ -15,7 +15,7 @@ S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
 UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
 
-.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers demo clean help
+.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale sim demo clean help
 
 all: build ## build bin/lull (the default)
 
@@ -63,6 +63,12 @@ bench-blocks: bench-images ## ways to cut a disk into blocks: what each would st
 
 bench-peers: bench-images setup-s3 build ## lull beside restic, borg and others; 20 minutes, 30 GB
 	go run ./cmd/lull-bench peers -rounds $(or $(ROUNDS),3)
+
+bench-scale: setup-build ## an index of SCALE (100000000) blocks: memory, open, look-ups; 9 GB in SCALE_DIR
+	LULL_SCALE=$(or $(SCALE),100000000) LULL_SCALE_DIR=$(SCALE_DIR) go test -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 2h ./transport/repo/internal/index
+
+sim: setup-build ## play a year of 10,000 hosts that share a repository
+	go run ./cmd/lull-sim
 
 demo: setup-guest build ## back up a real VM, destroy it, bring it back elsewhere
 	go run ./cmd/lull-demo -lull bin/lull
