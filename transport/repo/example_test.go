@@ -14,7 +14,7 @@ const exampleReader = "../../docs/examples/reader/lull_reader.py"
 // The format document is enough to write a reader: one that shares no code with
 // this package restores a disk.
 func TestExampleReader(t *testing.T) {
-	for _, dir := range []string{goldenDir} {
+	for _, dir := range []string{goldenDir1} {
 		out := filepath.Join(t.TempDir(), "disk.raw")
 		runExample(t, dir, "20261121T013000Z-f612dd79", "root", out)
 		got, err := os.ReadFile(out)
@@ -30,7 +30,7 @@ func TestExampleReader(t *testing.T) {
 // A pack with one bit flipped is refused, not restored.
 func TestExampleReaderFindsDamage(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(goldenDir)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(goldenDir1)); err != nil {
 		t.Fatal(err)
 	}
 	packs, err := filepath.Glob(filepath.Join(dir, "packs", "*", "*"))

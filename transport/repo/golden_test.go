@@ -3,12 +3,14 @@ package repo_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/cryptotest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -20,9 +22,12 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// goldenDir holds a repository of version 1, an object a file. It is never
-// rewritten: it must be readable forever.
-const goldenDir = "testdata/v1"
+// goldenDir1 and goldenDir2 hold repositories of versions 1 and 2, an object a file. They
+// are never rewritten: they must be readable forever.
+const (
+	goldenDir1 = "testdata/v1"
+	goldenDir2 = "testdata/v2"
+)
 
 // goldenDisk has blocks in its first and third window, zeros, and an odd tail.
 func goldenDisk() []byte {
@@ -35,14 +40,42 @@ func goldenDisk() []byte {
 	return disk
 }
 
-// writeGolden makes the golden repository.
+// writeGolden makes the golden repository: with keys of all roles, one of them removed, a
+// rotation, two points of a VM and one that was forgotten.
 func writeGolden(t *testing.T, store blob.Store) {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, 1)
 	initRepo(t, store)
-	r := openSmall(t, store) // one upload at a time: packs are listed in order
+	for _, k := range goldenKeys() {
+		addKey(t, store, k.Label, k.Roles)
+	}
+	gone := writeGoldenPoint(t, store, clock())
+	if err := repo.Bury(t.Context(), openRepo(t, store), gone); err != nil {
+		t.Fatal(err)
+	}
+	writeGoldenPoint(t, store, clock().Add(time.Hour))
+	r := openRepo(t, store)
+	if _, err := r.RemoveKey(t.Context(), "removed"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RotateKeys(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	writeGoldenPoint(t, store, clock().Add(2*time.Hour))
+}
+
+func goldenKeys() []repo.Key {
+	return []repo.Key{
+		{Label: "host1", Roles: repo.RoleBackup}, {Label: "keeper", Roles: repo.RoleMaintain},
+		{Label: "office", Roles: repo.RoleRestore}, {Label: "removed", Roles: repo.RoleRestore},
+	}
+}
+
+func writeGoldenPoint(t *testing.T, store blob.Store, at time.Time) repo.Point {
+	t.Helper()
+	r := openAs(t, store, "host1", repo.Small(repo.OpenOptions{}))
 	ctx := blob.WithNonce(t.Context())
-	s, err := r.Begin(ctx, "lab/web", clock())
+	s, err := r.Begin(ctx, "lab/web", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,12 +84,12 @@ func writeGolden(t *testing.T, store blob.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nvram, err := backup(ctx, s, []byte("variables"), nil)
+	nvram, err := backup(ctx, s, []byte("variables of "+at.Format(time.Kitchen)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Commit(ctx, repo.Point{
-		VM: "lab/web", Frozen: clock(), Agent: "1.0.0",
+	p, err := s.Commit(ctx, repo.Point{
+		VM: "lab/web", Frozen: at, Agent: "1.0.0",
 		Hardware: snapshot.Hardware{Machine: "pc-q35-7.2", Memory: 1 << 30},
 		Disks:    []repo.Disk{{Disk: snapshot.Disk{Name: "root", Format: snapshot.FormatQcow2, Size: root.Size}, Root: root}},
 		Files:    []repo.File{{File: snapshot.File{Role: snapshot.RoleNVRAM, Path: "/run/vm/nvram"}, Root: nvram}},
@@ -65,13 +98,14 @@ func writeGolden(t *testing.T, store blob.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
 }
 
 // loadGolden reads the files into a store.
-func loadGolden(t *testing.T) *mem.Store {
+func loadGolden(t *testing.T, dir string) *mem.Store {
 	t.Helper()
 	store := mem.New()
-	err := filepath.WalkDir(goldenDir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -79,7 +113,7 @@ func loadGolden(t *testing.T) *mem.Store {
 		if err != nil {
 			return err
 		}
-		name, err := filepath.Rel(goldenDir, path)
+		name, err := filepath.Rel(dir, path)
 		if err != nil {
 			return err
 		}
@@ -91,8 +125,8 @@ func loadGolden(t *testing.T) *mem.Store {
 	return store
 }
 
-func TestGoldenRepositoryIsReadable(t *testing.T) {
-	r := openRepo(t, loadGolden(t))
+func TestGoldenRepository1IsReadable(t *testing.T) {
+	r := openRepo(t, loadGolden(t, goldenDir1))
 	wantClean(t, r)
 	points, err := r.Points(t.Context(), "lab/web")
 	if err != nil || len(points) != 1 {
@@ -107,6 +141,44 @@ func TestGoldenRepositoryIsReadable(t *testing.T) {
 	wantGolden(t, "v1-point.json", string(doc)+"\n")
 }
 
+func TestGoldenRepository2IsReadable(t *testing.T) {
+	store := loadGolden(t, goldenDir2)
+	r := openRepo(t, store)
+	wantClean(t, r)
+	points, err := r.Points(t.Context(), "lab/web")
+	if err != nil || len(points) != 2 {
+		t.Fatalf("%d points, %v", len(points), err)
+	}
+	doc, err := json.MarshalIndent(points, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantGolden(t, "v2-points.json", string(doc)+"\n")
+	office := openAs(t, store, "office", repo.OpenOptions{})
+	for _, p := range points {
+		wantDisk(t, r, p.Disks[0].Root, goldenDisk())
+		wantDisk(t, office, p.Disks[0].Root, goldenDisk())
+		wantDisk(t, office, p.Files[0].Root, []byte("variables of "+p.Frozen.Format(time.Kitchen)))
+	}
+	if seen, err := openAs(t, store, "keeper", repo.OpenOptions{}).Points(t.Context(), ""); err != nil || len(seen) != 2 {
+		t.Errorf("%d points for maintenance, %v", len(seen), err)
+	}
+	if all, err := r.Keys(t.Context()); err != nil || len(all) != 1+len(goldenKeys()) {
+		t.Errorf("%d keys, %v", len(all), err)
+	}
+}
+
+// A repository of version 1 is read and not written, in one clear line.
+func TestVersion1IsReadOnly(t *testing.T) {
+	r := openRepo(t, loadGolden(t, goldenDir1))
+	if _, err := r.Begin(t.Context(), "lab/web", clock()); !errors.Is(err, repo.ErrReadOnly) {
+		t.Errorf("backup: %v, want %v", err, repo.ErrReadOnly)
+	}
+	if _, err := r.Keys(t.Context()); !errors.Is(err, repo.ErrReadOnly) {
+		t.Errorf("keys: %v, want %v", err, repo.ErrReadOnly)
+	}
+}
+
 // The same objects are written as ever. Their bytes depend on the order in which
 // randomness is drawn, and that is no part of the format.
 func TestGoldenRepositoryIsWrittenAlike(t *testing.T) {
@@ -115,7 +187,7 @@ func TestGoldenRepositoryIsWrittenAlike(t *testing.T) {
 	if os.Getenv("LULL_GOLDEN") == "new" {
 		saveGolden(t, store)
 	}
-	if diff := cmp.Diff(kinds(loadGolden(t)), kinds(store)); diff != "" {
+	if diff := cmp.Diff(kinds(loadGolden(t, goldenDir2)), kinds(store)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -134,7 +206,7 @@ func kinds(store *mem.Store) map[string]int {
 func saveGolden(t *testing.T, store *mem.Store) {
 	t.Helper()
 	for _, name := range store.Names() {
-		path := filepath.Join(goldenDir, name)
+		path := filepath.Join(goldenDir2, name)
 		b, err := store.Read(t.Context(), name, 0, -1)
 		if err != nil {
 			t.Fatal(err)
