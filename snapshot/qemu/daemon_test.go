@@ -123,8 +123,10 @@ func (d *daemon) fixture() *snapshottest.Fixture {
 }
 
 func TestStorageDaemon(t *testing.T) {
+	t.Parallel()
 	for _, s := range []shape{{format: snapshot.FormatQcow2, disks: 2}, {format: snapshot.FormatRaw, disks: 1}} {
 		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
 			snapshottest.Run(t, func(t *testing.T) *snapshottest.Fixture { return newDaemon(t, s).fixture() })
 		})
 	}

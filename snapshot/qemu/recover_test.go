@@ -154,6 +154,7 @@ func rawVM() shape   { return shape{format: snapshot.FormatRaw, bus: "virtio", d
 
 // The process that merges dies after each step; the next one goes on.
 func TestMergeContinues(t *testing.T) {
+	t.Parallel()
 	for name, until := range map[string]func(r *run){
 		"commit running": func(r *run) { r.startCommit(2_000_000) },
 		"commit ready":   func(r *run) { r.startCommit(0); r.awaitCommit("ready") },
@@ -182,6 +183,7 @@ func TestMergeContinues(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := taken(t, qcow2VM())
 			until(r)
 			r.die()
@@ -287,6 +289,7 @@ func TestRanOnBase(t *testing.T) {
 // QEMU and lull ended in the middle of a commit. Whether the VM ran from its image
 // since is told by who was written to last, or not at all.
 func TestKilledMidCommitWithLull(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		later func(r *run) // what happens before lull is back
 		want  error
@@ -317,6 +320,7 @@ func TestKilledMidCommitWithLull(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := taken(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1})
 			r.startCommit(100_000)
 			r.die()

@@ -351,6 +351,7 @@ func (v *testVM) fixture() *snapshottest.Fixture {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for _, s := range []shape{
 		{format: snapshot.FormatQcow2, bus: "virtio", disks: 2},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1},
@@ -360,6 +361,7 @@ func TestConformance(t *testing.T) {
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
 			snapshottest.Run(t, func(t *testing.T) *snapshottest.Fixture { return newVM(t, s).fixture() })
 		})
 	}
