@@ -18,6 +18,7 @@ import (
 // TestGuestOutlivesLull: a guest that is frozen when lull dies or hangs goes on by
 // itself: nobody starts lull again before it writes.
 func TestGuestOutlivesLull(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, guesttest.Options{})
 	for _, step := range []agent.Step{agent.StepFreezing, agent.StepFrozen, agent.StepTaken} {
 		t.Run("killed at "+string(step), func(t *testing.T) {

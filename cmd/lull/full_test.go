@@ -71,6 +71,7 @@ const mib = 1 << 20
 // places where that can happen. Its raw disk has all the room that it can take;
 // its other one grows as the guest writes.
 func TestGuestFull(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, guesttest.Options{Disks: []guesttest.Disk{{Format: snapshot.FormatRaw}, {}}})
 	l.guest.Kill()
 	var volumes []*volume

@@ -13,7 +13,7 @@ import (
 )
 
 // everySecond runs a group all the time.
-const everySecond = `schedule: "@every 1s", consistency: {ladder: [filesystem, crash], floor: crash}`
+const everySecond = `schedule: "@every 1s", consistency: {ladder: [filesystem, crash], floor: crash, window: 60s}`
 
 // serving is an agent that runs in this process.
 type serving struct {
@@ -68,6 +68,7 @@ func (l *lab) wait(what string, c <-chan struct{}) {
 
 // TestGuestAgent: `lull agent` on a guest that writes all the time.
 func TestGuestAgent(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, guesttest.Options{})
 	l.under(t, "recovers by itself", recoversByItself)
 	l.under(t, "stopped in a run", stoppedInARun)
