@@ -28,7 +28,7 @@ func (in *invocation) rootCommand() *cobra.Command {
 	in.addGlobalFlags(root)
 	root.AddCommand(
 		in.initCommand(), in.vmsCommand(), in.backupCommand(), in.pointsCommand(),
-		in.restoreCommand(), in.checkCommand(), in.agentCommand(), in.statusCommand(),
+		in.restoreCommand(), in.checkCommand(), in.copyCommand(), in.statsCommand(), in.agentCommand(), in.statusCommand(),
 		in.keyCommand(), in.repoCommand(), in.lockCommand(), in.doctorCommand(),
 		in.configCommand(), in.versionCommand(), in.completionCommand(),
 		in.manCommand(), in.pluginServeCommand(), in.deadManCommand(),
