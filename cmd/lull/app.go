@@ -105,8 +105,10 @@ type globalFlags struct {
 	repoDir    string
 	passphrase string // path of the file that holds it
 	key        keyFlags
-	json       bool
-	quiet      bool
+	// compression is of backups; empty: as configured.
+	compression string
+	json        bool
+	quiet       bool
 }
 
 // fail reports err, if any, and lets it count for the exit code.

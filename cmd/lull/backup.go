@@ -29,6 +29,7 @@ func (in *invocation) backupCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringArrayVar(&loose.images, "image", nil, "disk image `PATH` to back up; again for each further disk of the VM")
 	f.StringVar(&loose.format, "format", "", "`FORMAT` of the images, raw or qcow2 (default: raw, but qcow2 for names that end in .qcow2 or .qcow)")
+	f.StringVar(&in.flags.compression, "compression", "", "compress `HARD`: auto, fast or best (default: the configuration's, else auto)")
 	f.StringVar(&loose.name, "name", "", "`NAME` of the VM (default: the first image's file name without its ending)")
 	return cmd
 }

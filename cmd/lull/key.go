@@ -45,6 +45,9 @@ func (in *invocation) openOptions(ctx context.Context, t target) (o repo.OpenOpt
 	if o.Cache, err = in.cacheDir(t.config); err != nil {
 		return o, err
 	}
+	if o.Compression, err = in.compression(r); err != nil {
+		return o, err
+	}
 	o.Label, o.Domain = r.Key, repo.Domain{Own: r.Deduplicate.Own, Trusted: r.Deduplicate.Trusted}
 	if f.paper != "" {
 		o.Paper, err = readKeyFile(f.paper)
