@@ -98,10 +98,12 @@ func hidden(t *testing.T, s *Store) []string {
 
 // A thief with a right to delete and to write lays markers and other content on top of
 // objects; he has no right to their versions, or they are locked.
-func TestHiddenObjectsComeBack(t *testing.T) {
+func TestHiddenObjectsComeBack(t *testing.T) { testHidden(t, s3test.StartWith) }
+
+func testHidden(t *testing.T, start func(testing.TB, s3test.Options) *s3test.Server) {
 	for _, locks := range []bool{false, true} {
 		t.Run(fmt.Sprintf("locks=%v", locks), func(t *testing.T) {
-			server := s3test.StartWith(t, s3test.Options{Versions: true, Locks: locks})
+			server := start(t, s3test.Options{Versions: true, Locks: locks})
 			c := configOf(server)
 			c.Prefix = "deep/er"
 			s, thief := openStore(t, c), server.Admin(t)

@@ -248,8 +248,9 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) erro
 // ListPages is List with at most page objects in each request's reply, for a probe
 // of paging; 0: as many as the store likes.
 func (s *Store) ListPages(ctx context.Context, prefix string, page int, fn func(blob.Info) error) error {
-	if i := strings.LastIndexByte(prefix, '/'); i >= 0 && blob.CheckName(prefix[:i]) != nil {
-		return nil // no object's name starts so
+	i := strings.LastIndexByte(prefix, '/')
+	if (i >= 0 && blob.CheckName(prefix[:i]) != nil) || strings.HasPrefix(prefix[i+1:], ".") {
+		return nil // no object's name starts so, and MinIO refuses to look
 	}
 	opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, MaxKeys: page}
 	for o := range s.client.ListObjectsIter(ctx, s.bucket, opts) {

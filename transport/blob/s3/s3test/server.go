@@ -21,7 +21,6 @@ import (
 )
 
 const (
-	healthPath = "/healthz"
 	startLimit = time.Minute // ample for a busy machine
 )
 
@@ -40,6 +39,8 @@ type Server struct {
 	cert   certificate
 	cmd    *exec.Cmd
 	log    *logBuffer
+
+	healthPath string
 }
 
 const (
@@ -72,6 +73,7 @@ func StartWith(t testing.TB, o Options) *Server {
 	s := &Server{
 		o: o, dir: dir, Bucket: bucket, Objects: filepath.Join(dir, "objects"), CredentialsFile: filepath.Join(dir, "credentials"),
 		binary: find(t), addr: freeAddr(t), log: &logBuffer{},
+		healthPath: "/healthz",
 	}
 	s.Endpoint = "http://" + s.addr
 	if !o.Plain {
@@ -98,7 +100,7 @@ func StartWith(t testing.TB, o Options) *Server {
 // Restart starts the server again, on the same port, with the same objects.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	args := []string{"--port", s.addr, "--health", healthPath, "--keep-alive", "--quiet"}
+	args := []string{"--port", s.addr, "--health", s.healthPath, "--keep-alive", "--quiet"}
 	if s.CAFile != "" {
 		args = append(args, "--cert", s.cert.certFile, "--key", s.cert.keyFile)
 	}
@@ -156,7 +158,7 @@ func (s *Server) ready(ctx context.Context) error {
 }
 
 func (s *Server) ask(ctx context.Context, client *http.Client) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+healthPath, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint+s.healthPath, nil)
 	if err != nil {
 		return err
 	}
