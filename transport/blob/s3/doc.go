@@ -12,6 +12,14 @@
 // tunnel, the payload's SHA-256 is signed, because nothing else would keep someone
 // on the way from replacing it. The secret key is never sent in either.
 //
+// In a bucket that keeps versions the first version of an object is the true one, for
+// lull writes each name once. Delete removes the version that it names, and fails
+// rather than to lay a marker; Hidden finds what others have laid on top, Reveal takes
+// it away. Locks are set in the PUT itself, and only ever made longer. Which store says
+// what of locks is in ofLock: there are no codes for it that all of them use.
+//
+// Policies for users of the store, by role, are in package policy.
+//
 // The client library's own tries are off: package retry does that. A connection
 // that moves no byte for 30 seconds is given up, so that a network that swallows
 // packets is an error that can be tried again, and not a wait without end.
