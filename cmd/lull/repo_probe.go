@@ -20,7 +20,7 @@ const day = 24 * time.Hour
 
 func (in *invocation) probeCommand() *cobra.Command {
 	var locks string
-	cmd := in.addRepositoryFlags(&cobra.Command{
+	cmd := in.addPlaceFlags(&cobra.Command{
 		Use:   "probe",
 		Short: "Find out whether a store is fit for a repository",
 		Long: "Find out whether a store keeps the promises that a repository is built on: it\n" +

@@ -13,7 +13,7 @@ import (
 
 func (in *invocation) undeleteCommand() *cobra.Command {
 	var list bool
-	cmd := in.addRepositoryFlags(&cobra.Command{
+	cmd := in.addPlaceFlags(&cobra.Command{
 		Use:   "undelete",
 		Short: "Bring back what others deleted or overwrote",
 		Long: "Bring back the objects of a repository that someone deleted, or wrote over, with\n" +
