@@ -62,6 +62,9 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("find lull: %w", err)
 	}
+	if _, err := os.Stat(binary); err != nil {
+		return fmt.Errorf("find lull: %w; make build makes it", err)
+	}
 	folder, err := filepath.Abs(*work) // some programs run in a folder of their own
 	if err != nil {
 		return fmt.Errorf("find work folder: %w", err)

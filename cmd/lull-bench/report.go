@@ -93,15 +93,15 @@ func targets(results []*samples, s3 *overS3) []target {
 		}
 	}
 	ts := []target{
-		{what: "full backup, wall, to the best of restic and casync with compression", value: of("lull", "default", wall(firstA)) / best(results, wall(firstA), squeezing), aim: 0.5},
-		{what: "full backup, wall, to the faster borg with lz4", value: of("lull", "default", wall(firstA)) / best(results, wall(firstA), lz4), aim: 0.6},
-		{what: "full backup, wall, to `zstd -1 -T2`", value: of("lull", "default", wall(firstA)) / of("zstd -1 -T2", "", wall(firstA)), aim: 1},
-		{what: "repository of A, B, A', to the smallest peer at any setting", value: of("lull", "default", size) / best(results, size, anyPeer), aim: 0.93},
-		{what: "`fast`: processor time, to the cheaper borg with lz4", value: of("lull", "fast", cpu) / best(results, cpu, lz4), aim: 0.6},
-		{what: "`fast`: repository, to the smallest of the peers' fastest", value: of("lull", "fast", size) / best(results, size, quick), aim: 1, strictly: true},
-		{what: "restore, wall, to the fastest peer", value: of("lull", "default", wall(restoring)) / best(results, wall(restoring), anyPeer), aim: 0.8},
-		{what: "restore, wall, to `cp --sparse=always` and fsync", value: of("lull", "default", wall(restoring)) / of("cp --sparse=always, fsync", "", wall(restoring)), aim: 1.3},
-		{what: "peak memory, MiB", value: peak, aim: 256},
+		{what: "full backup, wall, to the best of restic and casync with compression", value: ratio(of("lull", "default", wall(firstA)), best(results, wall(firstA), squeezing)), aim: 0.5},
+		{what: "full backup, wall, to the faster borg with lz4", value: ratio(of("lull", "default", wall(firstA)), best(results, wall(firstA), lz4)), aim: 0.6},
+		{what: "full backup, wall, to `zstd -1 -T2`", value: ratio(of("lull", "default", wall(firstA)), of("zstd -1 -T2", "", wall(firstA))), aim: 1},
+		{what: "repository of A, B, A', to the smallest peer at any setting", value: ratio(of("lull", "default", size), best(results, size, anyPeer)), aim: 0.93},
+		{what: "`fast`: processor time, to the cheaper borg with lz4", value: ratio(of("lull", "fast", cpu), best(results, cpu, lz4)), aim: 0.6},
+		{what: "`fast`: repository, to the smallest of the peers' fastest", value: ratio(of("lull", "fast", size), best(results, size, quick)), aim: 1, strictly: true},
+		{what: "restore, wall, to the fastest peer", value: ratio(of("lull", "default", wall(restoring)), best(results, wall(restoring), anyPeer)), aim: 0.8},
+		{what: "restore, wall, to `cp --sparse=always` and fsync", value: ratio(of("lull", "default", wall(restoring)), of("cp --sparse=always, fsync", "", wall(restoring))), aim: 1.3},
+		{what: "peak memory, MiB", value: orNone(peak), aim: 256},
 	}
 	if s3 == nil {
 		return append(ts, target{what: "S3 to the directory", value: math.NaN(), aim: 1.15})
@@ -111,6 +111,14 @@ func targets(results []*samples, s3 *overS3) []target {
 	return append(ts,
 		target{what: "S3 to the directory, wall less the server's share of the processors", value: (b.wall - mean(s3.server)/cores) / d.wall, aim: 1.15},
 		target{what: "S3 to the directory, processor time of lull", value: b.cpu / d.cpu, aim: 1.15})
+}
+
+// ratio is none where one of the two was not measured.
+func ratio(a, b float64) float64 {
+	if math.IsInf(b, 0) {
+		return math.NaN()
+	}
+	return a / b
 }
 
 // best is the least of a value among the programs that are asked for; none: +Inf.

@@ -65,3 +65,15 @@ func TestReport(t *testing.T) {
 		t.Errorf("a target finds no program:\n%s", out.String())
 	}
 }
+
+// Where nothing was measured, no target is met.
+func TestReportOfNothing(t *testing.T) {
+	alone := &samples{program: lullProgram("lull", "default"), sizes: []int64{1, 2, 3}, usage: map[string][]usage{firstA: {{wall: 1, cpu: 1}}}}
+	for _, results := range [][]*samples{nil, {alone}} {
+		for _, x := range targets(results, nil) {
+			if !strings.Contains(x.String(), "not measured") {
+				t.Errorf("%s", x)
+			}
+		}
+	}
+}
