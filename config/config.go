@@ -61,6 +61,7 @@ type Repository struct {
 	// KeyFile is a key file that this host keeps; empty: those in the store.
 	KeyFile     string
 	Deduplicate Deduplicate
+	Padding     bool   // of packs
 	Compression string // auto, fast or best; empty: auto
 	// ObjectLock is nil where nothing is locked; only S3 has locks.
 	ObjectLock *ObjectLock

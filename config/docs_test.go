@@ -43,7 +43,7 @@ func TestReference(t *testing.T) {
 		t.Errorf("%d whole files in the reference", whole)
 	}
 	for _, key := range []string{
-		"repositories", "dir", "s3", "endpoint", "bucket", "prefix", "region", "ca_file", "credentials_file", "passphrase_file", "key", "key_file", "deduplicate", "trusted", "compression",
+		"repositories", "dir", "s3", "endpoint", "bucket", "prefix", "region", "ca_file", "credentials_file", "passphrase_file", "key", "key_file", "deduplicate", "trusted", "padding", "compression",
 		"object_lock", "mode", "days",
 		"hosts", "qemu", "images", "vms", "name", "qmp", "guest_agent", "disks", "path", "format",
 		"groups", "repository", "schedule", "consistency", "ladder", "floor", "window",

@@ -21,6 +21,7 @@ func (s section) keys(r *Repository) {
 	if r.Key != "" && r.KeyFile != "" {
 		s.p.problem(s.line("key_file"), s.what+" has both key and key_file", "keep key_file, which is one key's")
 	}
+	r.Padding = s.boolean("padding", false)
 	if n, ok := s.get("deduplicate"); ok {
 		r.Deduplicate = s.p.deduplicate(n, s.of("deduplicate"))
 	}

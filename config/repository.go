@@ -14,7 +14,7 @@ const endpointExample = "https://s3.example.net"
 
 func (p *parser) repository(name string, n *yaml.Node, line int) Repository {
 	what := fmt.Sprintf("repository %s", quote(name))
-	s := p.section(n, line, what, "dir", "s3", "passphrase_file", "key", "key_file", "deduplicate", "compression", "object_lock")
+	s := p.section(n, line, what, "dir", "s3", "passphrase_file", "key", "key_file", "deduplicate", "padding", "compression", "object_lock")
 	r := Repository{Name: name, Dir: s.path("dir", "/srv/backup")}
 	_, dir := s.get("dir")
 	store, s3 := s.get("s3")

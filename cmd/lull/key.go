@@ -48,6 +48,7 @@ func (in *invocation) openOptions(ctx context.Context, t target) (o repo.OpenOpt
 	if o.Compression, err = in.compression(r); err != nil {
 		return o, err
 	}
+	o.Padding = r.Padding
 	o.Label, o.Domain = r.Key, repo.Domain{Own: r.Deduplicate.Own, Trusted: r.Deduplicate.Trusted}
 	if f.paper != "" {
 		o.Paper, err = readKeyFile(f.paper)

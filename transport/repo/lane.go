@@ -145,6 +145,9 @@ func (l *lane) current(ctx context.Context, packed int, blocks []pack.Block) (re
 		if l.pack, err = pack.NewWriter(l.s.r.ring, l.s.r.codec, l.kind, buf); err != nil {
 			return reserved{}, nil, err
 		}
+		if l.s.r.padding {
+			l.pack.Pad()
+		}
 	}
 	if place, ok := l.pack.Reserve(packed, blocks); ok {
 		return reserved{l.pack, place}, nil, nil

@@ -35,6 +35,8 @@ type OpenOptions struct {
 	Domain Domain
 	// Compression is how hard backups compress; empty: Auto.
 	Compression Compression
+	// Padding makes packs longer, so that their sizes tell less of what is in them.
+	Padding bool
 	// Now is the host's clock; nil: time.Now.
 	Now func() time.Time
 
@@ -55,6 +57,7 @@ type Repository struct {
 	cache      string // of this repository; "" for none
 	memory     memory
 	domain     domain
+	padding    bool
 	parents    parents
 	now        func() time.Time
 	limits     limits
@@ -104,6 +107,7 @@ func Open(ctx context.Context, store blob.Store, o OpenOptions) (*Repository, er
 
 // open reads which keys there are, what this host knows of the store, and the index.
 func (r *Repository) open(ctx context.Context, o OpenOptions) error {
+	r.padding = o.Padding
 	if o.Cache != "" {
 		r.cache = filepath.Join(o.Cache, r.id.String())
 		r.memory.path = filepath.Join(r.cache, "seen")

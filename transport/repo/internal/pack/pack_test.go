@@ -213,6 +213,40 @@ func TestCodec(t *testing.T) {
 	}
 }
 
+// A padded pack has one of a few sizes, and opens as ever.
+func TestPadding(t *testing.T) {
+	for size, want := range map[int]int{1: 1, 9: 10, 1000: 1024, 1 << 20: 1 << 20, 1<<20 + 1: 1<<20 + 1<<15, 17 << 20: 17 << 20, 17<<20 + 9: 17<<20 + 1<<19} {
+		if got := padme(size); got != want {
+			t.Errorf("%d bytes are padded to %d, want %d", size, got, want)
+		}
+	}
+	r, c := ring(t), codec(t)
+	w, err := NewWriter(r, c, wire.DataPack, make([]byte, 0, 4<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Pad()
+	plain, blocks := content(r, 1, 9)
+	packed := c.Pack(nil, plain)
+	place, _ := w.Reserve(len(packed), blocks)
+	if _, err := w.Fill(place, packed, plain, new(Scratch)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	p, err := w.Finish(r)
+	if err != nil || padme(len(p.Bytes)) != len(p.Bytes) || len(p.Bytes) < len(packed)+r.PackHeaderSize() {
+		t.Fatalf("%d bytes, %v", len(p.Bytes), err)
+	}
+	l, _, err := OpenDirectory(r, p.Bytes, int64(p.Size))
+	l.Pack = Name(r, p.Bytes)
+	if diff := cmp.Diff(p.Listing, l); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if _, err := l.Verify(r); err != nil {
+		t.Error(err)
+	}
+}
+
 // What an index object says of a pack is the word of who made the pack, and of nobody
 // else.
 func TestListingIsVerified(t *testing.T) {

@@ -2,9 +2,11 @@ package pack
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 
 	"github.com/zeebo/blake3"
@@ -34,6 +36,7 @@ type Writer struct {
 	dirSize int
 	pending int // places that are not filled
 	closed  bool
+	padded  bool
 }
 
 // NewWriter starts a pack in the memory of buf, whose capacity bounds it.
@@ -50,6 +53,30 @@ func NewWriter(ring *keys.Ring, codec *Codec, kind wire.Kind, buf []byte) (*Writ
 type Place struct {
 	offset uint32
 	sealed []byte // memory for the sealed segment
+}
+
+// Pad makes the finished pack longer, so that its size tells less of what is in it: to one
+// of a few sizes in each octave (PADMÉ: Nikitin et al., PETS 2019), or to the end of its
+// memory.
+func (w *Writer) Pad() { w.padded = true }
+
+// pad appends random bytes to the segments. They have no meaning.
+func (w *Writer) pad(ring *keys.Ring) {
+	size := len(w.buf) + w.dirSize + keys.IndexOverhead + trailerSize + ring.CertificateSize() + keys.SignatureSize
+	if more := min(padme(size), cap(w.buf), MaxPack) - size; w.padded && more > 0 {
+		start := len(w.buf)
+		w.buf = w.buf[:start+more]
+		rand.Read(w.buf[start:])
+	}
+}
+
+// padme is the next size that has no more bits set than the logarithm of its logarithm
+// asks for: at most 12 % longer, 3 % from 1 MiB on.
+func padme(size int) int {
+	e := bits.Len(uint(size)) - 1
+	low := e - bits.Len(uint(max(e, 1)))
+	mask := 1<<max(low, 0) - 1
+	return (size + mask) &^ mask
 }
 
 // Reserve takes the next place, for a segment of packed bytes with these blocks,
@@ -121,6 +148,7 @@ type Pack struct {
 func (w *Writer) Finish(ring *keys.Ring) (Pack, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.pad(ring)
 	segments := len(w.buf)
 	buf, err := ring.SealIndex(w.buf, w.kind, w.dir.append(make([]byte, 0, w.dirSize)))
 	if err != nil {
