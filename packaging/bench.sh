@@ -45,6 +45,10 @@ measure "lull backup (first)" "$lull" backup --quiet --repo "$work/repo" --image
 full_wall=$wall full_cpu=$cpu full_peak=$peak full_size=$(du -sB1 "$work/repo" | cut -f1)
 measure "lull backup (unchanged)" "$lull" backup --quiet --repo "$work/repo" --image "$image" --format raw --name disk
 again_wall=$wall again_size=$(du -sB1 "$work/repo" | cut -f1)
+"$lull" init --quiet --repo "$work/fast"
+measure "lull backup --compression fast" "$lull" backup --quiet --compression fast --repo "$work/fast" --image "$image" --format raw --name disk
+fast_wall=$wall fast_cpu=$cpu fast_size=$(du -sB1 "$work/fast" | cut -f1)
+rm -rf "$work/fast"
 say
 
 say "Restore"
@@ -63,6 +67,8 @@ say "| full backup, wall, to \`zstd -1 -T2\` | $(ratio "$full_wall" "$zstd_wall"
 say "| full backup, processor time, to \`zstd -1 -T2\` | $(ratio "$full_cpu" "$zstd_cpu") |"
 say "| full backup, stored bytes to \`zstd -1\` | $(ratio "$full_size" "$zstd_size") |"
 say "| full backup, MB a processor second | $(awk -v b="$used" -v c="$full_cpu" 'BEGIN { printf "%.0f", b / 1e6 / c }') |"
+say "| full backup, \`--compression fast\`, wall and processor time, to \`zstd -1 -T2\` | $(ratio "$fast_wall" "$zstd_wall"), $(ratio "$fast_cpu" "$zstd_cpu") |"
+say "| full backup, \`--compression fast\`, stored bytes to \`zstd -1\` | $(ratio "$fast_size" "$zstd_size") |"
 say "| second backup, wall, to the first | $(ratio "$again_wall" "$full_wall") |"
 say "| second backup, bytes added | $((again_size - full_size)) |"
 say "| restore, wall, to \`cp --sparse=always\` | $(ratio "$restore_wall" "$cp_wall") |"

@@ -108,6 +108,12 @@ func benchCommit(b *testing.B, r *repo.Repository, disk []byte, parent *repo.Roo
 
 // A full backup into a new repository, as bytes of the disk a second.
 func BenchmarkFullBackup(b *testing.B) {
+	for _, c := range repo.Compressions() {
+		b.Run(string(c), func(b *testing.B) { benchFullBackup(b, c) })
+	}
+}
+
+func benchFullBackup(b *testing.B, c repo.Compression) {
 	disk := content(b)
 	b.SetBytes(int64(len(disk)))
 	b.ReportAllocs()
@@ -116,9 +122,17 @@ func BenchmarkFullBackup(b *testing.B) {
 		b.StopTimer()
 		store := discard{mem.New()}
 		initRepo(b, store)
-		r := openRepo(b, store)
+		r, err := repo.Open(b.Context(), store, repo.OpenOptions{Passphrase: passphrase, Compression: c})
+		if err != nil {
+			b.Fatal(err)
+		}
 		b.StartTimer()
 		p = benchCommit(b, r, disk, nil)
+		b.StopTimer()
+		if err := r.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 	b.ReportMetric(float64(p.Stats.New)/float64(p.Stats.Stored), "new/stored")
 	b.ReportMetric(float64(p.Stats.New)/float64(len(disk)), "new/read")

@@ -20,7 +20,7 @@ const (
 	// Auto is zstd as fast as it goes, and zstd's default while the store is what
 	// a backup waits for.
 	Auto Compression = "auto"
-	// CompressFast is S2: about half of the processor's time, a quarter more in
+	// CompressFast is S2: about six tenths of the processor's time, a third more in
 	// the store. Format 2 only; else it is Auto without the climb.
 	CompressFast Compression = "fast"
 	// CompressBest is a strong zstd, at a quarter of the speed.
