@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lull-backup/lull/agent/retention"
 	"github.com/lull-backup/lull/agent/schedule"
 )
 
@@ -22,6 +23,8 @@ type Group struct {
 	Jitter   time.Duration     // a scheduled run starts up to this much later
 	CatchUp  bool              // a run missed while the daemon was off is made up for
 	VMs      []string          // host/vm
+	// Keep says which restore points stay after each run; zero: all.
+	Keep retention.Keep
 	// Open readies the jobs of the named VMs, those of one repository that is
 	// open until close. It is called when they are about to run.
 	Open func(ctx context.Context, vms []string) (jobs []Job, close func() error, err error)
@@ -31,7 +34,8 @@ type Group struct {
 type Daemon struct {
 	Runner   *Runner // its Observe hears everything; Board comes before it
 	Groups   []Group
-	Parallel int // runs at once over all groups
+	Upkeep   []Upkeep // of the groups' repositories
+	Parallel int      // runs at once over all groups
 	Resolve  Resolve
 	Board    *Board
 	Log      *slog.Logger
@@ -50,6 +54,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		if !g.Schedule.IsZero() {
 			all.Go(func() { d.drive(ctx, g, slots) })
 		}
+	}
+	for _, u := range d.Upkeep {
+		all.Go(func() { d.keepUp(ctx, u) })
 	}
 	all.Go(func() { d.keepRepairing(ctx) })
 	d.Ready()
@@ -85,16 +92,21 @@ func (d *Daemon) wait(ctx context.Context, g Group) (time.Time, bool) {
 	}
 	due = due.Add(schedule.Jitter(d.Machine+"/"+g.Name, due, g.Jitter))
 	d.Board.next(g, due)
+	return due, d.sleepUntil(ctx, due)
+}
+
+// sleepUntil waits for a time; false when ctx ended first.
+func (d *Daemon) sleepUntil(ctx context.Context, due time.Time) bool {
 	for {
 		left := due.Sub(d.Runner.Now())
 		if left <= 0 {
-			return due, ctx.Err() == nil
+			return ctx.Err() == nil
 		}
 		timer := time.NewTimer(min(left, longestNap))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return due, false
+			return false
 		case <-timer.C:
 		}
 	}
@@ -137,7 +149,9 @@ func (d *Daemon) run(ctx context.Context, g Group, vms []string, slots chan stru
 		}
 		runs.Go(func() {
 			defer func() { <-slots }()
-			d.one(ctx, job)
+			if d.one(ctx, job) {
+				d.retain(ctx, g, job)
+			}
 		})
 	}
 	runs.Wait()
@@ -146,7 +160,8 @@ func (d *Daemon) run(ctx context.Context, g Group, vms []string, slots chan stru
 	}
 }
 
-func (d *Daemon) one(ctx context.Context, job Job) {
+// one backs a VM up, and reports whether there is a new point.
+func (d *Daemon) one(ctx context.Context, job Job) bool {
 	var res Result
 	panicked := true
 	err := contain(d.Log, job.Name, func() (err error) {
@@ -159,11 +174,12 @@ func (d *Daemon) one(ctx context.Context, job Job) {
 	}
 	if err != nil {
 		d.Log.Error("backup failed", "vm", job.Name, "run", res.Run, "error", err)
-		return
+		return false
 	}
 	d.Log.Info("backup done", "vm", job.Name, "run", res.Run, "point", res.Point.ID,
 		"level", res.Point.Quiesce.Level, "window", res.Point.Quiesce.Window,
 		"read", res.Point.Stats.Read, "stored", res.Point.Stats.Stored, "took", res.Took, "warnings", len(res.Warnings))
+	return true
 }
 
 // fail records, for every VM of a run that could not even begin, why.

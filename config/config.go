@@ -64,7 +64,14 @@ type Repository struct {
 	Padding     bool   // of packs
 	Compression string // auto, fast or best; empty: auto
 	// ObjectLock is nil where nothing is locked; only S3 has locks.
-	ObjectLock *ObjectLock
+	ObjectLock  *ObjectLock
+	Maintenance Maintenance
+}
+
+// Maintenance is when and how the agent prunes a repository.
+type Maintenance struct {
+	Schedule schedule.Schedule // zero for "manual": only by hand
+	Grace    time.Duration     // how long what is to be deleted is marked before
 }
 
 // S3 is a bucket of an S3-compatible store.

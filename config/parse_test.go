@@ -24,6 +24,7 @@ const example = `
 repositories:
   main: {dir: /srv/backup, passphrase_file: /etc/lull/passphrase}
   offsite:
+    maintenance: {schedule: manual, grace: 72h}
     s3: {endpoint: https://s3.example.net, bucket: vms, prefix: lull, region: eu-1, ca_file: /etc/lull/ca.pem, credentials_file: /etc/lull/credentials}
     passphrase_file: /etc/lull/passphrase
 hosts:
@@ -58,6 +59,16 @@ func berlin(t *testing.T) schedule.Schedule {
 	return s
 }
 
+// daily is the maintenance of a repository that says nothing of it.
+func daily(t *testing.T) config.Maintenance {
+	t.Helper()
+	s, err := schedule.Parse(config.DefaultMaintenance, time.Local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config.Maintenance{Schedule: s, Grace: config.DefaultGrace}
+}
+
 func TestParseEveryKey(t *testing.T) {
 	got, err := config.Parse("lull.yaml", []byte(example))
 	if err != nil {
@@ -67,8 +78,8 @@ func TestParseEveryKey(t *testing.T) {
 		Path:  "lull.yaml",
 		Agent: config.Agent{StateDir: "/srv/state", CacheDir: "/srv/cache", Socket: "/run/other.sock", Parallel: 4, Jitter: 10 * time.Minute},
 		Repositories: []config.Repository{
-			{Name: "main", Dir: "/srv/backup", PassphraseFile: "/etc/lull/passphrase"},
-			{Name: "offsite", PassphraseFile: "/etc/lull/passphrase", S3: &config.S3{
+			{Name: "main", Dir: "/srv/backup", PassphraseFile: "/etc/lull/passphrase", Maintenance: daily(t)},
+			{Name: "offsite", PassphraseFile: "/etc/lull/passphrase", Maintenance: config.Maintenance{Grace: 72 * time.Hour}, S3: &config.S3{
 				Endpoint: "https://s3.example.net", Bucket: "vms", Prefix: "lull/", Region: "eu-1",
 				CAFile: "/etc/lull/ca.pem", CredentialsFile: "/etc/lull/credentials",
 			}},
@@ -117,7 +128,7 @@ func TestParseDefaults(t *testing.T) {
 	want := &config.Config{
 		Path:         "lull.yaml",
 		Agent:        config.Agent{StateDir: "/var/lib/lull", CacheDir: "/var/cache/lull", Socket: "/run/lull/lull.sock", Parallel: 2},
-		Repositories: []config.Repository{{Name: "main", Dir: "/srv/backup"}},
+		Repositories: []config.Repository{{Name: "main", Dir: "/srv/backup", Maintenance: daily(t)}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -14,7 +14,7 @@ const endpointExample = "https://s3.example.net"
 
 func (p *parser) repository(name string, n *yaml.Node, line int) Repository {
 	what := fmt.Sprintf("repository %s", quote(name))
-	s := p.section(n, line, what, "dir", "s3", "passphrase_file", "key", "key_file", "deduplicate", "padding", "compression", "object_lock")
+	s := p.section(n, line, what, "dir", "s3", "passphrase_file", "key", "key_file", "deduplicate", "padding", "compression", "object_lock", "maintenance")
 	r := Repository{Name: name, Dir: s.path("dir", "/srv/backup")}
 	_, dir := s.get("dir")
 	store, s3 := s.get("s3")
@@ -33,6 +33,7 @@ func (p *parser) repository(name string, n *yaml.Node, line int) Repository {
 			p.problem(s.line("object_lock"), what+" is a folder, which has no object lock", "remove object_lock, or use a bucket with s3")
 		}
 	}
+	r.Maintenance = p.maintenance(s)
 	r.PassphraseFile = s.file("passphrase_file", "/etc/lull/passphrase", true)
 	s.keys(&r)
 	r.Compression = s.compression()

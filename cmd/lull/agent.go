@@ -18,6 +18,7 @@ import (
 	"github.com/lull-backup/lull/agent/control"
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 func (in *invocation) agentCommand() *cobra.Command {
@@ -83,7 +84,7 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 		Runner: &agent.Runner{
 			Journal: journal, Log: log, Version: in.Version, Now: time.Now, Observe: in.agentObserver(board),
 		},
-		Groups: groups, Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
+		Groups: groups, Upkeep: in.upkeep(cfg), Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
 		Machine: machine,
 		Ready:   func() { in.notify(log, daemon.SdNotifyReady) },
 	}, nil
@@ -91,9 +92,10 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 
 // tellAgent logs once what an administrator might take for granted.
 func tellAgent(log *slog.Logger, cfg *config.Config) {
-	keeps := func(g config.Group) bool { return !g.Keep.IsZero() }
-	if slices.ContainsFunc(cfg.Groups, keeps) {
-		log.Warn("keep is checked and not acted on: this version of lull deletes no restore point")
+	for _, g := range cfg.Groups {
+		if g.Keep.IsZero() {
+			log.Info("all restore points are kept: the group has no keep", "group", g.Name)
+		}
 	}
 	if left := cfg.Ungrouped(); len(left) > 0 {
 		log.Warn("VMs in no group are not backed up", "vms", left)
@@ -124,13 +126,34 @@ func (in *invocation) groups(cfg *config.Config, hosts map[string]snapshot.Host)
 	var groups []agent.Group
 	for _, g := range cfg.Groups {
 		groups = append(groups, agent.Group{
-			Name: g.Name, Schedule: g.Schedule, Jitter: cfg.Agent.Jitter, CatchUp: g.CatchUp, VMs: g.VMs,
+			Name: g.Name, Schedule: g.Schedule, Jitter: cfg.Agent.Jitter, CatchUp: g.CatchUp, VMs: g.VMs, Keep: g.Keep,
 			Open: func(ctx context.Context, vms []string) ([]agent.Job, func() error, error) {
 				return in.openGroup(ctx, cfg, hosts, g, vms)
 			},
 		})
 	}
 	return groups
+}
+
+// upkeep is the maintenance of the repositories that groups with rules back up to.
+func (in *invocation) upkeep(cfg *config.Config) (all []agent.Upkeep) {
+	for _, r := range cfg.Repositories {
+		used := slices.ContainsFunc(cfg.Groups, func(g config.Group) bool { return g.Repository == r.Name && !g.Keep.IsZero() })
+		if !used || r.Maintenance.Schedule.IsZero() {
+			continue
+		}
+		all = append(all, agent.Upkeep{
+			Repository: r.Name, Schedule: r.Maintenance.Schedule, Jitter: cfg.Agent.Jitter, Grace: r.Maintenance.Grace,
+			Open: func(ctx context.Context) (*repo.Repository, func() error, error) {
+				opened, err := in.openRepository(ctx, target{repository: r, config: cfg})
+				if err != nil {
+					return nil, nil, err
+				}
+				return opened.Repository, opened.Close, nil
+			},
+		})
+	}
+	return all
 }
 
 // openGroup opens the group's repository for a run of some of its VMs.

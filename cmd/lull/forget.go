@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/agent/retention"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// forgetFlags say which points go.
+type forgetFlags struct {
+	keep   retention.Keep
+	points []string // ids
+	last   bool
+	dry    bool
+}
+
+func (in *invocation) forgetCommand() *cobra.Command {
+	var o forgetFlags
+	cmd := in.addRepositoryFlags(&cobra.Command{
+		Use:   "forget [VM...]",
+		Short: "Remove restore points that no rule keeps",
+		Long: "Remove restore points of the VMs, or of all: by the keep rules of their groups, by those\n" +
+			"of the --keep flags, or those that --point names. Try it with --dry-run first: it says\n" +
+			"of each point why it stays or goes. The newest point of a VM always stays, unless\n" +
+			"--point names it and --even-last is given; a point that is held stays in any case.\n" +
+			"What the points alone needed is deleted by `lull prune`.",
+		Example: "  lull forget --dry-run\n  lull forget lab/web --keep-daily 14 --keep-monthly 6 --dry-run\n" +
+			"  lull forget --point 20261121T013000Z-9f86d081",
+		Args: cobra.ArbitraryArgs,
+		RunE: in.run(func(cmd *cobra.Command, args []string) error { return in.forget(cmd.Context(), args, o) }),
+	})
+	f := cmd.Flags()
+	f.BoolVar(&o.dry, "dry-run", false, "change nothing, and say of each point why it stays or goes")
+	f.StringSliceVar(&o.points, "point", nil, "forget the points with these `ID`s, and no others")
+	f.BoolVar(&o.last, "even-last", false, "with --point: even the last point of a VM")
+	f.IntVar(&o.keep.Last, "keep-last", 0, "keep the `N` newest points")
+	f.IntVar(&o.keep.Daily, "keep-daily", 0, "keep the newest of each of `N` days")
+	f.IntVar(&o.keep.Weekly, "keep-weekly", 0, "keep the newest of each of `N` weeks")
+	f.IntVar(&o.keep.Monthly, "keep-monthly", 0, "keep the newest of each of `N` months")
+	f.IntVar(&o.keep.Yearly, "keep-yearly", 0, "keep the newest of each of `N` years")
+	return cmd
+}
+
+func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) error {
+	if len(o.points) > 0 && !o.keep.IsZero() || len(o.points) == 0 && o.last {
+		return withHint(usagef("forget: --point and rules exclude each other, and --even-last needs --point"), "run lull twice")
+	}
+	t, err := in.target()
+	if err != nil {
+		return err
+	}
+	return in.withRepository(ctx, t, func(r *repo.Repository) error {
+		points, err := forgettable(ctx, r, vms)
+		if err != nil {
+			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
+		}
+		held, err := r.Holds(ctx)
+		if err != nil {
+			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
+		}
+		verdicts, err := judge(t, points, held, o)
+		if err != nil {
+			return err
+		}
+		if !o.dry {
+			if err := r.Forget(ctx, agent.Going(verdicts)); err != nil {
+				return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
+			}
+		}
+		return in.showVerdicts(verdicts, o.dry)
+	})
+}
+
+// forgettable are all points of some VMs, or of all. Where one cannot be read none is
+// forgotten: rules would count wrong.
+func forgettable(ctx context.Context, r *repo.Repository, vms []string) (points []repo.Point, err error) {
+	if len(vms) == 0 {
+		return r.Points(ctx, "")
+	}
+	for _, vm := range vms {
+		of, err := pointsOf(ctx, r, vm)
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, of...)
+	}
+	return points, nil
+}
+
+// judge says of each point what becomes of it.
+func judge(t target, points []repo.Point, held map[string]repo.Held, o forgetFlags) ([]agent.Verdict, error) {
+	if len(o.points) > 0 {
+		return judgeNamed(points, o)
+	}
+	var out []agent.Verdict
+	for of := range byVM(points) {
+		keep, err := rulesFor(t, of[0].VM, o)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, agent.Judge(keep, of, held, time.Local)...)
+	}
+	return out, nil
+}
+
+// byVM yields the points of each VM; they are in order of VMs.
+func byVM(points []repo.Point) func(func([]repo.Point) bool) {
+	return func(yield func([]repo.Point) bool) {
+		for len(points) > 0 {
+			n := slices.IndexFunc(points, func(p repo.Point) bool { return p.VM != points[0].VM })
+			if n < 0 {
+				n = len(points)
+			}
+			if !yield(points[:n]) {
+				return
+			}
+			points = points[n:]
+		}
+	}
+}
+
+// rulesFor are the rules of the flags, else those of the VM's groups that use the
+// repository. A VM in no group keeps everything.
+func rulesFor(t target, vm string, o forgetFlags) (retention.Keep, error) {
+	if !o.keep.IsZero() {
+		return o.keep, nil
+	}
+	if t.config == nil {
+		return o.keep, withHint(usagef("forget: without a configuration there are no rules"), "give --keep-last and the like, or --point")
+	}
+	var keep []retention.Keep
+	for _, g := range t.config.GroupsOf(vm) {
+		if g.Repository == t.repository.Name {
+			keep = append(keep, g.Keep)
+		}
+	}
+	if len(keep) == 0 {
+		return retention.Keep{}, nil
+	}
+	return keep[0], nil // all the same: the configuration is checked for that
+}
+
+// judgeNamed lets the points go that are named.
+func judgeNamed(points []repo.Point, o forgetFlags) (out []agent.Verdict, err error) {
+	found := 0
+	for of := range byVM(points) {
+		left := 0
+		for _, p := range of {
+			v := agent.Verdict{Point: p, Keep: !slices.Contains(o.points, p.ID), Reasons: []string{"not named"}}
+			if !v.Keep {
+				v.Reasons = []string{"named"}
+				found++
+			} else {
+				left++
+			}
+			out = append(out, v)
+		}
+		if left == 0 && !o.last {
+			return nil, withHint(usagef("forget: that would leave %s without any restore point", of[0].VM), "give --even-last if that is meant")
+		}
+	}
+	if found < len(o.points) {
+		return nil, fmt.Errorf("forget: %d of %d points are not there: %w", len(o.points)-found, len(o.points), repo.ErrNotFound)
+	}
+	return out, nil
+}
+
+// forgotten is a verdict as --json shows it.
+type forgotten struct {
+	VM      string    `json:"vm"`
+	Point   string    `json:"point"`
+	Frozen  time.Time `json:"frozen"`
+	Keep    bool      `json:"keep"`
+	Reasons []string  `json:"reasons"`
+}
+
+func (in *invocation) showVerdicts(verdicts []agent.Verdict, dry bool) error {
+	going := len(agent.Going(verdicts))
+	if in.flags.json {
+		list := []forgotten{}
+		for _, v := range verdicts {
+			list = append(list, forgotten{v.Point.VM, v.Point.ID, v.Point.Frozen, v.Keep, v.Reasons})
+		}
+		return writeJSON(in.Stdout, map[string]any{"dry_run": dry, "points": list})
+	}
+	var err error
+	if dry && len(verdicts) > 0 {
+		tab := newTable("VM", "POINT", "TIME", "", "WHY")
+		for _, v := range verdicts {
+			what := "goes"
+			if v.Keep {
+				what = "stays"
+			}
+			tab.add(v.Point.VM, v.Point.ID, moment(v.Point.Frozen), what, strings.Join(v.Reasons, ", "))
+		}
+		err = tab.write(in.Stdout)
+	}
+	verb := "forgotten"
+	if dry {
+		verb = "would be forgotten"
+	}
+	in.note("%s of %d %s", count(going, "restore point"), len(verdicts), verb)
+	return err
+}
+
+func (in *invocation) holdCommand() *cobra.Command {
+	var reason string
+	cmd := in.addRepositoryFlags(&cobra.Command{
+		Use:     "hold POINT",
+		Short:   "Keep a restore point whatever the rules say",
+		Example: "  lull hold 20261121T013000Z-9f86d081 --reason 'before the upgrade'",
+		Args:    argCount(1, 1, "the restore point"),
+		RunE: in.run(func(cmd *cobra.Command, args []string) error {
+			return in.withPoint(cmd.Context(), args[0], func(r *repo.Repository, p repo.Point) error {
+				return r.Hold(cmd.Context(), p, reason)
+			})
+		}),
+	})
+	cmd.Flags().StringVar(&reason, "reason", "", "`TEXT` that is shown with the point")
+	return cmd
+}
+
+func (in *invocation) releaseCommand() *cobra.Command {
+	return in.addRepositoryFlags(&cobra.Command{
+		Use:   "release POINT",
+		Short: "End the hold of a restore point",
+		Args:  argCount(1, 1, "the restore point"),
+		RunE: in.run(func(cmd *cobra.Command, args []string) error {
+			return in.withPoint(cmd.Context(), args[0], func(r *repo.Repository, p repo.Point) error {
+				return r.Release(cmd.Context(), p)
+			})
+		}),
+	})
+}
+
+// withPoint finds a restore point by its id.
+func (in *invocation) withPoint(ctx context.Context, id string, fn func(*repo.Repository, repo.Point) error) error {
+	t, err := in.target()
+	if err != nil {
+		return err
+	}
+	return in.withRepository(ctx, t, func(r *repo.Repository) error {
+		points, damaged := r.Points(ctx, "")
+		i := slices.IndexFunc(points, func(p repo.Point) bool { return p.ID == id })
+		if i < 0 {
+			return errors.Join(fmt.Errorf("point %s: %w", id, repo.ErrNotFound), damaged)
+		}
+		return fn(r, points[i])
+	})
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+func (in *invocation) pruneCommand() *cobra.Command {
+	var o repo.PruneOptions
+	grace := repo.DefaultGrace
+	cmd := in.addRepositoryFlags(&cobra.Command{
+		Use:   "prune",
+		Short: "Delete what no restore point needs any more",
+		Long: "Delete what only forgotten restore points needed. That takes two runs: one marks, and\n" +
+			"one that comes after the grace deletes what nothing has come to need. Backups never\n" +
+			"wait for it, it may be interrupted at any moment, and nothing is ever left locked.\n" +
+			"The agent prunes by itself, see maintenance in the configuration.",
+		Example: "  lull prune --dry-run\n  lull prune",
+		Args:    argCount(0, 0, ""),
+		RunE: in.run(func(cmd *cobra.Command, _ []string) error {
+			o.Grace = grace
+			if grace <= 0 {
+				return withHint(usagef("prune: --grace %s is no grace", grace), "give 24h or so; restores that take longer may fail")
+			}
+			return in.prune(cmd.Context(), o)
+		}),
+	})
+	f := cmd.Flags()
+	f.BoolVar(&o.DryRun, "dry-run", false, "change nothing, and say what would be done")
+	f.DurationVar(&grace, "grace", grace, "how long what is to be deleted is marked before")
+	f.IntVar(&o.Keep, "max-unused", 10, "`PERCENT` of unused data that is not worth rewriting packs for")
+	return cmd
+}
+
+func (in *invocation) prune(ctx context.Context, o repo.PruneOptions) error {
+	t, err := in.target()
+	if err != nil {
+		return err
+	}
+	return in.withRepository(ctx, t, func(r *repo.Repository) error {
+		report, err := r.Prune(ctx, o)
+		if err != nil {
+			return fmt.Errorf("%s: %w", t.repository.Name, err)
+		}
+		if in.flags.json {
+			return writeJSON(in.Stdout, map[string]any{"dry_run": o.DryRun, "prune": report})
+		}
+		in.showPrune(report, o.DryRun)
+		return nil
+	})
+}
+
+func (in *invocation) showPrune(p repo.PruneReport, dry bool) {
+	would := ""
+	if dry {
+		would = "would be "
+	}
+	if p.Packs > 0 {
+		in.note("%s, %s in %s, %s of it unused", count(p.Points, "restore point"), size(p.Stored), count(p.Packs, "pack"), size(p.Unused))
+	}
+	in.note("%sdeleted: %s, %s", would, count(p.Deleted, "pack"), size(p.DeletedBytes))
+	in.note("%smarked to be deleted by a later prune: %s, %s", would, count(p.Marked, "pack"), size(p.MarkedBytes))
+	if p.Rewritten > 0 {
+		in.note("%srewritten: %s, %s moved", would, count(p.Rewritten, "pack"), size(p.Moved))
+	}
+	if p.Fenced > 0 {
+		in.note("given up: %s that did not go on", count(p.Fenced, "session"))
+	}
+	if p.Waiting != "" {
+		until := ""
+		if !p.Until.IsZero() {
+			until = ", until " + moment(p.Until.Round(time.Second))
+		}
+		in.note("what is marked waits for %s%s", p.Waiting, until)
+	}
+}
