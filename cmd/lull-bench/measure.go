@@ -31,10 +31,8 @@ type usage struct {
 	peak      int64   // bytes; of the largest process
 }
 
-// measure runs a step to its end. What was dirty in memory is written out before,
-// so that no program pays for the one before it.
+// measure runs a step to its end.
 func measure(ctx context.Context, s step) (usage, error) {
-	unix.Sync()
 	cmd := exec.CommandContext(ctx, s.args[0], s.args[1:]...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}, s.env...)
 	cmd.Dir = s.dir

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is done with a program; keys of its samples.
@@ -74,7 +76,7 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("make work folder: %w", err)
 	}
 	defer os.RemoveAll(scratch)
-	b := &bench{images: images, scratch: scratch, log: os.Stderr}
+	b := &bench{images: images, scratch: scratch, log: os.Stderr, settle: unix.Sync}
 	fast := takesCompression(ctx, binary, scratch)
 	if !fast {
 		b.say("lull takes no `compression: fast`: left out")
@@ -97,6 +99,9 @@ type bench struct {
 	scratch string
 	log     io.Writer
 	results []*samples
+	// settle writes out what is dirty in memory, so that no program pays for the
+	// one before it; nil: not needed.
+	settle func()
 }
 
 func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
@@ -206,6 +211,9 @@ func (b *bench) backup(ctx context.Context, s *samples, at place, m image, phase
 }
 
 func (b *bench) take(ctx context.Context, s *samples, phase string, st step) error {
+	if b.settle != nil {
+		b.settle()
+	}
 	u, err := measure(ctx, st)
 	if err != nil {
 		return err

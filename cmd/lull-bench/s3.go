@@ -82,6 +82,9 @@ func (b *bench) oneBackup(ctx context.Context, binary string, gw *gateway) (usag
 	if err := warm(ctx, b.images[0].path); err != nil {
 		return usage{}, 0, err
 	}
+	if b.settle != nil {
+		b.settle()
+	}
 	before := gw.seconds()
 	u, err := measure(ctx, p.backup(at, b.images[0]))
 	return u, gw.seconds() - before, err
