@@ -117,7 +117,7 @@ func (r *Repository) syncIndex(ctx context.Context, store blob.Store, m *marks,
 			continue
 		}
 		packs, err := r.readIndex(ctx, store, infos[id])
-		if errors.Is(err, ErrCorrupt) {
+		if passable(err) {
 			damaged = append(damaged, rebuilt(id, m))
 			continue
 		}
@@ -199,7 +199,7 @@ func directories(ctx context.Context, store blob.Store, ring *keys.Ring, packs [
 	return func(yield func(index.Entry, error) bool) {
 		for _, p := range packs {
 			l, err := readDirectory(ctx, store, ring, p)
-			if errors.Is(err, ErrCorrupt) {
+			if passable(err) {
 				continue
 			}
 			if err != nil {
