@@ -38,6 +38,13 @@
 // and a restore reads each block from where it is whole. A session during which damage
 // comes to light commits nothing.
 //
+// Keys and trust: the key that opens a repository has roles (Roles), and what it may not
+// do fails with ErrRole. Packs, index objects, restore points and documents are signed
+// by it, and carry its certificate. A session builds only on packs whose signer belongs to
+// its Domain. Points name their parents and the newest points of the host's other VMs by
+// hash, deletions are written down and signed (tombstones), and each host remembers what it
+// saw: what the store leaves out is ErrOmitted, what it makes up ErrForged (checkChain).
+//
 // Everything that is read is authenticated, bounded before it is allocated, and
 // blocks are compared with their names before they are handed out.
 package repo

@@ -8,8 +8,6 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/lull-backup/lull/transport/blob"
-	"github.com/lull-backup/lull/transport/repo/internal/keys"
-	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -80,18 +78,6 @@ func readNamed(ctx context.Context, store blob.Store, info blob.Info, limit int6
 		return nil, err
 	}
 	if sum, ok := sumOf(info.Name); !ok || blake3.Sum256(b) != sum {
-		return nil, fmt.Errorf("%w: content does not match the name", wire.ErrDamaged)
-	}
-	return b, nil
-}
-
-// readPackWhole reads all of a pack and checks it against its name.
-func readPackWhole(ctx context.Context, store blob.Store, ring *keys.Ring, info blob.Info) ([]byte, error) {
-	b, err := readSized(ctx, store, info, pack.MaxPack)
-	if err != nil {
-		return nil, err
-	}
-	if sum, ok := sumOf(info.Name); !ok || pack.Name(ring, b) != sum {
 		return nil, fmt.Errorf("%w: content does not match the name", wire.ErrDamaged)
 	}
 	return b, nil

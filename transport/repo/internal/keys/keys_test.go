@@ -382,6 +382,58 @@ func TestSelfMadeCertificate(t *testing.T) {
 	}
 }
 
+// Nothing that a backup key has, or that can be derived of it in any way that this package
+// derives, is a key that opens.
+func TestBackupKeyDerivesNothingThatOpens(t *testing.T) {
+	id, m := Repository{1}, Master{9}
+	s, _, err := Unlock(lock(t, Backup, ""), nil, []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := m.Public(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := ring(t, m, id)
+	header, pack, err := owner.NewPackKey(nil, wire.DataPack)
+	if err != nil {
+		t.Fatal(err)
+	}
+	segment := pack.Seal(nil, 2000, []byte("segment"))
+	candidates := []seed{s.host, s.shared, s.master}
+	for _, secret := range []seed{s.host, s.shared, seed(make([]byte, seedSize))} {
+		for _, format := range []wire.Format{1, 2} {
+			d := deriver{format: format, secret: secret[:], salt: id}
+			for _, purpose := range []string{
+				"shared", "root", "data 1", "meta 1", "data 2", "meta 2", "read", "sign", "signer", "box",
+				"data names", "node names", "vm names", "index", "writers", "cut", "pack", "point",
+			} {
+				candidates = append(candidates, d.seed(purpose))
+			}
+		}
+	}
+	r := ring(t, m, id, Backup)
+	for _, c := range candidates {
+		pair, err := keyPair(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k := pair.PublicKey().Bytes(); bytes.Equal(k, public.Data) || bytes.Equal(k, public.Meta) {
+			t.Errorf("%x is a private key", c)
+		}
+		if _, err := r.openFrom(pair, "pack", header[:wire.PrefixSize+epochSize], header[wire.PrefixSize+epochSize:]); err == nil {
+			t.Errorf("%x opens a pack's key", c)
+		}
+		direct, err := r.packKey(wire.DataPack, c[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := direct.Open(nil, 2000, segment); err == nil {
+			t.Errorf("%x opens a segment", c)
+		}
+	}
+}
+
 // A rotation shuts out who was not granted it, and nobody else.
 func TestRotation(t *testing.T) {
 	id := Repository{1}
