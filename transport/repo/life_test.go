@@ -1,0 +1,209 @@
+package repo_test
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/blob/faults"
+	"github.com/lull-backup/lull/transport/blob/mem"
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// lived is a store with two points, of which the older is to be forgotten.
+func lived(t *testing.T) (store *mem.Store, old, kept repo.Point, disk []byte) {
+	t.Helper()
+	store = mem.NewAt(clock)
+	initRepo(t, store)
+	r := openSmall(t, store)
+	old = mustCommit(t, r, "lab/web", image(1, block.WindowSize))
+	// Half of the window stays, so that a pack gets thin.
+	disk = image(1, block.WindowSize)
+	copy(disk, image(2, block.WindowSize*3/4))
+	kept = mustCommit(t, r, "lab/web", disk)
+	return store, old, kept, disk
+}
+
+// life is all that maintenance does: forget, mark, carry out, twice.
+func life(t *testing.T, store blob.Store, old repo.Point) error {
+	t.Helper()
+	r, err := repo.Open(t.Context(), store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: clock}))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Forget(t.Context(), []repo.Point{old}); err != nil {
+		return err
+	}
+	for range 3 {
+		if _, err := r.Prune(t.Context(), atOnce); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Whatever operation of forget and prune is the last one before a crash: what is kept
+// restores, check finds nothing, and the next prunes finish the work.
+func TestCrashAfterEveryOperationOfMaintenance(t *testing.T) {
+	base, old, kept, disk := lived(t)
+	left := 0
+	for n := 0; ; n++ {
+		store := base.Clone()
+		f := faults.New(store)
+		f.CrashAfter(n)
+		err := life(t, f, old)
+		if !f.Crashed() && err != nil {
+			t.Fatal(err)
+		}
+		// The host that crashed has held a lease; by now it has run out.
+		later := store.CloneAt(func() time.Time { return clock().Add(time.Hour) })
+		r := openSmall(t, later)
+		wantClean(t, r)
+		wantDisk(t, r, kept.Disks[0].Root, disk)
+		for range 4 {
+			if _, err := r.Prune(t.Context(), atOnce); err != nil && !errors.Is(err, repo.ErrBusy) {
+				t.Fatalf("after %d operations: %v", n, err)
+			}
+		}
+		wantClean(t, r)
+		wantDisk(t, openSmall(t, later), kept.Disks[0].Root, disk)
+		if !f.Crashed() {
+			left = count(later, "packs/")
+			break
+		}
+		if n > 200 {
+			t.Fatal("no end of operations")
+		}
+	}
+	if left >= count(base, "packs/") {
+		t.Errorf("%d packs of %d are left", left, count(base, "packs/"))
+	}
+}
+
+// A reply that is lost, or a store that refuses for a while, leaves nothing damaged,
+// whichever operation it hits.
+func TestMaintenanceOverBadStores(t *testing.T) {
+	base, old, kept, disk := lived(t)
+	bad := errors.New("503 slow down")
+	for _, op := range []faults.Op{faults.Create, faults.Delete, faults.List, faults.Read, faults.Stat} {
+		for nth := 1; nth <= 12; nth += 3 {
+			for _, fault := range []faults.Fault{{Op: op, Nth: nth, Before: bad}, {Op: op, Nth: nth, After: bad}} {
+				store := base.Clone()
+				f := faults.New(store)
+				f.Add(fault)
+				if err := life(t, f, old); err != nil && !errors.Is(err, bad) {
+					t.Fatalf("%s %d: %v", op, nth, err)
+				}
+				r := openSmall(t, store)
+				wantClean(t, r)
+				wantDisk(t, r, kept.Disks[0].Root, disk)
+			}
+		}
+	}
+}
+
+// A point that is held cannot be forgotten, and one that is released can.
+func TestHold(t *testing.T) {
+	store, old, _, _ := lived(t)
+	r := openSmall(t, store)
+	if err := r.Hold(t.Context(), old, "before the upgrade"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Forget(t.Context(), []repo.Point{old}); !errors.Is(err, repo.ErrHeld) {
+		t.Errorf("%v, want %v", err, repo.ErrHeld)
+	}
+	if held, err := r.Holds(t.Context()); err != nil || held[old.ID].Reason != "before the upgrade" {
+		t.Errorf("%v, %v", held, err)
+	}
+	if err := r.Release(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Forget(t.Context(), []repo.Point{old}); err != nil {
+		t.Error(err)
+	}
+	if err := r.Hold(t.Context(), old, ""); !errors.Is(err, repo.ErrNotFound) {
+		t.Errorf("%v, want %v", err, repo.ErrNotFound)
+	}
+}
+
+// The order of operations of a forget and of prunes, as a reviewer can read it.
+func TestMaintenanceLogsAreGolden(t *testing.T) {
+	cryptotest.SetGlobalRandom(t, 1)
+	store, old, _, _ := lived(t)
+	f := faults.New(store)
+	r := openSmall(t, f)
+	f.ClearLog()
+	if err := r.Forget(t.Context(), []repo.Point{old}); err != nil {
+		t.Fatal(err)
+	}
+	wantGolden(t, "forget.log", plainLog(f.Log()))
+	f.ClearLog()
+	prune(t, r, atOnce)
+	prune(t, r, atOnce)
+	wantGolden(t, "prune.log", plainLog(f.Log()))
+}
+
+// plainLog calls what is random by numbers, and leaves sizes out.
+func plainLog(log string) string {
+	random := regexp.MustCompile(`[0-9a-f]{64}|[0-9a-f]{32}|[0-9]{8}t[0-9]{6}z-[0-9a-f]{8}|\.[0-9a-f]{16}\b`)
+	names := map[string]string{}
+	var out strings.Builder
+	for line := range strings.Lines(log) {
+		op, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, _, _ := strings.Cut(rest, " ")
+		name = random.ReplaceAllStringFunc(name, func(s string) string {
+			if names[s] == "" {
+				names[s] = fmt.Sprintf("<%d>", len(names)+1)
+			}
+			return names[s]
+		})
+		out.WriteString(op + " " + regexp.MustCompile(`packs/../`).ReplaceAllString(name, "packs/") + "\n")
+	}
+	return out.String()
+}
+
+// An incremental of 64 MiB takes at most 12 requests, a full backup a PUT for 16 MiB and
+// a constant. Stats, which the run's summary shows, count the same.
+func TestRequestBudget(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	disk := image(1, 128<<20)
+	full := budget(t, store, disk)
+	if most := full.Stored/(16<<20) + 8; full.Objects > most {
+		t.Errorf("a full backup put %d objects for %d bytes, want at most %d", full.Objects, full.Stored, most)
+	}
+	copy(disk[32<<20:], image(2, 64<<20))
+	if s := budget(t, store, disk); s.New != 64<<20 || s.Requests > 12 {
+		t.Errorf("an incremental of %d bytes took %d requests, want at most 12", s.New, s.Requests)
+	}
+}
+
+// budget backs a disk up by a new host, and returns what the session did until its end.
+func budget(t *testing.T, store *mem.Store, disk []byte) repo.Stats {
+	t.Helper()
+	r := openRepo(t, store)
+	n, err := r.Points(t.Context(), "lab/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := beginAt(t, r, clock().Add(time.Duration(len(n))*time.Hour))
+	var parent *repo.Root
+	if p, _ := s.Parent(); len(p.Disks) > 0 {
+		parent = &p.Disks[0].Root
+	}
+	root, err := backup(t.Context(), s, disk, parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(t.Context(), repo.Point{VM: "lab/web", Disks: []repo.Disk{{Root: root}}}); err != nil {
+		t.Fatal(err)
+	}
+	return s.Stats()
+}
