@@ -2,28 +2,66 @@ package repo_test
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/transport/blob/dir"
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 // exampleReader reads repositories from docs/format.md alone, in another language.
 const exampleReader = "../../docs/examples/reader/lull_reader.py"
 
 // The format document is enough to write a reader: one that shares no code with
-// this package restores a disk.
+// this package restores a disk of each version, under each kind of key that reads.
 func TestExampleReader(t *testing.T) {
-	for _, dir := range []string{goldenDir1} {
+	for _, c := range []struct{ dir, point, secret string }{
+		{goldenDir1, "20261121T013000Z-f612dd79", string(passphrase)},
+		{goldenDir2, "20261121T023000Z-65e43718", string(passphrase)},
+		{goldenDir2, "20261121T033000Z-7ad05b97", string(passphrase)},
+		{goldenDir2, "20261121T033000Z-7ad05b97", "the secret of office"}, // granted the keys of a later epoch
+	} {
 		out := filepath.Join(t.TempDir(), "disk.raw")
-		runExample(t, dir, "20261121T013000Z-f612dd79", "root", out)
-		got, err := os.ReadFile(out)
-		if err != nil {
-			t.Fatal(err)
+		runExample(t, c.secret, c.dir, c.point, "root", out)
+		wantRestored(t, out, goldenDisk())
+	}
+}
+
+func wantRestored(t *testing.T, path string, want []byte) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: the restored disk is another one", path)
+	}
+}
+
+// A key that may not read does not.
+func TestExampleReaderRoles(t *testing.T) {
+	for _, label := range []string{"host1", "keeper"} {
+		if out, err := example(t, "the secret of "+label, goldenDir2).CombinedOutput(); err == nil {
+			t.Errorf("%s reads: %s", label, out)
 		}
-		if !bytes.Equal(got, goldenDisk()) {
-			t.Errorf("%s: the restored disk is another one", dir)
-		}
+	}
+}
+
+// Every method of compression that is written can be read.
+func TestExampleReaderUnpacks(t *testing.T) {
+	for _, level := range repo.Compressions() {
+		t.Run(string(level), func(t *testing.T) {
+			disk := textDisk()
+			dir, point := storedIn(t, level, disk)
+			out := filepath.Join(t.TempDir(), "disk.raw")
+			runExample(t, string(passphrase), dir, point, "root", out)
+			wantRestored(t, out, disk)
+		})
 	}
 }
 
@@ -47,24 +85,69 @@ func TestExampleReaderFindsDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := example(t, dir, "20261121T013000Z-f612dd79", "root", filepath.Join(dir, "out"))
+	cmd := example(t, string(passphrase), dir, "20261121T013000Z-f612dd79", "root", filepath.Join(dir, "out"))
 	if out, err := cmd.CombinedOutput(); err == nil {
 		t.Errorf("restored from damaged packs: %s", out)
 	}
 }
 
-func runExample(t *testing.T, args ...string) {
+// storedIn is a repository in a folder that holds one disk, and the id of its point.
+func storedIn(t *testing.T, c repo.Compression, disk []byte) (folder, point string) {
 	t.Helper()
-	if out, err := example(t, args...).CombinedOutput(); err != nil {
+	folder = t.TempDir()
+	store, err := dir.Open(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	initRepo(t, store)
+	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: clock, Compression: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s, err := r.Begin(t.Context(), "web", clock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	root, err := backup(t.Context(), s, disk, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Commit(t.Context(), repo.Point{VM: "web", Disks: []repo.Disk{{Disk: snapshot.Disk{Name: "root", Size: root.Size}, Root: root}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folder, p.ID
+}
+
+// textDisk has text with repetitions near and far, runs, and what does not compress.
+func textDisk() []byte {
+	var b []byte
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 12000 {
+		b = fmt.Appendf(b, "%d: the quick brown fox %x jumps over line %d\n", i, rng.Uint32(), i/3)
+	}
+	b = append(b, bytes.Repeat([]byte("ab"), 40000)...)
+	for range 3000 {
+		b = append(b, byte(rng.Uint32()))
+	}
+	return append(b, b[:200000]...)
+}
+
+func runExample(t *testing.T, secret string, args ...string) {
+	t.Helper()
+	if out, err := example(t, secret, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 }
 
 // example is the reader's command, under Debian's own Python, for which its
 // packages are installed.
-func example(t *testing.T, args ...string) *exec.Cmd {
+func example(t *testing.T, secret string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/usr/bin/python3", append([]string{"-B", exampleReader}, args...)...)
-	cmd.Env = append(os.Environ(), "LULL_PASSPHRASE="+string(passphrase))
+	cmd.Env = append(os.Environ(), "LULL_PASSPHRASE="+secret)
 	return cmd
 }

@@ -11,7 +11,6 @@ An example, to be read beside the format document: everything is authenticated
 and compared with its name, nothing is fast.
 """
 
-import base64
 import json
 import os
 import sys
@@ -19,100 +18,61 @@ from pathlib import Path
 from struct import unpack_from
 
 import zstandard
-from argon2.low_level import Type, hash_secret_raw
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import hpke
+import s2
 from blake3 import blake3
+from keyring import PREFIX, SIGNATURE, Damaged, Keys, unlock, want
 
 WINDOW, PAGE, FANOUT = 4 << 20, 4096, 128
-MAX_SEGMENT = 1 << 20
-PREFIX, SALT = 8, 32
-PACK_HEADER = PREFIX + hpke.ENCAPSULATED + 32 + 16
-ONCE = bytes(12)  # the nonce of keys that seal one thing only
-
-
-class Damaged(Exception):
-    """What was read is not what the format says."""
-
-
-def want(condition: bool, what: str) -> None:
-    if not condition:
-        raise Damaged(what)
-
-
-def prefix(kind: str) -> bytes:
-    return b"lull" + kind.encode() + b"\x01" + b"\0\0"
-
-
-class Keys:
-    """All keys of a repository, from its master secret."""
-
-    def __init__(self, master: bytes, repository: bytes):
-        self.repository = repository
-        self.master = master
-        self.data_names = self.derive("data names")
-        self.node_names = self.derive("node names")
-        self.index = self.derive("index")
-        self.writers = self.derive("writers")
-        self.read = hpke.PrivateKey(hpke.derived_seed(self.derive("read")))
-
-    def derive(self, purpose: str) -> bytes:
-        return hpke.hkdf(self.master, self.repository, b"lull v1 " + purpose.encode(), 32)
-
-    def open_public(self, purpose: str, aad: bytes, sealed: bytes) -> bytes:
-        info = b"lull v1 " + purpose.encode() + b" " + self.repository + self.writers
-        return self.read.open(info, aad, sealed)
-
-    def open_index(self, kind: str, sealed: bytes) -> bytes:
-        key = hpke.hkdf(self.index, sealed[:SALT], b"lull v1 sealed index", 32)
-        return AESGCM(key).decrypt(ONCE, sealed[SALT:], prefix(kind) + self.repository)
-
-
-def unlock(directory: Path, passphrase: bytes) -> Keys:
-    """Tries the passphrase on each key file."""
-    config = (directory / "config").read_bytes()
-    document = json.loads(config)
-    want(document["lull"] == "repository" and document["version"] == 1, "config: not version 1")
-    for path in (directory / "keys").iterdir():
-        f = json.loads(path.read_bytes())
-        want(f["config"] == blake3(config).hex(), f"{path.name}: belongs to another config")
-        key = hash_secret_raw(passphrase, base64.b64decode(f["salt"]), f["time"], f["memory_kib"], f["threads"], 32, Type.ID)
-        try:
-            bundle = AESGCM(key).decrypt(ONCE, base64.b64decode(f["sealed"]), b"lull v1 key " + f["config"].encode())
-        except InvalidTag:
-            continue
-        want(len(bundle) == 33 and bundle[0] == 1, f"{path.name}: a role without the master secret")
-        keys = Keys(bundle[1:], bytes.fromhex(document["id"]))
-        want(keys.read.public == base64.b64decode(document["public_key"]), "config: another public key")
-        return keys
-    sys.exit("the passphrase opens no key file")
+MAX_SEGMENT, MAX_DOCUMENT = 1 << 20, 32 << 20
+SEALED_KEY = hpke.ENCAPSULATED + 32 + 16
 
 
 class Repository:
     def __init__(self, directory: Path, keys: Keys):
         self.directory, self.keys = directory, keys
+        self.head = PREFIX + (2 if keys.version > 1 else 0)  # of packs and points: prefix and epoch
         self.places: dict[bytes, tuple] = {}  # block name: pack, segment's offset and length, block's offset and length
         self.pack_keys: dict[bytes, bytes] = {}
         self.segment: tuple = (None, b"")  # the last one that was opened
-        for path in (directory / "index").iterdir():
+        for path in sorted((directory / "index").iterdir()):
             self.load_index(path)
+
+    # -- index ------------------------------------------------------------------
 
     def load_index(self, path: Path) -> None:
         raw = path.read_bytes()
-        want(blake3(raw).hex() == path.name, f"{path}: name does not match")
-        want(raw[:PREFIX] == prefix("I"), f"{path}: not an index object")
-        b = self.keys.open_index("I", raw[PREFIX:])
-        (packs,) = unpack_from("<I", b)
-        at = 4
+        if raw[:PREFIX] == self.keys.prefix("F"):
+            return  # a fence: a session that was given up may not make blocks known any more
+        want(raw[:PREFIX] == self.keys.prefix("I"), f"{path}: not an index object")
+        at = 0
+        if self.keys.version == 1:
+            want(blake3(raw).hex() == path.name, f"{path}: name does not match")
+            b = self.keys.open_index("I", raw[PREFIX:])
+        else:
+            raw, _ = self.keys.cut_trailer("document", f"index/{path.name}", raw)
+            b = self.keys.open_index("I", raw[PREFIX:])
+            at = self.skip_certificates(b)
+        (packs,) = unpack_from("<I", b, at)
+        at += 4
         for _ in range(packs):
-            pack, at = b[at : at + 32], at + 37  # the kind and the size are of no use here
+            pack, at = b[at : at + 32], at + 37  # the kind and the size are of no use here,
+            if self.keys.version > 1:
+                at += 2 + SIGNATURE  # nor is who made it: names of blocks are compared
             at = self.load_directory(pack, b, at)
+
+    def skip_certificates(self, b: bytes) -> int:
+        (count,) = unpack_from("<H", b)
+        at = 2
+        for _ in range(count):
+            at += 2 + unpack_from("<H", b, at)[0]
+        return at
 
     def load_directory(self, pack: bytes, b: bytes, at: int) -> int:
         (segments,) = unpack_from("<I", b, at)
-        at, offset = at + 4, PACK_HEADER
+        at, offset = at + 4, self.head + SEALED_KEY
         for _ in range(segments):
             length, blocks = unpack_from("<II", b, at)
             at, start = at + 8, 0
@@ -122,6 +82,8 @@ class Repository:
                 at, start = at + 34, start + size
             offset += length
         return at
+
+    # -- blocks -----------------------------------------------------------------
 
     def block(self, name: bytes, names: bytes, kind: str) -> bytes:
         """A block of data or a node, compared with its name."""
@@ -136,24 +98,37 @@ class Repository:
     def open_segment(self, pack: bytes, offset: int, length: int, kind: str) -> bytes:
         with open(self.directory / "packs" / pack.hex()[:2] / pack.hex(), "rb") as f:
             if pack not in self.pack_keys:
-                head = f.read(PACK_HEADER)
-                want(head[:PREFIX] == prefix(kind), f"{pack.hex()}: not a pack of this kind")
-                self.pack_keys[pack] = self.keys.open_public("pack", head[:PREFIX], head[PREFIX:])
+                self.pack_keys[pack] = self.pack_key(f.read(self.head), f.read(SEALED_KEY), kind)
             f.seek(offset)
             sealed = f.read(length)
-        aad = prefix(kind) + self.keys.repository
+        aad = self.keys.prefix(kind) + self.keys.repository
         plain = AESGCM(self.pack_keys[pack]).decrypt(bytes(8) + offset.to_bytes(4, "big"), sealed, aad)
         return unpack_segment(plain)
 
-    def points(self) -> dict[str, dict]:
-        return {p["id"]: p for path in (self.directory / "points").glob("*/*") for p in [self.point(path)]}
+    def pack_key(self, head: bytes, sealed: bytes, kind: str) -> bytes:
+        want(head[:PREFIX] == self.keys.prefix(kind), "not a pack of this kind")
+        pairs = self.keys.meta if kind == "M" else self.keys.data
+        return self.keys.open_sealed(pairs[epoch(head)], "pack", head, sealed)
 
-    def point(self, path: Path) -> dict:
+    # -- restore points and maps ------------------------------------------------
+
+    def points(self) -> dict[str, dict]:
+        return {p["id"]: p for path in (self.directory / "points").glob("*/*") for p in [self.point(path)] if p}
+
+    def point(self, path: Path) -> dict | None:
         raw = path.read_bytes()
-        want(raw[:PREFIX] == prefix("P"), f"{path}: not a restore point")
-        name = str(path.relative_to(self.directory)).encode()
-        packed = self.keys.open_public("point", raw[:PREFIX] + name, raw[PREFIX:])
-        return json.loads(unzstd(packed, 32 << 20))
+        if raw[:PREFIX] == self.keys.prefix("F"):
+            return None  # a fence: a session that was given up may not commit any more
+        want(raw[:PREFIX] == self.keys.prefix("P"), f"{path}: not a restore point")
+        name = str(path.relative_to(self.directory))
+        head, sealed = raw[: self.head], raw[self.head :]
+        if self.keys.version > 1:
+            signed, signer = self.keys.cut_trailer("point", name, raw)
+            want("backup" in signer["roles"] or "owner" in signer["roles"], f"{path}: signed by a key that may not")
+            (outline,) = unpack_from("<I", signed, self.head)
+            sealed = signed[self.head + 4 + outline :]
+        packed = self.keys.open_sealed(self.keys.data[epoch(head)], "point", head + name.encode(), sealed)
+        return json.loads(unzstd(packed, MAX_DOCUMENT))
 
     def disk(self, root: dict):
         """Yields offset and content of each block of a disk."""
@@ -182,9 +157,18 @@ class Repository:
             yield offset, found
 
 
+def epoch(head: bytes) -> int:
+    return int.from_bytes(head[PREFIX:], "little") or 1
+
+
 def unpack_segment(plain: bytes) -> bytes:
-    want(plain[0] in (0, 1), f"compression method {plain[0]}")
-    return plain[1:] if plain[0] == 0 else unzstd(plain[1:], MAX_SEGMENT)
+    method, content = plain[0], plain[1:]
+    if method == 0:
+        return content
+    if method == 1:
+        return unzstd(content, MAX_SEGMENT)
+    want(method == 2, f"compression method {method}")
+    return s2.unpack(content, MAX_SEGMENT)
 
 
 def unzstd(packed: bytes, limit: int) -> bytes:
@@ -205,7 +189,10 @@ def main(arguments: list[str]) -> None:
     if len(arguments) not in (1, 4):
         sys.exit(__doc__)
     directory = Path(arguments[0])
-    repository = Repository(directory, unlock(directory, os.environb[b"LULL_PASSPHRASE"]))
+    keys = unlock(directory, os.environb[b"LULL_PASSPHRASE"])
+    if keys is None:
+        sys.exit("the passphrase opens no key file")
+    repository = Repository(directory, keys)
     points = repository.points()
     if len(arguments) == 1:
         for p in sorted(points.values(), key=lambda p: p["id"]):
@@ -218,4 +205,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except Damaged as e:
+        sys.exit(f"damaged: {e}")
