@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
@@ -62,6 +64,42 @@ func TestCompressionSettings(t *testing.T) {
 	}
 	if _, err := repo.Open(t.Context(), mem.New(), repo.OpenOptions{Compression: "lz4"}); err == nil {
 		t.Error("lz4 taken")
+	}
+}
+
+// By this clock a segment takes a second to compress, and its worker then waits for
+// nine: the session climbs, after two rounds.
+func TestSessionClimbs(t *testing.T) {
+	store, disk := mem.New(), image(3, 12*block.WindowSize)
+	initRepo(t, store)
+	var calls atomic.Int64
+	waiting := func() time.Time {
+		n := calls.Add(1)
+		return clock().Add(time.Duration(n/3*10+max(n%3-1, 0)) * time.Second)
+	}
+	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: waiting})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s := begin(t, r)
+	st, err := s.Stream(t.Context(), int64(len(disk)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls.Store(0) // began, packed and placed are calls 1, 2, 3 of each segment
+	first := repo.LevelOf(s)
+	for w := range len(disk) / block.WindowSize {
+		if err := st.Put(t.Context(), int64(w), disk[w*block.WindowSize:(w+1)*block.WindowSize]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if last := repo.LevelOf(s); last != first+1 {
+		t.Errorf("level %d, began with %d", last, first)
 	}
 }
 
