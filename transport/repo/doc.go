@@ -45,6 +45,21 @@
 // hash, deletions are written down and signed (tombstones), and each host remembers what it
 // saw: what the store leaves out is ErrOmitted, what it makes up ErrForged (checkChain).
 //
+// Many hosts and maintenance, without locks (sessions.go, marks.go, prune.go):
+//
+//	writer                          maintainer
+//	create sessions/<s>             list points, index objects, packs; walk all maps
+//	list marks                      create marks/<n>: packs that nothing needs
+//	choose a parent that is there   list sessions -> marks/<n>.sessions
+//	packs, index/<s>.<k>, point     ... later: those are over, or fenced
+//	delete sessions/<s>             walk all maps again; create marks/<n>.done
+//	                                delete index objects, packs, the mark
+//
+// Either the writer sees the mark, and needs nothing of it, or the maintainer sees the
+// session, and waits. Whoever is silent for too long finds a fence where its next index
+// object or its point would go. Every name is created at most once, so two maintainers
+// that race do so for one name. TestProtocol runs this code in every order.
+//
 // Everything that is read is authenticated, bounded before it is allocated, and
 // blocks are compared with their names before they are handed out.
 package repo
