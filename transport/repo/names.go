@@ -37,8 +37,6 @@ func packObject(sum [32]byte) string {
 	return packPrefix + s[:2] + "/" + s
 }
 
-func indexObject(id index.Source) string { return indexPrefix + hex.EncodeToString(id[:]) }
-
 func epochObject(n int) string { return fmt.Sprintf("%s%05d", epochPrefix, n) }
 
 func vmPrefix(vm [16]byte) string { return pointPrefix + hex.EncodeToString(vm[:]) + "/" }
@@ -91,11 +89,6 @@ func (s sid) vm() string { return string(s[:32]) }
 
 // point is the object of the restore point that the session may make.
 func (s sid) point() string { return pointPrefix + s.vm() + "/" + string(s[33:]) }
-
-// sidOf is the session that a restore point's object is of.
-func sidOf(point string) sid {
-	return sid(strings.Replace(strings.TrimPrefix(point, pointPrefix), "/", ".", 1))
-}
 
 func (s sid) object(renewal int) string {
 	if renewal == 0 {

@@ -3,15 +3,13 @@ package repo_test
 import (
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// now is a prune that waits for nothing but sessions.
+// atOnce is a prune that waits for nothing but sessions.
 var atOnce = repo.PruneOptions{Grace: -1}
 
 func prune(t testing.TB, r *repo.Repository, o repo.PruneOptions) repo.PruneReport {
@@ -58,6 +56,3 @@ func TestPrune(t *testing.T) {
 	wantDisk(t, r, p.Disks[0].Root, b)
 	wantDisk(t, openRepo(t, store), p.Disks[0].Root, b)
 }
-
-var _ blob.Store = (*mem.Store)(nil)
-var _ = time.Second
