@@ -53,10 +53,9 @@ func (r *Repository) checkChain(ctx context.Context, prefix string, infos []blob
 			gone = append(gone, h)
 		}
 	}
-	if err := r.memory.forget(gone...); err != nil {
-		return nil, err
-	}
-	return append(c.problems(), r.trust.problems...), c.remember(read)
+	r.memory.forget(gone...)
+	c.remember(read)
+	return append(c.problems(), r.trust.problems...), nil
 }
 
 // point checks what a point says of others.
@@ -119,7 +118,7 @@ func (c *chain) problems() []error {
 
 // remember takes down the newest point of each VM that was read, but for those whose
 // word is doubtful.
-func (c *chain) remember(read []Point) error {
+func (c *chain) remember(read []Point) {
 	newest := map[string]Head{}
 	for i := range read {
 		h := c.r.headOf(&read[i])
@@ -132,7 +131,7 @@ func (c *chain) remember(read []Point) error {
 		heads = append(heads, h)
 	}
 	slices.SortFunc(heads, func(a, b Head) int { return cmp.Compare(a.Point, b.Point) })
-	return c.r.memory.see(false, heads...)
+	c.r.memory.see(false, heads...)
 }
 
 // parentHash is the hash of the object of a point, which is read unless this host

@@ -66,7 +66,8 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 		return err
 	}
 	p.Hash = sum(sealed)
-	return s.r.committed(ctx, s.keep, p)
+	s.r.committed(ctx, s.keep, p)
+	return nil
 }
 
 // link chains a point to its parent and to the points of other VMs.
@@ -80,11 +81,12 @@ func (s *Session) link(ctx context.Context, vm [16]byte, p *Point) (err error) {
 	return err
 }
 
-// committed takes down on this host that a point is there now. The point stays when that
-// fails, which costs what the next one would gain from it.
-func (r *Repository) committed(ctx context.Context, keep *keeper, p *Point) error {
+// committed takes down on this host that a point is there now. That its maps cannot be
+// kept is no error, for there is a point: the next backup reads the disks in full.
+func (r *Repository) committed(ctx context.Context, keep *keeper, p *Point) {
 	r.adopt(p, r.ring.Certificate())
-	return errors.Join(r.memory.see(true, r.headOf(p)), keep.commit(ctx, p))
+	r.memory.see(true, r.headOf(p))
+	_ = keep.commit(ctx, p)
 }
 
 func checkPoint(p *Point) error {

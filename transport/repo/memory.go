@@ -108,8 +108,8 @@ func (m *memory) own(vm string) bool {
 
 // see takes down points that were seen, of each VM the newest; own says that this host
 // made them.
-func (m *memory) see(own bool, heads ...Head) error {
-	return m.update(func(s *seen) (changed bool) {
+func (m *memory) see(own bool, heads ...Head) {
+	m.update(func(s *seen) (changed bool) {
 		for _, h := range heads {
 			vm := h.vmOf()
 			if own && !s.Own[vm] {
@@ -126,8 +126,8 @@ func (m *memory) see(own bool, heads ...Head) error {
 }
 
 // forget drops points that are gone on purpose.
-func (m *memory) forget(heads ...Head) error {
-	return m.update(func(s *seen) (changed bool) {
+func (m *memory) forget(heads ...Head) {
+	m.update(func(s *seen) (changed bool) {
 		for _, h := range heads {
 			if s.Newest[h.vmOf()] == h {
 				s.Newest = maps.Clone(s.Newest)
@@ -148,21 +148,18 @@ func with[V any](m map[string]V, key string, v V) map[string]V {
 }
 
 // update changes what was seen, here and in the file, with a lock against other
-// processes.
-func (m *memory) update(change func(*seen) bool) error {
+// processes. When the file cannot be written, as on a full disk, the memory ends with the
+// process: no reason to fail a backup or a restore.
+func (m *memory) update(change func(*seen) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if next := m.seen; !change(&next) {
-		return nil
+	next := m.seen
+	if !change(&next) {
+		return
 	}
-	if m.path == "" {
-		change(&m.seen)
-		return nil
+	if m.path == "" || m.write(change) != nil {
+		m.seen = next
 	}
-	if err := m.write(change); err != nil {
-		return fmt.Errorf("note what was seen of the store: %w", err)
-	}
-	return nil
 }
 
 func (m *memory) write(change func(*seen) bool) error {
@@ -220,11 +217,12 @@ func (m *memory) epoch(n int) error {
 	if before := m.now().Epoch; n < before {
 		return objectErr(epochObject(before), fmt.Errorf("%w: this host has seen it", ErrOmitted))
 	}
-	return m.update(func(s *seen) bool {
+	m.update(func(s *seen) bool {
 		changed := s.Epoch < n
 		s.Epoch = max(s.Epoch, n)
 		return changed
 	})
+	return nil
 }
 
 // removals does the same for keys that were removed.
@@ -232,11 +230,12 @@ func (m *memory) removals(n int) error {
 	if before := m.now().Removed; n < before {
 		return objectErr(revokedPrefix, fmt.Errorf("%w: this host has seen %d removed keys, now there are %d", ErrOmitted, before, n))
 	}
-	return m.update(func(s *seen) bool {
+	m.update(func(s *seen) bool {
 		changed := s.Removed < n
 		s.Removed = max(s.Removed, n)
 		return changed
 	})
+	return nil
 }
 
 func (m *memory) now() seen {
