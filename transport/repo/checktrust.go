@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
@@ -45,6 +46,9 @@ func (c *checker) checkTrust(ctx context.Context) error {
 func (c *checker) checkKeyFile(ctx context.Context, f blob.Info) error {
 	if c.r.ring.Format().Signed() {
 		_, err := c.r.readKey(ctx, f)
+		if errors.Is(err, errStray) {
+			err = nil
+		}
 		return err
 	}
 	_, err := readNamed(ctx, c.r.store, f, keys.MaxFile)

@@ -51,6 +51,7 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 	for _, f := range files[:min(len(files), maxKeyFiles)] {
 		k, err := r.readKey(ctx, f)
 		switch {
+		case errors.Is(err, errStray):
 		case passable(err):
 			damaged = append(damaged, reported(err))
 		case err != nil:
@@ -64,10 +65,17 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 	return all, errors.Join(damaged...)
 }
 
+// errStray is what readKey says of a key file of another repository: an init that crashed
+// before its config was there, or that came second, has left it. It opens nothing.
+var errStray = errors.New("a key file of another repository")
+
 func (r *Repository) readKey(ctx context.Context, f blob.Info) (Key, error) {
 	b, err := readNamed(ctx, r.store, f, keys.MaxFile)
 	if err != nil {
 		return Key{}, objectErr(f.Name, err)
+	}
+	if !keys.Belongs(b, r.config) {
+		return Key{}, errStray
 	}
 	file, err := r.ring.ParseFile(b)
 	if err != nil {

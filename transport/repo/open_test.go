@@ -97,6 +97,18 @@ func TestCrashedInitCanBeRepeated(t *testing.T) {
 		t.Fatal("no crash")
 	}
 	initRepo(t, store)
+	r := openRepo(t, store)
+	wantClean(t, r)
+	// The key file that belongs to nothing is in nobody's way.
+	if _, err := r.AddKey(t.Context(), repo.NewKey{Label: "host", Roles: repo.RoleBackup, Passphrase: passphrase, Cost: cheap}); err != nil {
+		t.Error(err)
+	}
+	if all, err := r.Keys(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("%d keys, %v", len(all), err)
+	}
+	if _, err := r.RotateKeys(t.Context()); err != nil {
+		t.Error(err)
+	}
 	wantClean(t, openRepo(t, store))
 }
 

@@ -133,6 +133,13 @@ func (r *Ring) ParseFile(b []byte) (Recipient, error) {
 	return Recipient{Certificate: c, Box: f.Box}, err
 }
 
+// Belongs tells whether a key file was made for a config object. One that was not is what
+// an init leaves that did not get as far as its config.
+func Belongs(b, config []byte) bool {
+	f, err := parseFile(b)
+	return err != nil || f.Config == digest(config)
+}
+
 // FileLabel is the label that a key file claims, to find the right one among many.
 func FileLabel(b []byte) string {
 	f, err := parseFile(b)
