@@ -101,7 +101,8 @@ func (h *host) find(name string) (VM, error) {
 	return h.vms[i], nil
 }
 
-// planDisks resolves the chains of all disks, and sees that nobody writes them.
+// planDisks resolves the chains of all disks, and sees that nobody writes them and
+// that no delta waits to be merged into them.
 func planDisks(vm VM) ([]snapshot.DiskPlan, error) {
 	names, err := diskNames(vm.Disks)
 	if err != nil {
@@ -118,6 +119,9 @@ func planDisks(vm VM) ([]snapshot.DiskPlan, error) {
 			return nil, unreachable(err)
 		}
 		if err := unwritten(layers); err != nil {
+			return nil, unreachable(err)
+		}
+		if err := merged(spec.Path); err != nil {
 			return nil, unreachable(err)
 		}
 		plans[i] = snapshot.DiskPlan{
