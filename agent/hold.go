@@ -103,13 +103,14 @@ func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, e
 }
 
 // guards are what thaws the guest where this process cannot any more: a process
-// beside it, and a timer in the guest itself.
+// beside it, and a timer in the guest itself. The timer comes last: it runs from
+// when it is armed, and a process may take long to start on a busy host.
 func (b *backup) guards(guest snapshot.Guest) []quiesce.Guard {
-	guards := []quiesce.Guard{quiesce.NewTimer(guest, b.job.Policy, b.Log)}
+	var guards []quiesce.Guard
 	if b.job.DeadMan != nil {
 		guards = append(guards, b.job.DeadMan())
 	}
-	return guards
+	return append(guards, quiesce.NewTimer(guest, b.job.Policy, b.Log))
 }
 
 // letGo ends the writers and closes the way into the guest.
