@@ -34,6 +34,9 @@ type DeadMan struct {
 // NewDeadMan makes a guard from the command of a program that calls StandBy.
 func NewDeadMan(command func() *exec.Cmd) *DeadMan { return &DeadMan{command: command} }
 
+// errEndedAtOnce: the child found something wrong; only it knows what.
+var errEndedAtOnce = errors.New("it ended at once; its own message is in lull's log")
+
 // Arm starts the child and waits until it stands by.
 func (d *DeadMan) Arm(ctx context.Context) error {
 	cmd := d.command()
@@ -65,6 +68,9 @@ func (d *DeadMan) Arm(ctx context.Context) error {
 	case err = <-ready:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
+	}
+	if errors.Is(err, io.EOF) {
+		err = errEndedAtOnce
 	}
 	if err != nil {
 		// Nothing is frozen yet: it may go without thawing anything.

@@ -129,14 +129,18 @@ func TestDeadManThawsWhatIsLeftToIt(t *testing.T) {
 }
 
 func TestDeadManThatCannotStart(t *testing.T) {
-	for name, cmd := range map[string]*exec.Cmd{
-		"no program":    exec.Command("/nonexistent"),
-		"ends at once":  exec.Command("/bin/true"),
-		"says nonsense": exec.Command("/bin/echo", "hello"),
+	for name, c := range map[string]struct {
+		cmd  *exec.Cmd
+		says string
+	}{
+		"no program":    {exec.Command("/nonexistent"), "no such file"},
+		"ends at once":  {exec.Command("/bin/true"), "ended at once"},
+		"says nonsense": {exec.Command("/bin/echo", "hello"), "it said 'h'"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := quiesce.NewDeadMan(func() *exec.Cmd { return cmd }).Arm(t.Context()); err == nil {
-				t.Error("armed")
+			err := quiesce.NewDeadMan(func() *exec.Cmd { return c.cmd }).Arm(t.Context())
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("arm: %v, want %q in it", err, c.says)
 			}
 		})
 	}
