@@ -35,7 +35,7 @@
 //	another          on the device   any             commit, live
 //	another          no              written to      ErrDiverged
 //	gone             -               <delta>         qemu-img commit, unlink; see below
-//	gone             -               .merged         unlink when it says the same as the image, else ErrDiverged
+//	gone             -               .merged         unlink when it says the same as the image, else ErrUncertain
 //
 // "The same" is the same process: PID, start time and boot. "Untouched" is a
 // qcow2 file whose L1 table is empty: the guest has never written to it.

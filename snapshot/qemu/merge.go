@@ -326,10 +326,25 @@ func uncertain(d snapshot.DiskPlan) error {
 		"if it ran, to keep the disk as it is now: rm %[1]s", snapshot.ShellWord(d.Delta)))
 }
 
-// diverged says what an administrator can do.
+// diverged: the VM of a delta runs, or ran, from the image alone. Never is the advice
+// to commit it over an image that has changed: its clusters belong to the old content.
 func diverged(d snapshot.DiskPlan, delta string) error {
 	err := fmt.Errorf("%s holds writes, but the VM does not run from it: %w", delta, snapshot.ErrDiverged)
-	return snapshot.WithHint(err, fmt.Sprintf("decide which is right: to keep the disk as it is now, rm %s; "+
-		"to have the writes of the delta instead and lose what was written to the disk since, stop the VM, then qemu-img commit -d %s && rm %s",
-		snapshot.ShellWord(delta), snapshot.ShellWord(delta), snapshot.ShellWord(delta)))
+	return snapshot.WithHint(err, fmt.Sprintf("to keep the disk as it is now, rm %s; "+
+		"or stop the VM and run lull again: it merges the delta if nothing was written to %s meanwhile",
+		snapshot.ShellWord(delta), snapshot.ShellWord(d.Path)))
+}
+
+// overwritten: the image has changed under a delta, so the two fit no more.
+func overwritten(d snapshot.DiskPlan) error {
+	err := fmt.Errorf("%s holds writes, but %s was written to without it: %w", d.Delta, d.Path, snapshot.ErrDiverged)
+	return snapshot.WithHint(err, fmt.Sprintf("to keep the disk as it is now, rm %s; do not commit it, the two fit no more: "+
+		"to go back, restore a point of the VM", snapshot.ShellWord(d.Delta)))
+}
+
+// halfway: the pivot of a delta was ordered, and the image is not the same.
+func halfway(d snapshot.DiskPlan, delta string) error {
+	err := fmt.Errorf("%s says other than %s, and QEMU ended as it moved from one to the other: %w", delta, d.Path, snapshot.ErrUncertain)
+	return snapshot.WithHint(err, fmt.Sprintf("if the VM has not run since, finish it: qemu-img commit -d %[1]s && rm %[1]s; "+
+		"if it ran, to keep the disk as it is now: rm %[1]s", snapshot.ShellWord(delta)))
 }

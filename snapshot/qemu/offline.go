@@ -64,7 +64,7 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 	}
 	switch v {
 	case foreign:
-		return diverged(d, d.Delta)
+		return overwritten(d)
 	case unknown:
 		// A commit that was carried to its end leaves nothing to commit, whoever
 		// wrote later, elsewhere.
@@ -148,7 +148,7 @@ func dropMerged(ctx context.Context, d snapshot.DiskPlan, f deltaFile) error {
 			return fmt.Errorf("compare %s with its image: %w", f.merged, err)
 		}
 		if !same {
-			return diverged(d, f.merged)
+			return halfway(d, f.merged)
 		}
 	}
 	if err := os.Remove(f.merged); err != nil {
