@@ -37,11 +37,9 @@ func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, erro
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p.VM, err)
 	}
-	for _, d := range p.Disks { // and the stamp that Take has written
-		for _, path := range []string{d.Delta, d.Delta + stampSuffix} {
-			if err := syncFile(path); err != nil {
-				return nil, errors.Join(fmt.Errorf("open %s: %w", p.VM, err), f.Close())
-			}
+	for _, d := range p.Disks {
+		if err := settleStamp(d); err != nil {
+			return nil, errors.Join(fmt.Errorf("open %s: %w", p.VM, err), f.Close())
 		}
 	}
 	h.track(f, true)

@@ -136,6 +136,22 @@ func noteFrozen(d snapshot.DiskPlan, durably bool) error {
 	return s.write(d, durably)
 }
 
+// settleStamp makes what Take has noted durable, and what it noted it of: after a loss
+// of power a file system may know an earlier time of the image's last write, and the
+// image would seem to be another's work.
+func settleStamp(d snapshot.DiskPlan) error {
+	paths := []string{d.Delta, d.Delta + stampSuffix}
+	if _, err := readStamp(d); err == nil {
+		paths = append(paths, d.Path)
+	}
+	for _, path := range paths {
+		if err := syncFile(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // noteCommit records durably that the image is about to be written to. It keeps
 // which one that is, where that is known.
 func noteCommit(d snapshot.DiskPlan) error {
