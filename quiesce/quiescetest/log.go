@@ -1,11 +1,8 @@
 package quiescetest
 
-import (
-	"log/slog"
-	"testing"
-)
+import "log/slog"
 
 // Logger writes to the test's log.
-func Logger(t testing.TB) *slog.Logger {
+func Logger(t TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
