@@ -59,8 +59,9 @@ type Completer interface {
 	Complete(ctx context.Context, r Request) error
 }
 
-// Aborter undoes whatever was done. Without it, Abort thaws where Freeze was
-// called since the last Thaw that went well.
+// Aborter undoes whatever was done, by an earlier process of this plugin, too: one
+// that died in the freeze window. Without it, Abort thaws where no Thaw went well
+// since the start of the process or the last Freeze.
 type Aborter interface {
 	Abort(ctx context.Context, r Request) error
 }

@@ -55,7 +55,7 @@ type servedPlugin struct {
 
 // GRPCServer is called once.
 func (p *servedPlugin) GRPCServer(broker *goplugin.GRPCBroker, s *grpc.Server) error {
-	proto.RegisterWriterServer(s, &server{writer: p.writer, broker: broker, turn: make(chan struct{}, 1)})
+	proto.RegisterWriterServer(s, newServer(p.writer, broker))
 	return nil
 }
 

@@ -26,7 +26,13 @@ type server struct {
 
 	mu      sync.Mutex
 	current context.CancelFunc // ends the call under way
-	touched bool               // Freeze was called since the last good Thaw
+	touched bool               // perhaps frozen: no good Thaw since the last Freeze
+}
+
+// newServer begins as touched: an earlier process may have died in the window, and
+// Abort is how lull finds out.
+func newServer(w Writer, broker *goplugin.GRPCBroker) *server {
+	return &server{writer: w, broker: broker, turn: make(chan struct{}, 1), touched: true}
 }
 
 // exclusive waits for its turn and runs fn.
@@ -37,11 +43,18 @@ func (s *server) exclusive(ctx context.Context, fn func(context.Context) error) 
 		return fmt.Errorf("an earlier call is still running: %w", ctx.Err())
 	}
 	defer func() { <-s.turn }()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	s.setCurrent(cancel)
-	defer s.setCurrent(nil)
 	return fn(ctx)
+}
+
+// abortable is exclusive, and Abort ends the context of fn.
+func (s *server) abortable(ctx context.Context, fn func(context.Context) error) error {
+	return s.exclusive(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s.setCurrent(cancel)
+		defer s.setCurrent(nil)
+		return fn(ctx)
+	})
 }
 
 func (s *server) setCurrent(cancel context.CancelFunc) {
@@ -60,7 +73,7 @@ func (s *server) endCurrent() {
 
 // Connect opens the way to the guest.
 func (s *server) Connect(ctx context.Context, r *proto.ConnectRequest) (*proto.ConnectResponse, error) {
-	return &proto.ConnectResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
+	return &proto.ConnectResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		c, ok := s.writer.(Connector)
 		if !ok {
 			return nil
@@ -102,7 +115,7 @@ func (s *server) Identify(ctx context.Context, _ *proto.IdentifyRequest) (*proto
 
 // Prepare is optional.
 func (s *server) Prepare(ctx context.Context, r *proto.PrepareRequest) (*proto.PrepareResponse, error) {
-	return &proto.PrepareResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
+	return &proto.PrepareResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		if w, ok := s.writer.(Preparer); ok {
 			return w.Prepare(ctx, request(r.GetRequest()))
 		}
@@ -112,7 +125,7 @@ func (s *server) Prepare(ctx context.Context, r *proto.PrepareRequest) (*proto.P
 
 // Freeze always reaches the writer.
 func (s *server) Freeze(ctx context.Context, r *proto.FreezeRequest) (*proto.FreezeResponse, error) {
-	return &proto.FreezeResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
+	return &proto.FreezeResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		s.touched = true
 		return s.writer.Freeze(ctx, request(r.GetRequest()))
 	})
@@ -121,7 +134,7 @@ func (s *server) Freeze(ctx context.Context, r *proto.FreezeRequest) (*proto.Fre
 // Thaw always reaches the writer.
 func (s *server) Thaw(ctx context.Context, r *proto.ThawRequest) (*proto.ThawResponse, error) {
 	res := &proto.ThawResponse{}
-	return res, s.exclusive(ctx, func(ctx context.Context) error {
+	return res, s.abortable(ctx, func(ctx context.Context) error {
 		thawed, err := s.writer.Thaw(ctx, request(r.GetRequest()))
 		if err == nil {
 			s.touched, res.Held = false, thawed.Held
@@ -133,7 +146,7 @@ func (s *server) Thaw(ctx context.Context, r *proto.ThawRequest) (*proto.ThawRes
 // PostSnapshot is optional.
 func (s *server) PostSnapshot(ctx context.Context, r *proto.PostSnapshotRequest) (*proto.PostSnapshotResponse, error) {
 	res := &proto.PostSnapshotResponse{}
-	return res, s.exclusive(ctx, func(ctx context.Context) error {
+	return res, s.abortable(ctx, func(ctx context.Context) error {
 		w, ok := s.writer.(PostSnapshoter)
 		if !ok {
 			return nil
@@ -151,7 +164,7 @@ func (s *server) PostSnapshot(ctx context.Context, r *proto.PostSnapshotRequest)
 
 // Complete is optional.
 func (s *server) Complete(ctx context.Context, r *proto.CompleteRequest) (*proto.CompleteResponse, error) {
-	return &proto.CompleteResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
+	return &proto.CompleteResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		if w, ok := s.writer.(Completer); ok {
 			return w.Complete(ctx, request(r.GetRequest()))
 		}
@@ -159,7 +172,8 @@ func (s *server) Complete(ctx context.Context, r *proto.CompleteRequest) (*proto
 	})
 }
 
-// Abort ends the call under way and undoes what was done.
+// Abort ends the call under way and undoes what was done. It does not end another
+// Abort: one that was given up must not take a later one with it.
 func (s *server) Abort(ctx context.Context, r *proto.AbortRequest) (*proto.AbortResponse, error) {
 	s.endCurrent()
 	return &proto.AbortResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
@@ -177,7 +191,7 @@ func (s *server) Abort(ctx context.Context, r *proto.AbortRequest) (*proto.Abort
 
 // PreRestore is optional.
 func (s *server) PreRestore(ctx context.Context, r *proto.PreRestoreRequest) (*proto.PreRestoreResponse, error) {
-	return &proto.PreRestoreResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
+	return &proto.PreRestoreResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		if w, ok := s.writer.(PreRestorer); ok {
 			return w.PreRestore(ctx, restoreRequest(r.GetRequest()))
 		}
@@ -187,7 +201,7 @@ func (s *server) PreRestore(ctx context.Context, r *proto.PreRestoreRequest) (*p
 
 // PostRestore is optional.
 func (s *server) PostRestore(ctx context.Context, r *proto.PostRestoreRequest) (*proto.PostRestoreResponse, error) {
-	return &proto.PostRestoreResponse{}, s.exclusive(ctx, func(ctx context.Context) error {
+	return &proto.PostRestoreResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		if w, ok := s.writer.(PostRestorer); ok {
 			return w.PostRestore(ctx, restoreRequest(r.GetRequest()))
 		}
