@@ -40,6 +40,7 @@ type Plugin struct {
 	said    tail // on standard error
 	options *goplugin.ClientConfig
 	client  *goplugin.Client
+	conn    *grpc.ClientConn
 	writer  proto.WriterClient
 	guest   *guestServer // nil: none
 	server  *grpc.Server // of the guest service; nil: none
@@ -162,7 +163,7 @@ func (p *Plugin) connect(ctx context.Context) error {
 	if !ok {
 		return errors.New("connect: not a writer plugin")
 	}
-	p.writer = proto.NewWriterClient(ends.conn)
+	p.conn, p.writer = ends.conn, proto.NewWriterClient(ends.conn)
 	id, err := p.serveGuest(ends.broker)
 	if err != nil {
 		return fmt.Errorf("serve guest: %w", err)
@@ -201,6 +202,10 @@ func (p *Plugin) serveGuest(broker *goplugin.GRPCBroker) (uint32, error) {
 func (p *Plugin) Pid() int {
 	return p.process.cmd.Process.Pid
 }
+
+// Wire is the connection under the calls, for plugintest: it sends what no lull of
+// today says. It ends with Close.
+func (p *Plugin) Wire() grpc.ClientConnInterface { return p.conn }
 
 // Close ends the plugin: it is asked to, and killed when it does not. On return
 // its process, its sockets and its folder are gone. Safe to call again.
