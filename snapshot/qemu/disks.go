@@ -1,11 +1,13 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,6 +27,7 @@ type disk struct {
 	moved   bool // the file at its path is not the one that QEMU has open
 	plain   bool // all layers are files that lull reads itself
 	thread  bool // its nodes may run in an I/O thread
+	passed  bool // the guest's commands go past QEMU's layers to the device
 }
 
 // found is what a look at a VM's drives gives.
@@ -54,6 +57,9 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 			if err := m.follow(&d); err != nil {
 				return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
 			}
+		}
+		if d.passed, err = m.passed(ctx, b.QDev); err != nil {
+			return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
 		}
 		f.sort(d)
 	}
@@ -98,6 +104,8 @@ func (d disk) unfit() (reason string, expected bool) {
 		return "read-only drive", true
 	case d.QDev == "":
 		return "drive without a device", true
+	case d.passed:
+		return "SCSI passthrough: the guest's commands go past QEMU's layers, and would fail on a delta", false
 	case d.Inserted.Encrypted:
 		return "encrypted by QEMU: its delta would not be", false
 	case d.thread && !d.plain:
@@ -108,6 +116,34 @@ func (d disk) unfit() (reason string, expected bool) {
 		return fmt.Sprintf("driver %s is not supported", d.Inserted.Driver), false
 	}
 	return "", false
+}
+
+// passed tells whether a device hands the guest's SCSI commands to the disk below as
+// they are. With a delta upon it there is none to take them.
+func (m *monitor) passed(ctx context.Context, qdev string) (bool, error) {
+	if qdev == "" || len(m.vm.Nodes) > 0 {
+		return false, nil
+	}
+	if !strings.HasPrefix(qdev, "/") {
+		qdev = "/machine/peripheral/" + qdev
+	}
+	kind, err := m.typeOf(ctx, qdev)
+	return kind == "scsi-block" || kind == "scsi-generic", err
+}
+
+// unseen are the disks that another process serves to the guest: QEMU's block layer
+// knows nothing of them.
+func unseen(devices []snapshot.Device) (list []snapshot.Excluded) {
+	for _, d := range devices {
+		for _, kind := range []string{"vhost-user-blk", "vhost-user-scsi", "vhost-scsi"} {
+			if !strings.HasPrefix(d.Driver, kind) {
+				continue
+			}
+			list = append(list, snapshot.Excluded{Disk: snapshot.Disk{Name: cmp.Or(d.ID, path.Base(d.Path))},
+				Reason: fmt.Sprintf("%s: another process serves it, and QEMU cannot freeze it", d.Driver)})
+		}
+	}
+	return list
 }
 
 // diskName finds the name that stays the same: the device's id, else the

@@ -62,6 +62,7 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	if p.Hardware, err = m.hardware(ctx, f); err != nil {
 		return p, err
 	}
+	p.Excluded = append(p.Excluded, unseen(p.Hardware.Devices)...)
 	p.Files = m.smallFiles(f)
 	return p, nil
 }
