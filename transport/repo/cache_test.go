@@ -34,7 +34,7 @@ func TestFlippedBitsInTheCache(t *testing.T) {
 // flipCache flips a bit in every so many pages of each run.
 func flipCache(t *testing.T, cache string, part, parts int) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(cache, "*", "index", "*.run2"))
+	files, err := filepath.Glob(filepath.Join(cache, "*", "index", "*.run3"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d runs in the cache, %v", len(files), err)
 	}

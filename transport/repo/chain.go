@@ -23,7 +23,7 @@ type chain struct {
 	there  listed          // objects
 	hashes map[string]Hash // of those that were read
 
-	buried  map[string]Hash // nil: not asked for yet
+	buried  buried // nil: not asked for yet
 	reasons map[string]error
 }
 
@@ -96,7 +96,7 @@ func (c *chain) want(ctx context.Context, h Head, why string) (forgotten bool, e
 			return false, err
 		}
 	}
-	if c.buried[object] == h.Hash {
+	if c.buried.excuses(object, h.Hash) {
 		return true, nil
 	}
 	c.reasons[object] = objectErr(object, fmt.Errorf("%w: %s, and nobody has forgotten it", ErrOmitted, why))

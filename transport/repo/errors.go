@@ -18,6 +18,8 @@ var (
 	ErrCorrupt      = errors.New("damaged repository object")
 	// ErrHeld: a restore point is held, see Repository.Hold.
 	ErrHeld = errors.New("restore point is held")
+	// ErrWhole: a restore point that was to be given up can be read.
+	ErrWhole = errors.New("restore point is not damaged")
 	// ErrBusy: another host does the same maintenance now.
 	ErrBusy = errors.New("another host is at it")
 	// ErrFenced: maintenance took the session for dead, because it did not renew itself

@@ -6,14 +6,18 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
+// MaxSegment is what is lost at most with one segment, in bytes.
+const MaxSegment = pack.MaxSegment
+
 // Small makes o's sessions write small packs and many index objects, one upload
 // at a time.
 func Small(o OpenOptions) OpenOptions {
-	o.limits = limits{dataPack: 2 << 20, nodePack: 2 << 20, uploaders: 1, index: 300}
+	o.limits = limits{dataPack: 2 << 20, nodePack: 2 << 20, segment: 1 << 20, uploaders: 1, index: 300}
 	return o
 }
 
@@ -107,7 +111,7 @@ func Bury(ctx context.Context, r *Repository, points ...Point) error {
 	for i := range points {
 		heads = append(heads, r.headOf(&points[i]))
 	}
-	if err := r.entomb(ctx, heads); err != nil {
+	if err := r.entomb(ctx, tombstone{Points: heads}); err != nil {
 		return err
 	}
 	for _, h := range heads {

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (r *Repository) stillThere(ctx context.Context, s sid) error {
 	if err != nil {
 		return err
 	}
-	if _, going := buried[s.point()]; going {
+	if buried.has(s.point()) {
 		return fmt.Errorf("%w: it is being forgotten", ErrNotFound)
 	}
 	_, err = r.store.Stat(ctx, s.point())
@@ -98,6 +99,9 @@ const maxForgotten = 1000
 // Forget removes points: from then on nobody can restore them. What they alone needed is
 // deleted by a prune. A point that is held is not forgotten: ErrHeld, and nothing is. That
 // they may be missing is written down, signed, before they are.
+//
+// Points that the store keeps locked stay as they are, and come again when their time is
+// over: the error is a LockedError then, and all others are forgotten.
 func (r *Repository) Forget(ctx context.Context, points []Point) error {
 	if err := r.Allow(RoleMaintain, "forget restore points"); err != nil {
 		return err
@@ -105,33 +109,144 @@ func (r *Repository) Forget(ctx context.Context, points []Point) error {
 	if err := r.notHeld(ctx, points); err != nil {
 		return err
 	}
-	for len(points) > 0 {
-		n := min(len(points), maxForgotten)
-		if err := r.forget(ctx, points[:n]); err != nil {
+	kept := new(LockedError)
+	free, err := r.unlocked(ctx, points, kept)
+	if err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	for len(free) > 0 {
+		n := min(len(free), maxForgotten)
+		if err := r.forget(ctx, free[:n], kept); err != nil {
 			return fmt.Errorf("forget: %w", err)
 		}
-		points = points[n:]
+		free = free[n:]
+	}
+	if len(kept.Points) > 0 {
+		return fmt.Errorf("forget: %w", kept)
 	}
 	return nil
 }
 
-func (r *Repository) forget(ctx context.Context, points []Point) error {
+// unlocked are the points that the store does not keep; the others go into kept. No
+// tombstone is made of those: nothing may say that a point is gone that is to stay.
+func (r *Repository) unlocked(ctx context.Context, points []Point, kept *LockedError) (free []Point, err error) {
+	l := locks{store: r.store}
+	for i := range points {
+		until, err := l.until(ctx, pointPrefix+r.headOf(&points[i]).Point, r.now())
+		if err != nil {
+			return nil, err
+		}
+		if until.IsZero() {
+			free = append(free, points[i])
+		} else {
+			kept.add(points[i].ID, until)
+		}
+	}
+	return free, nil
+}
+
+// forget removes points that are not known to be locked. One that proves to be so is in a
+// tombstone and stays all the same: a tombstone excuses what is missing, and says nothing
+// of what is there.
+func (r *Repository) forget(ctx context.Context, points []Point, kept *LockedError) error {
 	heads := make([]Head, len(points))
 	for i := range points {
 		heads[i] = r.headOf(&points[i])
 	}
-	if err := r.entomb(ctx, heads); err != nil {
+	if err := r.entomb(ctx, tombstone{Points: heads}); err != nil {
 		return err
 	}
 	if err := r.notHeld(ctx, points); err != nil {
 		return err
 	}
-	for _, h := range heads {
-		if err := r.store.Delete(ctx, pointPrefix+h.Point); err != nil {
+	for i, h := range heads {
+		gone, err := remove(ctx, r.store, pointPrefix+h.Point)
+		if err != nil {
 			return err
+		}
+		if !gone {
+			kept.add(points[i].ID, time.Time{})
 		}
 	}
 	return nil
+}
+
+// ForgetDamaged gives up a restore point that cannot be read, by its id: nobody knows what
+// it needs, so that rules and prunes stop at it. vm may be empty. One that can be read is
+// left to Forget.
+func (r *Repository) ForgetDamaged(ctx context.Context, vm, id string) error {
+	if err := r.Allow(RoleMaintain, "forget restore points"); err != nil {
+		return err
+	}
+	if err := r.mayList(); err != nil {
+		return err
+	}
+	if err := r.forgetDamaged(ctx, vm, id); err != nil {
+		return fmt.Errorf("forget damaged point %s: %w", id, err)
+	}
+	return nil
+}
+
+func (r *Repository) forgetDamaged(ctx context.Context, vm, id string) error {
+	info, err := r.findObject(ctx, vm, id)
+	if err != nil {
+		return err
+	}
+	_, err = r.readPoint(ctx, r.store, info)
+	switch {
+	case err == nil || errors.Is(err, errFence):
+		return ErrWhole
+	case !errors.Is(err, ErrCorrupt):
+		return err // of a newer version, say
+	}
+	s, ok := sidOf(info.Name)
+	if !ok {
+		return ErrNotFound
+	}
+	if _, err := r.store.Stat(ctx, holdPrefix+string(s)); !errors.Is(err, blob.ErrNotFound) {
+		return cmp.Or(err, ErrHeld)
+	}
+	if until, err := (&locks{store: r.store}).until(ctx, info.Name, r.now()); err != nil || !until.IsZero() {
+		return cmp.Or(err, error(&LockedError{[]string{id}, until}))
+	}
+	head := Head{Point: strings.TrimPrefix(info.Name, pointPrefix)}
+	if b, err := readSized(ctx, r.store, info, maxManifest); err == nil {
+		head.Hash = sum(b)
+	}
+	if err := r.entomb(ctx, tombstone{Damaged: []Head{head}}); err != nil {
+		return err
+	}
+	if err := r.store.Delete(ctx, info.Name); err != nil {
+		return err
+	}
+	// Was it a fence once, it must go on keeping its session from making the point.
+	_, err = r.fencePoint(ctx, s)
+	return err
+}
+
+// findObject is the one object of a point that has that id.
+func (r *Repository) findObject(ctx context.Context, vm, id string) (found blob.Info, err error) {
+	prefix := pointPrefix
+	if vm != "" {
+		prefix = vmPrefix(r.ring.VM(vm))
+	}
+	infos, err := list(ctx, r.store, prefix)
+	if err != nil {
+		return found, err
+	}
+	for _, i := range infos {
+		if is, ok := pointID(i.Name); !ok || is != id {
+			continue
+		}
+		if found.Name != "" {
+			return found, fmt.Errorf("%w: several VMs have it, name one", ErrNotFound)
+		}
+		found = i
+	}
+	if found.Name == "" {
+		return found, ErrNotFound
+	}
+	return found, nil
 }
 
 func (r *Repository) notHeld(ctx context.Context, points []Point) error {

@@ -23,6 +23,9 @@ type Key struct {
 	Signer  string    `json:"signer"`           // the public key that verifies what it signs, in base64
 	This    bool      `json:"this,omitempty"`   // it has opened the repository
 	Removed time.Time `json:"removed,omitzero"` // by the store's clock
+	// Kept says that the file of a key that was removed is still there, because the store
+	// keeps it locked; it opens what it opened, and signs nothing that anyone believes.
+	Kept bool `json:"kept,omitempty"`
 
 	object string // its file; "" when it was removed
 	file   keys.Recipient
@@ -60,7 +63,12 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 			all = append(all, k)
 		}
 	}
-	all = append(all, r.trust.removed()...)
+	removed := r.trust.removed()
+	for i := range removed {
+		removed[i].Kept = slices.ContainsFunc(all, func(k Key) bool { return k.Signer == removed[i].Signer })
+	}
+	all = slices.DeleteFunc(all, func(k Key) bool { return !r.trust.holds(k.file.Certificate.Signer) })
+	all = append(all, removed...)
 	slices.SortFunc(all, func(a, b Key) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Label, b.Label)) })
 	return all, errors.Join(damaged...)
 }

@@ -10,6 +10,9 @@ import (
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
+// nodeSegmentSize is how many bytes of map nodes are sealed together.
+const nodeSegmentSize = 1 << 20
+
 var errPending = errors.New("a pack has places that nobody filled")
 
 // lane is the way of one kind of block into the store: segments being gathered,
@@ -18,6 +21,7 @@ type lane struct {
 	s       *Session
 	kind    wire.Kind
 	size    int
+	segment int         // bytes of plain in one, at most
 	buffers chan []byte // of packs; nil: not made yet
 	pace    pace
 
@@ -43,9 +47,10 @@ type finishedPack = pack.Pack
 
 func (l *lane) init(s *Session, kind wire.Kind, size, buffers int) {
 	l.s, l.kind, l.size = s, kind, size
-	l.pace.ladder = []pack.Level{pack.Normal} // names, which do not shrink
+	// Map nodes are names, which do not shrink, and are read one by one.
+	l.segment, l.pace.ladder = nodeSegmentSize, []pack.Level{pack.Normal}
 	if kind == wire.DataPack {
-		l.pace.ladder = s.r.compression.ladder(s.r.ring.Format())
+		l.segment, l.pace.ladder = s.r.limits.segment, s.r.compression.ladder(s.r.ring.Format())
 	}
 	l.buffers = make(chan []byte, buffers)
 	for range buffers {
@@ -62,7 +67,7 @@ func (l *lane) take() *segment {
 		l.open = l.open[:n-1]
 		return seg
 	}
-	return &segment{plain: make([]byte, 0, pack.MaxSegment)}
+	return &segment{plain: make([]byte, 0, l.segment)}
 }
 
 func (l *lane) give(seg *segment) {
@@ -74,7 +79,7 @@ func (l *lane) give(seg *segment) {
 // add puts a new block into the segment, and seals the segment first when it has
 // no room.
 func (l *lane) add(ctx context.Context, seg *segment, name block.Name, data []byte) error {
-	if len(seg.plain)+len(data) > pack.MaxSegment {
+	if len(seg.plain)+len(data) > l.segment {
 		if err := l.seal(ctx, seg); err != nil {
 			return err
 		}
@@ -89,7 +94,7 @@ func (l *lane) seal(ctx context.Context, seg *segment) error {
 	work := l.s.r.scratch.Get().(*sealing)
 	defer l.s.r.scratch.Put(work)
 	began := l.s.r.now()
-	work.packed = l.s.r.codec.PackAt(work.packed[:0], seg.plain, l.pace.level())
+	work.packed = l.s.r.codec.PackAt(work.packed[:0], seg.plain, l.pace.level(l.s.count.dedup.Load(), l.s.count.fresh.Load()))
 	packed := l.s.r.now()
 	w, place, err := l.reserve(ctx, len(work.packed), seg.blocks)
 	if err != nil {

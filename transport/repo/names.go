@@ -85,6 +85,13 @@ func cutSID(object, prefix string) (s sid, rest string, ok bool) {
 	return sid(name[:sidLen]), name[sidLen:], true
 }
 
+// sidOf is the session that makes the point of an object.
+func sidOf(object string) (sid, bool) {
+	name := strings.Replace(strings.TrimPrefix(object, pointPrefix), "/", ".", 1)
+	s, rest, ok := cutSID(name, "")
+	return s, ok && rest == ""
+}
+
 func (s sid) vm() string { return string(s[:32]) }
 
 // point is the object of the restore point that the session may make.

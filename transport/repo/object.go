@@ -33,6 +33,9 @@ func (e *objectError) Hint() string {
 	case errors.Is(e.err, ErrOmitted):
 		return "find out who can delete from the store, see docs/threat-model.md"
 	}
+	if id, ok := pointID(e.object); ok {
+		return "get it back from a copy of the store, or give it up with lull forget --damaged " + id
+	}
 	return "run lull check --all to see what else is damaged"
 }
 

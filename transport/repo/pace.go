@@ -18,7 +18,8 @@ type Compression string
 // how it was made.
 const (
 	// Auto is zstd as fast as it goes, and zstd's default while the store is what
-	// a backup waits for.
+	// a backup waits for, or most of what it meets is known: what little is new then
+	// is compressed well, at a price that the run as a whole hardly feels.
 	Auto Compression = "auto"
 	// CompressFast is S2: about six tenths of the processor's time, a third more in
 	// the store. Format 2 only; else it is Auto without the climb.
@@ -60,11 +61,13 @@ const (
 	paceClimb  = 0.6 // of the workers' time is waited: a level up
 	paceBack   = 0.2 // less than this: a level down
 	paceAgreed = 2   // rounds in a row
+	paceNew    = 0.5 // of what was met is new: no more than this is little
 )
 
 // pace chooses the level at which a session compresses. Where the store is what it
 // waits for, the processor's time is free and spent on making less of it; where the
-// processor is, it is not. Which level a segment has matters to nothing else.
+// processor is, it is not; and neither counts where little is to be compressed. Which
+// level a segment has matters to nothing else.
 type pace struct {
 	mu             sync.Mutex
 	ladder         []pack.Level
@@ -74,10 +77,14 @@ type pace struct {
 	votes          int           // rounds in a row for up (positive) or down
 }
 
-// level is that of the next segment.
-func (p *pace) level() pack.Level {
+// level is that of the next segment, of a session that has met so many bytes that were
+// known and that were new.
+func (p *pace) level(known, fresh int64) pack.Level {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if float64(fresh) <= paceNew*float64(known+fresh) {
+		return p.ladder[len(p.ladder)-1]
+	}
 	return p.ladder[p.at]
 }
 

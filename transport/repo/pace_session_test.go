@@ -70,7 +70,7 @@ func TestCompressionSettings(t *testing.T) {
 // By this clock a segment takes a second to compress, and its worker then waits for
 // nine: the session climbs, after two rounds.
 func TestSessionClimbs(t *testing.T) {
-	store, disk := mem.New(), image(3, 12*block.WindowSize)
+	store, disk := mem.New(), image(3, 17*block.WindowSize)
 	initRepo(t, store)
 	var calls atomic.Int64
 	waiting := func() time.Time {

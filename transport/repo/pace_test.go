@@ -38,11 +38,28 @@ func TestPace(t *testing.T) {
 			p := pace{ladder: Auto.ladder(2)}
 			for i, s := range steps {
 				p.rounds(s.rounds, s.share)
-				if got := p.level(); got != s.want {
+				if got := p.level(0, 1); got != s.want {
 					t.Errorf("after step %d: level %d, want %d", i, got, s.want)
 				}
 			}
 		})
+	}
+}
+
+// Where little of what is met is new, it is compressed well from the start.
+func TestPaceOfLittle(t *testing.T) {
+	p := pace{ladder: Auto.ladder(2)}
+	for _, c := range []struct {
+		known, fresh int64
+		want         pack.Level
+	}{{0, 1 << 20, pack.Normal}, {1 << 20, 2 << 20, pack.Normal}, {2 << 20, 2 << 20, pack.High}, {9 << 30, 1 << 20, pack.High}} {
+		if got := p.level(c.known, c.fresh); got != c.want {
+			t.Errorf("%d known, %d new: level %d, want %d", c.known, c.fresh, got, c.want)
+		}
+	}
+	fast := pace{ladder: CompressFast.ladder(2)}
+	if got := fast.level(9, 1); got != pack.Fast {
+		t.Errorf("fast: level %d", got)
 	}
 }
 
@@ -51,7 +68,7 @@ func TestPaceWithoutTime(t *testing.T) {
 	for range 5 * paceRound {
 		p.note(0, 0)
 	}
-	if got := p.level(); got != pack.Normal {
+	if got := p.level(0, 1); got != pack.Normal {
 		t.Errorf("level %d", got)
 	}
 }
@@ -77,7 +94,7 @@ func TestLadders(t *testing.T) {
 		t.Error("lz4 taken")
 	}
 	p := pace{ladder: CompressFast.ladder(2)}
-	if p.rounds(9, 0.9); p.level() != pack.Fast {
+	if p.rounds(9, 0.9); p.level(0, 1) != pack.Fast {
 		t.Error("fast climbed")
 	}
 }

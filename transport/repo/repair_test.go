@@ -62,7 +62,7 @@ func TestQuarantineIsKnownToAllHosts(t *testing.T) {
 	mustCommit(t, other, "lab/web", disk)
 	spoilData(t, store)
 	report := check(t, openRepo(t, store), repo.CheckOptions{ReadAll: true})
-	if len(report.Problems) != 1 || len(report.Lost) != 1 || report.Lost[0].Bytes > 1<<20 {
+	if len(report.Problems) != 1 || len(report.Lost) != 1 || report.Lost[0].Bytes > repo.MaxSegment {
 		t.Fatalf("%+v", report)
 	}
 	if n := len(objects(store, "quarantine/")); n != 1 {
@@ -99,7 +99,7 @@ func TestRepairSavesWhatIsWhole(t *testing.T) {
 	}
 	for _, l := range report.Lost {
 		want := map[string]string{"lab/web": old.ID, "lab/other": other.ID}[l.VM]
-		if l.Point != want || len(l.Holes) != 1 || l.Bytes != l.Holes[0].Length || l.Bytes > 1<<20 {
+		if l.Point != want || len(l.Holes) != 1 || l.Bytes != l.Holes[0].Length || l.Bytes > repo.MaxSegment {
 			t.Errorf("lost %+v", l)
 		}
 	}
@@ -219,7 +219,7 @@ func TestRepairCrashes(t *testing.T) {
 		check(t, openRepo(t, store), repo.CheckOptions{ReadAll: true, Repair: true})
 		got, holes := salvage(t, openRepo(t, store), p.Disks[0].Root)
 		wantOutside(t, "crashed", got, disk, holes)
-		if len(holes) != 1 || holes[0].Length > 1<<20 {
+		if len(holes) != 1 || holes[0].Length > repo.MaxSegment {
 			t.Errorf("after %d changes: holes %+v", n, holes)
 		}
 	}
@@ -260,7 +260,7 @@ func TestRepairWithoutDelete(t *testing.T) {
 	if !errors.Is(err, blob.ErrDenied) || !strings.Contains(err.Error(), "index/") {
 		t.Errorf("error %v", err)
 	}
-	if report := check(t, openRepo(t, store), repo.CheckOptions{ReadAll: true}); slices.ContainsFunc(report.Lost, func(l repo.Loss) bool { return l.Bytes > 1<<20 }) {
+	if report := check(t, openRepo(t, store), repo.CheckOptions{ReadAll: true}); slices.ContainsFunc(report.Lost, func(l repo.Loss) bool { return l.Bytes > repo.MaxSegment }) {
 		t.Errorf("lost %+v", report.Lost)
 	}
 }

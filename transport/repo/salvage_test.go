@@ -93,7 +93,7 @@ func TestSalvageLosesOneSegment(t *testing.T) {
 	})
 	got, holes := salvage(t, openRepo(t, store), p.Disks[0].Root)
 	wantOutside(t, "one segment", got, disk, holes)
-	if len(holes) != 1 || holes[0].Length > 1<<20 {
+	if len(holes) != 1 || holes[0].Length > repo.MaxSegment {
 		t.Errorf("holes %+v", holes)
 	}
 }

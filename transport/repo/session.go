@@ -10,6 +10,7 @@ import (
 
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -22,8 +23,12 @@ var (
 // limits are the sizes of what a session makes and holds. The format leaves them
 // free, within pack.MaxPack and pack.MaxIndex.
 type limits struct {
-	dataPack  int // bytes; uploaders + 1 such buffers are in use at most
-	nodePack  int // bytes; two at most
+	dataPack int // bytes; uploaders + 1 such buffers are in use at most
+	nodePack int // bytes; two at most
+	// segment is how much data is compressed together, in bytes; it must fit into a
+	// data pack with room to spare. More takes less in the store, and memory for each
+	// worker and reader.
+	segment   int
 	uploaders int
 	// index is how many new blocks are put into the store without an index
 	// object: what a crash in a long session makes the next one store again.
@@ -31,7 +36,7 @@ type limits struct {
 }
 
 func defaultLimits() limits {
-	return limits{dataPack: 18 << 20, nodePack: 4 << 20, uploaders: 2, index: 1 << 16}
+	return limits{dataPack: 18 << 20, nodePack: 4 << 20, segment: pack.MaxSegment, uploaders: 2, index: 1 << 16}
 }
 
 // Session takes the streams of one restore point. New blocks go into the store

@@ -15,6 +15,38 @@ import (
 // the store may be without therefore. It is written before they are deleted, and stays.
 type tombstone struct {
 	Points []Head `json:"points"`
+	// Damaged are points that could not be read any more, with the hashes of what was
+	// there. What they were, others may remember: they are excused by their names.
+	Damaged []Head `json:"damaged,omitempty"`
+}
+
+// buried is what was forgotten on purpose, by object.
+type buried map[string]grave
+
+type grave struct {
+	hash Hash
+	any  bool // whatever it was
+}
+
+func (b buried) take(t *tombstone) {
+	for _, p := range t.Points {
+		g := b[pointPrefix+p.Point]
+		b[pointPrefix+p.Point] = grave{p.Hash, g.any}
+	}
+	for _, p := range t.Damaged {
+		b[pointPrefix+p.Point] = grave{p.Hash, true}
+	}
+}
+
+func (b buried) has(object string) bool {
+	_, is := b[object]
+	return is
+}
+
+// excuses tells whether a point may be missing.
+func (b buried) excuses(object string, h Hash) bool {
+	g, is := b[object]
+	return is && (g.any || g.hash == h)
 }
 
 // headOf names a point.
@@ -24,11 +56,11 @@ func (r *Repository) headOf(p *Point) Head {
 
 // entomb says, signed by this key, that points are forgotten. Only then may they be
 // deleted.
-func (r *Repository) entomb(ctx context.Context, points []Head) error {
+func (r *Repository) entomb(ctx context.Context, t tombstone) error {
 	if err := r.Allow(RoleMaintain, "forget restore points"); err != nil {
 		return err
 	}
-	plain, err := json.Marshal(tombstone{points})
+	plain, err := json.Marshal(t)
 	if err != nil {
 		return fmt.Errorf("write tombstone: %w", err)
 	}
@@ -38,60 +70,57 @@ func (r *Repository) entomb(ctx context.Context, points []Head) error {
 	return nil
 }
 
-// forgotten reads what was forgotten on purpose: the hash of each point by its object. Only
-// who reads what misses something asks.
-func (r *Repository) forgotten(ctx context.Context) (map[string]Hash, error) {
+// forgotten reads what was forgotten on purpose. Only who misses something asks.
+func (r *Repository) forgotten(ctx context.Context) (buried, error) {
 	infos, err := list(ctx, r.store, forgottenPrefix)
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]Hash{}
+	all := buried{}
 	for _, info := range infos {
-		points, err := r.readTombstone(ctx, info)
+		t, err := r.readTombstone(ctx, info)
 		if err != nil && !passable(err) {
 			return nil, err // a damaged one excuses nothing
 		}
-		for _, p := range points {
-			all[pointPrefix+p.Point] = p.Hash
-		}
+		all.take(&t)
 	}
 	return all, nil
 }
 
-func (r *Repository) readTombstone(ctx context.Context, info blob.Info) ([]Head, error) {
+func (r *Repository) readTombstone(ctx context.Context, info blob.Info) (tombstone, error) {
 	if known, ok := r.tombstones.get(info.Name); ok {
 		return known, nil
 	}
 	plain, _, err := r.readDocument(ctx, wire.Tombstone, info, forgottenPrefix, RoleMaintain)
 	if err != nil {
-		return nil, err
+		return tombstone{}, err
 	}
 	var doc tombstone
 	if err := json.Unmarshal(plain, &doc); err != nil {
-		return nil, objectErr(info.Name, fmt.Errorf("%w: no tombstone", wire.ErrDamaged))
+		return tombstone{}, objectErr(info.Name, fmt.Errorf("%w: no tombstone", wire.ErrDamaged))
 	}
-	r.tombstones.put(info.Name, doc.Points)
-	return doc.Points, nil
+	r.tombstones.put(info.Name, doc)
+	return doc, nil
 }
 
 // tombstones are those that were read; they never change.
 type tombstones struct {
 	mu   sync.Mutex
-	read map[string][]Head
+	read map[string]tombstone
 }
 
-func (t *tombstones) get(object string) ([]Head, bool) {
+func (t *tombstones) get(object string) (tombstone, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	points, ok := t.read[object]
-	return points, ok
+	doc, ok := t.read[object]
+	return doc, ok
 }
 
-func (t *tombstones) put(object string, points []Head) {
+func (t *tombstones) put(object string, doc tombstone) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.read == nil {
-		t.read = map[string][]Head{}
+		t.read = map[string]tombstone{}
 	}
-	t.read[object] = points
+	t.read[object] = doc
 }

@@ -26,7 +26,7 @@ from blake3 import blake3
 from keyring import PREFIX, SIGNATURE, Damaged, Keys, unlock, want
 
 WINDOW, PAGE, FANOUT = 4 << 20, 4096, 128
-MAX_SEGMENT, MAX_DOCUMENT = 1 << 20, 32 << 20
+MAX_SEGMENT, MAX_DOCUMENT = 2 << 20, 32 << 20
 SEALED_KEY = hpke.ENCAPSULATED + 32 + 16
 
 

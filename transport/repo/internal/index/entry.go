@@ -14,7 +14,7 @@ type Location struct {
 	Signer        [32]byte // who vouches for the pack; zero: nobody said
 	SegmentOffset uint32   // in the pack, bytes
 	SegmentLength uint32   // as stored, bytes
-	BlockOffset   uint32   // in the opened segment, bytes, less than 1 MiB
+	BlockOffset   uint32   // in the opened segment, bytes, less than 2 MiB
 	BlockLength   uint32   // bytes, 1 to 64 KiB
 }
 
@@ -52,13 +52,13 @@ type listing struct {
 	pack, source uint32
 }
 
-// place is where a block lies, in 64 bits: the number of its segment (28), its
-// offset in the opened segment (20) and its length less one (16).
+// place is where a block lies, in 64 bits: the number of its segment (27), its
+// offset in the opened segment (21) and its length less one (16).
 type place uint64
 
 const (
-	segmentBits = 28
-	offsetBits  = 20
+	segmentBits = 27
+	offsetBits  = 21
 	lengthBits  = 16
 
 	maxSegments = 1 << segmentBits

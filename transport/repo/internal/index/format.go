@@ -25,7 +25,7 @@ import (
 //	fences    the first four bytes of each entry page's first name, as u32
 const (
 	magic     = "lull-run"
-	version   = 2
+	version   = 3
 	pageLen   = 4096
 	payload   = pageLen - 4
 	nameLen   = 32

@@ -204,7 +204,7 @@ func TestLoaderTakesManyObjects(t *testing.T) {
 func TestPlacesThatCannotBe(t *testing.T) {
 	s := open(t, "").Session()
 	defer s.Close()
-	for _, l := range []Location{{BlockLength: 0}, {BlockLength: 1<<16 + 1}, {BlockLength: 1, BlockOffset: 1 << 20}} {
+	for _, l := range []Location{{BlockLength: 0}, {BlockLength: 1<<16 + 1}, {BlockLength: 1, BlockOffset: 1 << 21}} {
 		if err := s.Insert(t.Context(), nameOf(1), l); !errors.Is(err, errPlace) {
 			t.Errorf("%+v: %v", l, err)
 		}

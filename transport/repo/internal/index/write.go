@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	runSuffix  = ".run2" // with the format's version: others are removed
+	runSuffix  = ".run3" // with the format's version: others are removed
 	tempSuffix = ".tmp"
 	lockName   = "lock"
 

@@ -10,7 +10,8 @@ import (
 )
 
 // MaxSegment is the length of an opened and unpacked segment at most, in bytes.
-const MaxSegment = 1 << 20
+// In format 1 it is half of that; readers need not tell.
+const MaxSegment = 2 << 20
 
 const (
 	// SegmentOverhead is how much longer than its content a segment is at most.
