@@ -18,6 +18,9 @@
 //   - Take more time than a call's context, more memory than a message
 //     (proto.MaxMessage), more log than the limits of this package. One that writes
 //     without end is killed, and one that does not answer Abort twice.
+//   - Be another program than the configured one: its SHA-256 is compared, and with
+//     Spec.Guarded it is refused where others than root could replace it.
+//   - Use the host's privileges, where Spec.User names a user without any.
 //   - Reach into the guest beyond its grants, or freeze it when no Freeze is under
 //     way: a freeze that was given up cannot come late through this package.
 //

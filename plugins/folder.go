@@ -59,6 +59,11 @@ func newFolder(base string) (_ *folder, err error) {
 	return f, os.Rename(raw, f.path)
 }
 
+// letThrough lets other users pass to what is inside and belongs to them.
+func (f *folder) letThrough() error {
+	return os.Chmod(f.path, 0o711)
+}
+
 // remove removes the folder with all that is in it, then gives up the lock.
 func (f *folder) remove() error {
 	err := os.RemoveAll(f.path)

@@ -66,6 +66,13 @@ func Start(ctx context.Context, spec Spec, guest snapshot.Guest, log *slog.Logge
 	log = log.With("plugin", spec.Name)
 	lines := newLineLog(log)
 	p := &Plugin{spec: spec, log: log, folder: folder, process: newProcess(spec, folder.path, lines)}
+	// spec.check has looked it up before.
+	if p.process.credential, err = spec.credential(); err == nil && p.process.credential != nil {
+		err = folder.letThrough()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start plugin %s: %w", spec.Name, err), folder.remove())
+	}
 	p.options = p.config(lines)
 	p.client = goplugin.NewClient(p.options)
 	if guest != nil {
@@ -90,7 +97,7 @@ func (p *Plugin) config(lines *lineLog) *goplugin.ClientConfig {
 		SkipHostEnv:      true,
 		// Only with a runner of our own does go-plugin keep to the folder, and
 		// then it checks no checksum: process.Start does.
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.folder.path},
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.folder.path, Group: p.process.group()},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, _ string) (runner.Runner, error) {
 			p.process.command(cmd.Env)
 			return p.process, nil

@@ -38,6 +38,7 @@ type process struct {
 	lines  *lineLog
 	flood  *flood
 
+	credential     *syscall.Credential // nil: of this process
 	cmd            *exec.Cmd
 	stdout, stderr *os.File // our ends
 	handshake      *io.PipeReader
@@ -59,10 +60,29 @@ func newProcess(spec Spec, folder string, lines *lineLog) *process {
 // not used: it would pass our standard input on.
 func (p *process) command(env []string) {
 	p.cmd = exec.Command(p.spec.Path, p.spec.Args...)
-	p.cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TMPDIR=" + p.folder}, p.spec.Env...)
+	p.cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TMPDIR=" + socketDir(env, p.folder)}, p.spec.Env...)
 	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Dir = "/"
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Credential: p.credential}
+}
+
+// socketDir is the folder that go-plugin has made inside ours: the only one that a
+// plugin of another user may write to.
+func socketDir(env []string, folder string) string {
+	for _, e := range env {
+		if dir, ok := strings.CutPrefix(e, goplugin.EnvUnixSocketDir+"="); ok {
+			return dir
+		}
+	}
+	return folder
+}
+
+// group that sockets belong to, for go-plugin; empty: no other than ours.
+func (p *process) group() string {
+	if p.credential == nil {
+		return ""
+	}
+	return strconv.FormatUint(uint64(p.credential.Gid), 10)
 }
 
 // Start starts the program.
@@ -88,8 +108,13 @@ func (p *process) Start(context.Context) error {
 	return errors.Join(err, outW.Close(), errW.Close())
 }
 
-// verify compares the program with its checksum.
+// verify looks who may write the program, and compares it with its checksum.
 func (p *process) verify() error {
+	if p.spec.Guarded {
+		if err := CheckGuarded(p.spec.Path); err != nil {
+			return err
+		}
+	}
 	sum, err := p.spec.checksum()
 	if err != nil || len(sum) == 0 {
 		return err

@@ -39,6 +39,12 @@ type Spec struct {
 	Env []string
 	// Grants is what the plugin may do in the guest: nothing by default.
 	Grants []Grant
+	// Guarded refuses a program that others than root and this process's user may
+	// replace: see CheckGuarded.
+	Guarded bool
+	// User that the plugin runs as, without further groups; empty: this process's.
+	// Only root can start a plugin as another.
+	User string
 	// RuntimeDir is where the folders for sockets are made; empty: the system's
 	// folder for temporary files. Its path must be short: with what is added
 	// here, a socket's path may have 107 bytes.
@@ -56,6 +62,9 @@ func (s Spec) check() error {
 		return fmt.Errorf("path %q is not absolute", s.Path)
 	}
 	if _, err := s.checksum(); err != nil {
+		return err
+	}
+	if _, err := s.credential(); err != nil {
 		return err
 	}
 	for _, g := range s.Grants {

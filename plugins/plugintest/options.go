@@ -28,6 +28,7 @@ type Options struct {
 	Path string // of the program; absolute
 	Args []string
 	Env  []string // KEY=value, added to the clean environment
+	User string   // that the plugin runs as; empty: this one
 	// Grants of the plugin; nil: all. Without any, give an empty slice.
 	Grants []plugins.Grant
 	// Guest makes the guest of one test; nil: quiescetest.NewGuest. What the
@@ -70,7 +71,7 @@ func (o Options) withDefaults() Options {
 const name = "plugin"
 
 func (o Options) spec() plugins.Spec {
-	return plugins.Spec{Name: name, Path: o.Path, Args: o.Args, Env: o.Env, Grants: o.Grants}
+	return plugins.Spec{Name: name, Path: o.Path, Args: o.Args, Env: o.Env, User: o.User, Grants: o.Grants}
 }
 
 // start starts the plugin until the test ends.
