@@ -251,6 +251,36 @@ func TestFrozenGuestIsFollowed(t *testing.T) {
 	w.tidy()
 }
 
+// A guest that freezes for good while another VM's merge goes on is not kept waiting
+// for that.
+func TestRepairsDoNotWait(t *testing.T) {
+	w := pair(t)
+	two, found, err := w.journal.Read("lab/two")
+	if must(t, err); !found {
+		t.Fatal("no entry of lab/two")
+	}
+	must(t, w.journal.Remove("lab/two"))
+	synctest.Test(t, func(t *testing.T) {
+		w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Hang: true})
+		ctx, cancel := context.WithCancel(t.Context())
+		d := &agent.Daemon{Runner: w.runner, Resolve: w.resolvePair, Log: w.runner.Log, Ready: func() {},
+			Board: agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, nil)}
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		synctest.Wait() // the merge of lab/one hangs
+		must(t, w.journal.Write(two))
+		time.Sleep(2 * time.Minute) // of the bubble
+		if w.fake.Frozen("two") {
+			t.Error("lab/two is frozen still")
+		}
+		cancel()
+		must(t, <-ended)
+		w.fake.Heal()
+		w.repairs(t, time.Minute)
+	})
+	w.tidy()
+}
+
 // repairs runs a daemon without groups for a while and returns what it says then.
 func (w *world) repairs(t *testing.T, long time.Duration) []control.RepairStatus {
 	t.Helper()

@@ -21,8 +21,9 @@ const (
 // fails doubles the wait for the next. A guest that may be frozen is never kept
 // waiting. One goroutine uses it; a run of the VM tries at once, whatever it says.
 type repairs struct {
-	of  map[string]control.RepairStatus // by VM
-	bad string                          // what could not be read of the journal, told once
+	of   map[string]control.RepairStatus // by VM
+	busy map[string]bool                 // VMs that are being repaired
+	bad  string                          // what could not be read of the journal, told once
 }
 
 // due says whether it is time for an entry. One of another run than the last
@@ -66,41 +67,65 @@ func (r *repairs) only(entries []journal.Entry) {
 	r.of = kept
 }
 
+// attempt is one try to repair what an entry tells of.
+type attempt struct {
+	entry journal.Entry
+	began time.Time
+	err   error
+}
+
 // keepRepairing tries again what earlier runs still owe: a guest that would not
-// be proven thawed, a merge that failed.
+// be proven thawed, a merge that failed. Each VM is repaired beside the others: a
+// merge that takes an hour keeps no other guest frozen. It returns when the last try
+// has ended.
 func (d *Daemon) keepRepairing(ctx context.Context) {
 	tick := time.NewTicker(repairEvery)
 	defer tick.Stop()
-	var r repairs
-	for {
-		d.repair(ctx, &r)
+	r := repairs{busy: map[string]bool{}}
+	ended := make(chan attempt)
+	d.repair(ctx, &r, ended)
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			return
 		case <-tick.C:
+			d.repair(ctx, &r, ended)
+		case a := <-ended:
+			d.repaired(&r, a)
 		}
+	}
+	for len(r.busy) > 0 {
+		d.repaired(&r, <-ended)
 	}
 }
 
-func (d *Daemon) repair(ctx context.Context, r *repairs) {
+// repair begins to repair what is due; each attempt goes to ended.
+func (d *Daemon) repair(ctx context.Context, r *repairs, ended chan<- attempt) {
 	now := d.Runner.Now()
 	entries, err := d.Runner.Journal.Pending()
 	d.unreadable(r, err)
 	r.only(entries)
-	var due []journal.Entry
+	d.Board.owed(r.of)
 	for _, e := range entries {
-		if r.due(e, now) {
-			due = append(due, e)
+		if r.busy[e.VM] || !r.due(e, now) {
+			continue
 		}
+		r.busy[e.VM] = true
+		go func() { // keepRepairing waits for it
+			errs := d.Runner.recoverAll(ctx, []journal.Entry{e}, d.Resolve)
+			ended <- attempt{entry: e, began: now, err: errs[0]}
+		}()
 	}
-	for i, err := range d.Runner.recoverAll(ctx, due, d.Resolve) {
-		if errors.Is(err, context.Canceled) {
-			continue // the daemon ends
-		}
-		r.tried(due[i], now, err)
-		if err != nil {
-			d.Log.Error("repair what an earlier run left", "vm", due[i].VM, "error", err, "next", r.of[due[i].VM].Next)
-		}
+}
+
+// repaired notes how an attempt went.
+func (d *Daemon) repaired(r *repairs, a attempt) {
+	delete(r.busy, a.entry.VM)
+	if errors.Is(a.err, context.Canceled) {
+		return // the daemon ends
+	}
+	r.tried(a.entry, a.began, a.err)
+	if a.err != nil {
+		d.Log.Error("repair what an earlier run left", "vm", a.entry.VM, "error", a.err, "next", r.of[a.entry.VM].Next)
 	}
 	d.Board.owed(r.of)
 }
