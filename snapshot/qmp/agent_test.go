@@ -210,10 +210,11 @@ func TestInfo(t *testing.T) {
 // An answer that comes after its caller gave up, an answer to another client's
 // sync, and half a message must not be taken for answers.
 func TestStaleAnswers(t *testing.T) {
-	gaveUp := make(chan struct{})
+	sent, gaveUp := make(chan struct{}), make(chan struct{})
 	p := listen(t, func(s *session) {
 		s.answerSync(s.hear())
 		s.hear() // the freeze, whose hook is slow
+		close(sent)
 		<-gaveUp
 		sync := s.hear()
 		s.say(`{"return": 2}`)
@@ -227,15 +228,31 @@ func TestStaleAnswers(t *testing.T) {
 		s.hear()
 	})
 	a := agent(t, p)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	_, err := a.FreezeFilesystems(ctx, nil)
+	_, err := a.FreezeFilesystems(expiring{t.Context(), sent}, nil)
 	if !errors.Is(err, snapshot.ErrGuestSilent) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("freeze: %v", err)
 	}
 	close(gaveUp)
 	if n, err := a.ThawFilesystems(patience(t)); n != 5 || err != nil {
 		t.Errorf("thaw: %d, %v", n, err)
+	}
+}
+
+// expiring is a context whose deadline passes when done is closed, however busy the
+// machine is.
+type expiring struct {
+	context.Context
+	done <-chan struct{}
+}
+
+func (e expiring) Done() <-chan struct{} { return e.done }
+
+func (e expiring) Err() error {
+	select {
+	case <-e.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
 	}
 }
 
