@@ -7,14 +7,15 @@ import (
 )
 
 func defaultAgent() Agent {
-	return Agent{StateDir: DefaultStateDir, CacheDir: DefaultCacheDir, Socket: DefaultSocket, Parallel: DefaultParallel}
+	return Agent{StateDir: DefaultStateDir, CacheDir: DefaultCacheDir, PluginDir: DefaultPluginDir, Socket: DefaultSocket, Parallel: DefaultParallel}
 }
 
 func (p *parser) agent(n *yaml.Node, line int) Agent {
-	s := p.section(n, line, "agent", "state_dir", "cache_dir", "socket", "parallel", "jitter")
+	s := p.section(n, line, "agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter")
 	a := defaultAgent()
 	set(&a.StateDir, s.path("state_dir", DefaultStateDir))
 	set(&a.CacheDir, s.path("cache_dir", DefaultCacheDir))
+	set(&a.PluginDir, s.path("plugin_dir", DefaultPluginDir))
 	set(&a.Socket, s.path("socket", DefaultSocket))
 	s.fitsSocket("socket", a.Socket)
 	a.Parallel = s.integer("parallel", 1, MaxParallel, DefaultParallel)

@@ -15,10 +15,11 @@ const DefaultPath = "/etc/lull/lull.yaml"
 
 // Defaults of the agent section.
 const (
-	DefaultStateDir = "/var/lib/lull"
-	DefaultCacheDir = "/var/cache/lull"
-	DefaultSocket   = "/run/lull/lull.sock"
-	DefaultParallel = 2
+	DefaultStateDir  = "/var/lib/lull"
+	DefaultCacheDir  = "/var/cache/lull"
+	DefaultPluginDir = "/usr/lib/lull/plugins"
+	DefaultSocket    = "/run/lull/lull.sock"
+	DefaultParallel  = 2
 )
 
 // Bounds of a file.
@@ -36,6 +37,7 @@ type Config struct {
 	Agent        Agent
 	Repositories []Repository // sorted by name
 	Hosts        []Host       // sorted by name
+	Plugins      []Plugin     // sorted by name
 	Groups       []Group      // sorted by name
 	// Warnings are what is allowed but hardly meant, sorted by line.
 	Warnings []Problem
@@ -43,11 +45,12 @@ type Config struct {
 
 // Agent is what the daemon keeps where, and how much it does at once.
 type Agent struct {
-	StateDir string        // journal and last results
-	CacheDir string        // index caches; may be lost
-	Socket   string        // of agent/control
-	Parallel int           // runs at once, 1 to MaxParallel
-	Jitter   time.Duration // a scheduled run starts up to this much later
+	StateDir  string        // journal and last results
+	CacheDir  string        // index caches; may be lost
+	PluginDir string        // where the programs of plugins are
+	Socket    string        // of agent/control
+	Parallel  int           // runs at once, 1 to MaxParallel
+	Jitter    time.Duration // a scheduled run starts up to this much later
 }
 
 // Repository is where restore points go: Dir or S3, one of the two.
@@ -120,8 +123,10 @@ type Group struct {
 	// Schedule is zero for "manual": the group runs only when asked to.
 	Schedule schedule.Schedule
 	Policy   quiesce.Policy
-	Keep     retention.Keep // zero: everything is kept
-	CatchUp  bool           // a run missed while the agent was off is made up for
+	// Writers that hold its guests still, by name, sorted.
+	Writers []string
+	Keep    retention.Keep // zero: everything is kept
+	CatchUp bool           // a run missed while the agent was off is made up for
 }
 
 // Repository finds a repository by name.

@@ -48,7 +48,8 @@ func TestReference(t *testing.T) {
 		"hosts", "qemu", "images", "vms", "name", "qmp", "guest_agent", "disks", "path", "format",
 		"groups", "repository", "schedule", "consistency", "ladder", "floor", "window",
 		"keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",
-		"agent", "state_dir", "cache_dir", "socket", "parallel", "jitter",
+		"agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter",
+		"plugins", "sha256", "grants", "args", "env", "user", "writers",
 	} {
 		if !strings.Contains(doc, "`"+key+"`") {
 			t.Errorf("%s is not in the reference", key)

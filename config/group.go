@@ -28,7 +28,7 @@ type groups struct {
 
 func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	what := fmt.Sprintf("group %s", quote(name))
-	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "keep", "catch_up")
+	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "keep", "catch_up")
 	g := Group{Name: name, Policy: defaultPolicy()}
 	if !s.ok {
 		return g
@@ -39,6 +39,7 @@ func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	if n, ok := s.get("consistency"); ok {
 		g.Policy = p.policy(n, s.line("consistency"), s.of("consistency"))
 	}
+	g.Writers = p.writers(s)
 	if n, ok := s.get("keep"); ok {
 		g.Keep = p.keep(n, s.line("keep"), s.of("keep"))
 	}

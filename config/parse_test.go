@@ -36,19 +36,27 @@ groups:
     repository: main
     schedule: "CRON_TZ=Europe/Berlin 30 1 * * *"
     consistency: {ladder: [application, filesystem, crash], floor: filesystem, window: 20s}
+    writers: [redis, filesystem]
     keep: {last: 3, daily: 14, weekly: 8, monthly: 12, yearly: 2}
     catch_up: false
   offsite:
     vms: [lab/w*, old]
     repository: offsite
     schedule: manual
+plugins:
+  redis: {sha256: 9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08, grants: [exec, info], args: [--fast], env: {LEVEL: "2", A: b}, user: redis}
+  mongo: {sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}
 agent:
   state_dir: /srv/state
+  plugin_dir: /srv/plugins
   cache_dir: /srv/cache
   socket: /run/other.sock
   parallel: 4
   jitter: 10m
 `
+
+// sum of the program of each plugin in the example.
+const sum = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 func berlin(t *testing.T) schedule.Schedule {
 	t.Helper()
@@ -76,7 +84,7 @@ func TestParseEveryKey(t *testing.T) {
 	}
 	want := &config.Config{
 		Path:  "lull.yaml",
-		Agent: config.Agent{StateDir: "/srv/state", CacheDir: "/srv/cache", Socket: "/run/other.sock", Parallel: 4, Jitter: 10 * time.Minute},
+		Agent: config.Agent{StateDir: "/srv/state", CacheDir: "/srv/cache", PluginDir: "/srv/plugins", Socket: "/run/other.sock", Parallel: 4, Jitter: 10 * time.Minute},
 		Repositories: []config.Repository{
 			{Name: "main", Dir: "/srv/backup", PassphraseFile: "/etc/lull/passphrase", Maintenance: daily(t)},
 			{Name: "offsite", PassphraseFile: "/etc/lull/passphrase", Maintenance: config.Maintenance{Grace: 72 * time.Hour}, S3: &config.S3{
@@ -94,9 +102,17 @@ func TestParseEveryKey(t *testing.T) {
 				{Name: "db", QMP: "/run/vm/db.qmp"},
 			}},
 		},
+		Plugins: []config.Plugin{
+			{Name: "mongo", Path: "/srv/plugins/mongo", SHA256: sum},
+			{
+				Name: "redis", Path: "/srv/plugins/redis", SHA256: sum, Grants: []string{"exec", "info"},
+				Args: []string{"--fast"}, Env: []string{"A=b", "LEVEL=2"}, User: "redis",
+			},
+		},
 		Groups: []config.Group{
 			{
-				Name: "nightly", Patterns: []string{"*"}, VMs: []string{"cold/old", "lab/db", "lab/web"},
+				Writers: []string{"filesystem", "redis"},
+				Name:    "nightly", Patterns: []string{"*"}, VMs: []string{"cold/old", "lab/db", "lab/web"},
 				Repository: "main", Schedule: berlin(t),
 				Policy: quiesce.Policy{
 					Ladder: []quiesce.Level{quiesce.LevelApplication, quiesce.LevelFilesystem, quiesce.LevelCrash},
@@ -105,7 +121,8 @@ func TestParseEveryKey(t *testing.T) {
 				Keep: retention.Keep{Last: 3, Daily: 14, Weekly: 8, Monthly: 12, Yearly: 2},
 			},
 			{
-				Name: "offsite", Patterns: []string{"lab/w*", "old"}, VMs: []string{"cold/old", "lab/web"},
+				Writers: []string{"filesystem", "mongo", "redis"},
+				Name:    "offsite", Patterns: []string{"lab/w*", "old"}, VMs: []string{"cold/old", "lab/web"},
 				Repository: "offsite",
 				Policy: quiesce.Policy{
 					Ladder: []quiesce.Level{quiesce.LevelFilesystem, quiesce.LevelCrash},
@@ -127,7 +144,7 @@ func TestParseDefaults(t *testing.T) {
 	}
 	want := &config.Config{
 		Path:         "lull.yaml",
-		Agent:        config.Agent{StateDir: "/var/lib/lull", CacheDir: "/var/cache/lull", Socket: "/run/lull/lull.sock", Parallel: 2},
+		Agent:        config.Agent{StateDir: "/var/lib/lull", CacheDir: "/var/cache/lull", PluginDir: "/usr/lib/lull/plugins", Socket: "/run/lull/lull.sock", Parallel: 2},
 		Repositories: []config.Repository{{Name: "main", Dir: "/srv/backup", Maintenance: daily(t)}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

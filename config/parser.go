@@ -46,7 +46,7 @@ func (p *parser) parse(data []byte) *Config {
 		return c
 	}
 	p.plain(root)
-	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "agent")
+	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "agent")
 	if !top.ok {
 		return c
 	}
@@ -61,6 +61,10 @@ func (p *parser) parse(data []byte) *Config {
 	}
 	slices.SortFunc(c.Repositories, func(a, b Repository) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.Hosts, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
+	if n, ok := top.get("plugins"); ok {
+		c.Plugins = entries(p, n, top.line("plugins"), "plugin", p.plugin(c.Agent.PluginDir))
+	}
+	slices.SortFunc(c.Plugins, func(a, b Plugin) int { return strings.Compare(a.Name, b.Name) })
 	if n, ok := top.get("groups"); ok {
 		g := &groups{parser: p, config: c, owner: make(map[string]Group)}
 		c.Groups = entries(p, n, top.line("groups"), "group", g.group)

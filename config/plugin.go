@@ -1,0 +1,157 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Bounds of a plugin.
+const (
+	maxPluginArgs = 64 // arguments, and variables of the environment
+)
+
+// Plugin is a writer that does not come with lull.
+type Plugin struct {
+	Name string
+	// Path of the program: Name in the agent's folder for plugins.
+	Path   string
+	SHA256 string   // of the program, 64 hexadecimal digits
+	Grants []string // what it may do in the guest: of Grants
+	Args   []string
+	Env    []string // KEY=value, sorted
+	User   string   // that it runs as; empty: as lull
+}
+
+// Grants are what a plugin can be granted.
+func Grants() []string { return []string{"info", "exec", "read-file", "write-file", "freeze"} }
+
+// FilesystemWriter freezes the guest's file systems.
+const FilesystemWriter = "filesystem"
+
+// BuiltinWriters are the names of the writers that come with lull.
+func BuiltinWriters() []string { return []string{FilesystemWriter} }
+
+func (p *parser) plugin(dir string) func(name string, n *yaml.Node, line int) Plugin {
+	return func(name string, n *yaml.Node, line int) Plugin {
+		s := p.section(n, line, "plugin "+quote(name), "sha256", "grants", "args", "env", "user")
+		if validName(name) && !regexp.MustCompile(`^[a-z0-9-]+$`).MatchString(name) {
+			p.problem(line, "plugin name "+quote(name)+" is no name of a writer", "use a to z, 0 to 9 and dash")
+		}
+		if slices.Contains(BuiltinWriters(), name) {
+			p.problem(line, "plugin "+quote(name)+" has the name of a writer that comes with lull", "rename it, and its program")
+		}
+		out := Plugin{Name: name, Path: filepath.Join(dir, name), SHA256: s.sha256(), Grants: s.grants(), Env: s.environment()}
+		if _, ok := s.get("args"); ok {
+			out.Args = s.texts("args", "list the arguments, such as [--socket, /run/redis.sock]")
+		}
+		out.User, _ = s.text("user")
+		return out
+	}
+}
+
+func (s section) sha256() string {
+	s.need("sha256", "add the first word that sha256sum says of the program")
+	sum, line := s.text("sha256")
+	if sum != "" && !regexp.MustCompile(`^[0-9a-fA-F]{64}$`).MatchString(sum) {
+		s.p.problem(line, s.of("sha256")+" is no SHA-256", "write the 64 hexadecimal digits that sha256sum says, in quotes")
+	}
+	return strings.ToLower(sum)
+}
+
+func (s section) grants() []string {
+	if _, ok := s.get("grants"); !ok {
+		return nil
+	}
+	advice := "list some of: " + strings.Join(Grants(), ", ")
+	grants := s.texts("grants", advice)
+	for _, g := range grants {
+		if !slices.Contains(Grants(), g) {
+			s.p.problem(s.line("grants"), fmt.Sprintf("%s has %s, which is no grant", s.of("grants"), quote(g)), advice)
+		}
+	}
+	return grants
+}
+
+// texts reads a list of texts.
+func (s section) texts(key, advice string) []string {
+	var out []string
+	for _, n := range s.list(key, advice) {
+		if v, ok := s.p.text(n, "an entry of "+s.of(key)); ok {
+			out = append(out, v)
+		}
+	}
+	if len(out) > maxPluginArgs {
+		s.p.problem(s.line(key), fmt.Sprintf("%s has %d entries, at most %d are allowed", s.of(key), len(out), maxPluginArgs), "shorten it")
+	}
+	return out
+}
+
+// environment reads variables. Secrets belong into files that the plugin reads.
+func (s section) environment() []string {
+	n, ok := s.get("env")
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, e := range s.p.mapping(n, s.line("env"), s.of("env")).entries {
+		key := e.key.Value
+		v, ok := s.p.text(e.value, key+" in "+s.of("env"))
+		switch {
+		case !regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`).MatchString(key):
+			s.p.problem(e.key.Line, fmt.Sprintf("%s in %s is no name of a variable", quote(key), s.of("env")), "use letters, digits and underscore")
+		case strings.HasPrefix(key, "PLUGIN_") || strings.HasPrefix(key, "LD_") || strings.HasPrefix(key, "LULL_PLUGIN"):
+			s.p.problem(e.key.Line, fmt.Sprintf("%s in %s is set by lull, or by nobody", quote(key), s.of("env")), "remove it")
+		case ok:
+			out = append(out, key+"="+v)
+		}
+	}
+	if len(out) > maxPluginArgs {
+		s.p.problem(s.line("env"), fmt.Sprintf("%s has %d variables, at most %d are allowed", s.of("env"), len(out), maxPluginArgs), "shorten it")
+	}
+	slices.Sort(out)
+	return out
+}
+
+// writers reads which writers a group uses; by default all that there are.
+func (p *groups) writers(s section) []string {
+	known := p.config.Writers()
+	if _, ok := s.get("writers"); !ok {
+		return known
+	}
+	advice := "use some of: " + strings.Join(known, ", ")
+	var out []string
+	for _, n := range s.list("writers", advice) {
+		name, ok := p.text(n, "a writer of "+s.what)
+		if ok && !slices.Contains(known, name) {
+			p.problem(n.Line, fmt.Sprintf("%s in %s is no writer of this file", quote(name), s.of("writers")), advice)
+			continue
+		}
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Writers are the names of all writers, sorted: lull's own and the plugins.
+func (c *Config) Writers() []string {
+	out := BuiltinWriters()
+	for _, p := range c.Plugins {
+		out = append(out, p.Name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Plugin finds a plugin by name.
+func (c *Config) Plugin(name string) (Plugin, bool) {
+	i := slices.IndexFunc(c.Plugins, func(p Plugin) bool { return p.Name == name })
+	if i < 0 {
+		return Plugin{}, false
+	}
+	return c.Plugins[i], true
+}
