@@ -109,24 +109,63 @@ func diskImages() snapshot.Images { return image.Images{} }
 // definer makes a restored VM startable.
 func definer() snapshot.Definer { return qemu.Definer{} }
 
-// filesystemWriter is the name of the writer that freezes guest file systems.
-const filesystemWriter = "filesystem"
-
-// writers starts the writers of one guest, each in a process of its own made of
-// this very program.
-func (in *invocation) writers() agent.Writers {
+// writers starts the writers of one guest by name, each in a process of its own.
+// One that does not start is there all the same, and fails: a level that is reached
+// without it would be a lie.
+func (in *invocation) writers(cfg *config.Config, names []string) agent.Writers {
 	return func(ctx context.Context, guest snapshot.Guest) ([]quiesce.Writer, func() error, error) {
-		p, err := plugins.Start(ctx, plugins.Spec{
-			Name:   filesystemWriter,
-			Path:   in.Program,
-			Args:   []string{pluginServe, filesystemWriter},
-			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
-		}, guest, in.logger(slog.LevelWarn))
-		if err != nil {
-			return nil, nil, err
+		var writers []quiesce.Writer
+		var stops []func() error
+		for _, name := range names {
+			spec, err := in.writerSpec(cfg, name)
+			var p *plugins.Plugin
+			if err == nil {
+				p, err = plugins.Start(ctx, spec, guest, in.logger(slog.LevelWarn))
+			}
+			if err != nil {
+				writers = append(writers, &unable{name: name, err: err})
+				continue
+			}
+			writers = append(writers, p)
+			stops = append(stops, p.Close)
 		}
-		return []quiesce.Writer{p}, p.Close, nil
+		return writers, func() error { return closeAll(stops) }, nil
 	}
+}
+
+func closeAll(stops []func() error) error {
+	var errs []error
+	for _, stop := range stops {
+		errs = append(errs, stop())
+	}
+	return errors.Join(errs...)
+}
+
+// writerSpec says how a writer is started: one that comes with lull is this very
+// program, the others are those of the configuration.
+func (in *invocation) writerSpec(cfg *config.Config, name string) (plugins.Spec, error) {
+	if name == config.FilesystemWriter {
+		return plugins.Spec{
+			Name: name, Path: in.Program, Args: []string{pluginServe, name},
+			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
+		}, nil
+	}
+	p, ok := cfg.Plugin(name)
+	if !ok {
+		return plugins.Spec{}, missingf("writer %s is not in %s", name, cfg.Path)
+	}
+	return pluginSpec(p), nil
+}
+
+// pluginSpec is how a plugin of the configuration is started.
+func pluginSpec(p config.Plugin) plugins.Spec {
+	spec := plugins.Spec{
+		Name: p.Name, Path: p.Path, SHA256: p.SHA256, Args: p.Args, Env: p.Env, User: p.User, Guarded: true,
+	}
+	for _, g := range p.Grants {
+		spec.Grants = append(spec.Grants, plugins.Grant(g))
+	}
+	return spec
 }
 
 // pluginServe is the hidden command that a plugin process runs.
@@ -137,7 +176,7 @@ func (in *invocation) pluginServeCommand() *cobra.Command {
 		Use:    pluginServe + " NAME",
 		Short:  "Be a writer plugin; lull starts it by itself",
 		Hidden: true,
-		Args:   oneOf("plugin", filesystemWriter),
+		Args:   oneOf("plugin", config.BuiltinWriters()...),
 		RunE: in.run(func(*cobra.Command, []string) error {
 			err := filesystem.Serve()
 			if errors.Is(err, sdk.ErrNotStartedByLull) {
