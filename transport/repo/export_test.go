@@ -124,3 +124,6 @@ func Bury(ctx context.Context, r *Repository, points ...Point) error {
 
 // HashOf is the hash that points are chained by.
 func HashOf(b []byte) Hash { return sum(b) }
+
+// Doubts is how many objects this host takes for damaged.
+func (r *Repository) Doubts() int { return r.doubts.size() }

@@ -72,7 +72,13 @@ func (f *fetcher) read(ctx context.Context, wants []want, serve func([]want) int
 			return nil, err
 		}
 		if err != nil {
-			f.r.doubt(err)
+			moved, cannot := f.r.follows(ctx, wants[0].name, wants[0].loc.Pack, err)
+			if cannot != nil {
+				return nil, cannot
+			}
+			if !moved {
+				f.r.doubt(err)
+			}
 			f.damage = err
 			lost = append(lost, wants[:n]...)
 		}
@@ -100,7 +106,7 @@ func (f *fetcher) readAgain(ctx context.Context, lost []want) (gone []want, err 
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range again {
+	for _, w := range again { // also when maintenance moves it a second time meanwhile
 		if err := f.holes.add(w.off, int64(w.length), f.damage); err != nil {
 			return nil, err
 		}

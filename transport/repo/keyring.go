@@ -211,7 +211,8 @@ type revocation struct {
 
 // RemoveKey removes a key: what it signs from now on is refused, and its file is gone.
 // What it could read it can still read, for who kept a copy of the file; RotateKeys keeps
-// what comes later from it.
+// what comes later from it. The word that it is removed comes first: a store that keeps the
+// file locked (Kept) takes nothing back of that.
 func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
 	if err := r.Allow(RoleMaintain, "remove keys"); err != nil {
 		return Key{}, err
@@ -236,9 +237,11 @@ func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
 	r.trust.revoke(k.file.Certificate, r.now())
-	if err := r.store.Delete(ctx, k.object); err != nil {
+	gone, err := remove(ctx, r.store, k.object)
+	if err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
+	k.Kept = !gone
 	return k, nil
 }
 

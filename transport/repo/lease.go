@@ -119,7 +119,7 @@ func (l *lease) take(ctx context.Context) error {
 	for n, h := range all {
 		for _, name := range h.names {
 			if n < l.n {
-				if err := l.r.store.Delete(ctx, name); err != nil {
+				if _, err := remove(ctx, l.r.store, name); err != nil {
 					return err
 				}
 			}

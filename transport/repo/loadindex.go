@@ -42,9 +42,27 @@ func (r *Repository) find(ctx context.Context, name block.Name) (index.Location,
 	loc, ok, err = r.lookup(ctx, name)
 	if !ok && err == nil {
 		err = noBlock(name)
-		r.doubt(err)
+		// Where maintenance has deleted packs meanwhile, the point that is read may have
+		// been forgotten: that is no damage.
+		if !r.pruned() {
+			r.doubt(err)
+		}
 	}
 	return loc, err
+}
+
+// follows tells of a pack that could not be read for a block whether that is because
+// maintenance has removed it: the index has followed then, and knows where the block is now,
+// if anywhere.
+func (r *Repository) follows(ctx context.Context, name block.Name, pack [32]byte, why error) (bool, error) {
+	if !errors.Is(why, blob.ErrNotFound) {
+		return false, nil
+	}
+	if err := r.catchUp(ctx); err != nil {
+		return false, err
+	}
+	loc, ok, err := r.lookup(ctx, name)
+	return err == nil && (!ok && r.pruned() || ok && loc.Pack != pack), err
 }
 
 func (r *Repository) lookup(ctx context.Context, name block.Name) (loc index.Location, ok bool, err error) {

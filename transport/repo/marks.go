@@ -247,7 +247,15 @@ type known struct {
 	mu         sync.Mutex
 	marks      *marks
 	reconciled uint64 // decision
+	opened     uint64 // decision, when the repository was opened
 	doubted    uint64 // mark
+}
+
+// pruned tells whether maintenance has deleted anything since the repository was opened.
+func (r *Repository) pruned() bool {
+	r.known.mu.Lock()
+	defer r.known.mu.Unlock()
+	return r.known.reconciled != r.known.opened
 }
 
 // refresh reads the marks, and makes the index follow them: packs that are gone are

@@ -27,6 +27,8 @@ type nodes struct {
 	find  func(context.Context, block.Name) (index.Location, error)
 	// damaged hears of each pack that cannot be read, before another is tried.
 	damaged func(error) error
+	// moved tells whether maintenance has moved a node meanwhile; nil: it cannot have.
+	moved func(ctx context.Context, name block.Name, pack [32]byte, why error) (bool, error)
 
 	mu    sync.Mutex
 	cache []nodeSegment // most recently used last
@@ -39,7 +41,7 @@ type nodeSegment struct {
 }
 
 func (r *Repository) nodes(store blob.Store) *nodes {
-	return &nodes{r: r, store: store, find: r.find, damaged: func(err error) error { r.doubt(err); return nil }}
+	return &nodes{r: r, store: store, find: r.find, moved: r.follows, damaged: func(err error) error { r.doubt(err); return nil }}
 }
 
 // load reads a node and checks it against its name. Where it is damaged, it is
@@ -54,7 +56,7 @@ func (n *nodes) load(ctx context.Context, name block.Name) ([]byte, error) {
 		if err = objectErr(packObject(loc.Pack), err); !errors.Is(err, ErrCorrupt) {
 			return node, err
 		}
-		if err := n.damaged(err); err != nil {
+		if err := n.report(ctx, name, loc.Pack, err); err != nil {
 			return nil, err
 		}
 		other, found := n.find(ctx, name)
@@ -63,6 +65,16 @@ func (n *nodes) load(ctx context.Context, name block.Name) ([]byte, error) {
 		}
 		loc = other
 	}
+}
+
+// report tells of a pack that cannot be read, unless maintenance has moved the node.
+func (n *nodes) report(ctx context.Context, name block.Name, pack [32]byte, why error) error {
+	if n.moved != nil {
+		if moved, err := n.moved(ctx, name, pack, why); err != nil || moved {
+			return err
+		}
+	}
+	return n.damaged(why)
 }
 
 func (n *nodes) read(ctx context.Context, name block.Name, loc index.Location) ([]byte, error) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
@@ -47,6 +46,12 @@ type PruneReport struct {
 	Indexes      int   `json:"indexes"`   // index objects that were put together
 	Fenced       int   `json:"fenced"`    // sessions given up
 
+	// Locked are packs that nothing needs and that the store keeps, the first of them until
+	// LockedUntil; zero: it does not say.
+	Locked      int       `json:"locked,omitempty"`
+	LockedBytes int64     `json:"locked_bytes,omitempty"`
+	LockedUntil time.Time `json:"locked_until,omitzero"`
+
 	// Waiting says what the open mark waits for, and until when at least; empty: nothing.
 	Waiting string    `json:"waiting,omitempty"`
 	Until   time.Time `json:"until,omitzero"`
@@ -82,7 +87,7 @@ func (r *Repository) pruner(o PruneOptions) *pruner {
 		o.Keep = 10
 	}
 	o.Grace = max(o.Grace, 0)
-	return &pruner{r: r, o: o, away: o.Grace}
+	return &pruner{r: r, o: o, away: o.Grace, locks: locks{store: r.store}}
 }
 
 // pruner is one prune under way.
@@ -94,6 +99,7 @@ type pruner struct {
 	marks  *marks
 	alive  map[sid]announced
 	survey *survey
+	locks  locks
 	report PruneReport
 }
 
@@ -151,7 +157,7 @@ func (p *pruner) run(ctx context.Context) (err error) {
 	}
 	p.describe()
 	if p.o.DryRun {
-		return p.foresee()
+		return p.foresee(ctx)
 	}
 	if p.marks.open != nil {
 		if err := p.decide(ctx); err != nil {
@@ -179,9 +185,15 @@ func (u *packUse) unused() int64 {
 }
 
 // foresee says what a prune would do now.
-func (p *pruner) foresee() error {
+func (p *pruner) foresee(ctx context.Context) error {
 	for name, u := range p.survey.packs {
 		if u.live > 0 {
+			continue
+		}
+		if locked, err := p.locked(ctx, u); err != nil || locked {
+			if err != nil {
+				return err
+			}
 			continue
 		}
 		if p.marks.open != nil {
@@ -244,7 +256,8 @@ func (p *pruner) giveUp(ctx context.Context, s sid) error {
 		return err
 	}
 	for _, object := range p.alive[s].objects {
-		if err := p.r.store.Delete(ctx, object); err != nil {
+		// One that the store keeps is fenced once more by each prune, which is no harm.
+		if _, err := remove(ctx, p.r.store, object); err != nil {
 			return err
 		}
 	}
@@ -305,13 +318,22 @@ func (p *pruner) witness(ctx context.Context, object string) ([]sid, error) {
 func (p *pruner) mark(ctx context.Context) error {
 	var doc markDoc
 	for _, name := range p.inOrder() {
-		if u := p.survey.packs[name]; u.live == 0 && len(doc.Dead) < 32*maxMarkedPacks {
-			doc.Dead = append(doc.Dead, name[:]...)
-			p.report.Marked++
-			p.report.MarkedBytes += u.info.Size
+		u := p.survey.packs[name]
+		if u.live > 0 || len(doc.Dead) >= 32*maxMarkedPacks {
+			continue
 		}
+		locked, err := p.locked(ctx, u)
+		if err != nil {
+			return err
+		}
+		if locked {
+			continue // and of use to sessions meanwhile
+		}
+		doc.Dead = append(doc.Dead, name[:]...)
+		p.report.Marked++
+		p.report.MarkedBytes += u.info.Size
 	}
-	thin, err := p.rewrite(ctx, p.thin())
+	thin, err := p.rewriteThin(ctx)
 	if err != nil {
 		return err
 	}
@@ -329,6 +351,38 @@ func (p *pruner) mark(ctx context.Context) error {
 	}
 	doc.Number = p.marks.done + 1
 	return p.putMark(ctx, doc)
+}
+
+// locked tells whether the store keeps a pack, and takes that down.
+func (p *pruner) locked(ctx context.Context, u *packUse) (bool, error) {
+	until, err := p.locks.until(ctx, u.info.Name, p.now)
+	if err != nil || until.IsZero() {
+		return false, err
+	}
+	p.kept(u.info, until)
+	return true, nil
+}
+
+func (p *pruner) kept(pack blob.Info, until time.Time) {
+	p.report.Locked++
+	p.report.LockedBytes += pack.Size
+	p.report.LockedUntil = sooner(p.report.LockedUntil, until)
+}
+
+// rewriteThin rewrites the packs that are worth it, but for those that the store keeps:
+// that would free nothing.
+func (p *pruner) rewriteThin(ctx context.Context) ([][32]byte, error) {
+	var free [][32]byte
+	for _, name := range p.thin() {
+		locked, err := p.locked(ctx, p.survey.packs[name])
+		if err != nil {
+			return nil, err
+		}
+		if !locked {
+			free = append(free, name)
+		}
+	}
+	return p.rewrite(ctx, free)
 }
 
 func (p *pruner) putMark(ctx context.Context, doc markDoc) error {
@@ -392,94 +446,4 @@ func (p *pruner) thin() [][32]byte {
 		n++
 	}
 	return all[:n]
-}
-
-// void tells whether a decision came too late: another one is newer.
-func (p *pruner) void(ctx context.Context, n uint64) (bool, error) {
-	infos, err := list(ctx, p.r.store, markPrefix)
-	if err != nil {
-		return false, err
-	}
-	for _, i := range infos {
-		if m, _, ok := cutMark(i.Name); ok && m > n {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// finish deletes what the newest decision says: index objects, then packs, then the mark,
-// which stays so long as anything else may be left. Any maintainer may, any number of
-// times: none of these names comes again.
-func (p *pruner) finish(ctx context.Context, d *decision) error {
-	if _, err := p.r.store.Stat(ctx, markObject(d.Number)); errors.Is(err, blob.ErrNotFound) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	indexes, err := list(ctx, p.r.store, indexPrefix)
-	if err != nil {
-		return err
-	}
-	for _, i := range indexes {
-		if slices.Contains(d.Drop, i.Name) || p.stale(d, i.Name) {
-			if err := p.r.store.Delete(ctx, i.Name); err != nil {
-				return err
-			}
-		}
-	}
-	if err := p.deletePacks(ctx, d); err != nil {
-		return err
-	}
-	return p.deleteMarks(ctx, d.Number)
-}
-
-// stale tells that maintenance made an index object for a decision that went otherwise.
-func (p *pruner) stale(d *decision, object string) bool {
-	number, ok := strings.CutPrefix(object, indexPrefix+"m")
-	return ok && len(number) > markDigits && number[:markDigits] <= markObject(d.Number)[len(markPrefix):] &&
-		!slices.Contains(d.Index, object)
-}
-
-func (p *pruner) deletePacks(ctx context.Context, d *decision) error {
-	if len(d.Packs) == 0 {
-		return nil
-	}
-	infos, err := list(ctx, p.r.store, packPrefix)
-	if err != nil {
-		return err
-	}
-	there := listedOf(infos)
-	for name := range slices.Chunk(d.Packs, 32) {
-		object := packObject([32]byte(name))
-		info, ok := there[object]
-		if !ok {
-			continue
-		}
-		if err := p.r.store.Delete(ctx, object); err != nil {
-			return err
-		}
-		p.report.Deleted++
-		p.report.DeletedBytes += info.Size
-	}
-	return nil
-}
-
-// deleteMarks removes what is left of marks up to n, but for the decision n.
-func (p *pruner) deleteMarks(ctx context.Context, n uint64) error {
-	infos, err := list(ctx, p.r.store, markPrefix)
-	if err != nil {
-		return err
-	}
-	last := markObject(n)
-	for _, i := range infos {
-		m, part, ok := cutMark(i.Name)
-		if !ok || m > n || i.Name == last || m == n && part == markDone {
-			continue
-		}
-		if err := p.r.store.Delete(ctx, i.Name); err != nil {
-			return err
-		}
-	}
-	return p.r.store.Delete(ctx, last)
 }

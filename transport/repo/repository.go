@@ -140,7 +140,7 @@ func (r *Repository) openCache(ctx context.Context) (err error) {
 	if r.known.marks, err = r.readMarks(ctx, r.store, nil); err != nil {
 		return err
 	}
-	r.known.reconciled = r.known.marks.done
+	r.known.reconciled, r.known.opened = r.known.marks.done, r.known.marks.done
 	if err = r.openIndex(ctx, dir); err != nil {
 		return err
 	}

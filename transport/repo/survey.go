@@ -65,9 +65,9 @@ func (r *Repository) survey(ctx context.Context, m *marks, witness []sid) (_ *su
 	s.view = x.View()
 	s.bits = make([]uint64, s.view.Slots()/64+1)
 	s.nodes = &nodes{r: r, store: r.store, find: s.find, damaged: func(error) error { return nil }}
-	for _, roots := range points {
+	for i, roots := range points {
 		if err := s.walk(ctx, roots); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", s.points[i].Name, err)
 		}
 	}
 	return s, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
@@ -122,7 +123,29 @@ func (p *pruner) gather(ctx context.Context, d *decision, doomed map[[32]byte]bo
 		}
 	}
 	p.report.Indexes = len(d.Drop)
+	if err := p.carry(ctx, d); err != nil {
+		return err
+	}
 	return g.flush(ctx)
+}
+
+// carry takes over what the decision before has dropped and is still there: the store keeps
+// it locked, or a creation came twice.
+func (p *pruner) carry(ctx context.Context, d *decision) error {
+	if p.marks.last == nil || len(p.marks.last.Drop) == 0 {
+		return nil
+	}
+	infos, err := list(ctx, p.r.store, indexPrefix)
+	if err != nil {
+		return err
+	}
+	there := listedOf(infos)
+	for _, object := range p.marks.last.Drop {
+		if _, is := there[object]; is {
+			d.Drop = append(d.Drop, object)
+		}
+	}
+	return nil
 }
 
 // gatherer writes new index objects.
@@ -165,4 +188,106 @@ func (g *gatherer) flush(ctx context.Context) error {
 	g.d.Index = append(g.d.Index, name)
 	g.packs, g.size = nil, 0
 	return nil
+}
+
+// void tells whether a decision came too late: another one is newer.
+func (p *pruner) void(ctx context.Context, n uint64) (bool, error) {
+	infos, err := list(ctx, p.r.store, markPrefix)
+	if err != nil {
+		return false, err
+	}
+	for _, i := range infos {
+		if m, _, ok := cutMark(i.Name); ok && m > n {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// finish deletes what the newest decision says: index objects, then packs, then the mark,
+// which stays so long as anything else may be left. Any maintainer may, any number of
+// times: none of these names comes again. What the store keeps locked is left for later;
+// it is no part of the repository any more.
+func (p *pruner) finish(ctx context.Context, d *decision) error {
+	if _, err := p.r.store.Stat(ctx, markObject(d.Number)); errors.Is(err, blob.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	indexes, err := list(ctx, p.r.store, indexPrefix)
+	if err != nil {
+		return err
+	}
+	all := true
+	for _, i := range indexes {
+		if slices.Contains(d.Drop, i.Name) || p.stale(d, i.Name) {
+			gone, err := remove(ctx, p.r.store, i.Name)
+			if err != nil {
+				return err
+			}
+			all = all && gone
+		}
+	}
+	gone, err := p.deletePacks(ctx, d)
+	if err != nil || !all || !gone {
+		return err
+	}
+	return p.deleteMarks(ctx, d.Number)
+}
+
+// stale tells that maintenance made an index object for a decision that went otherwise.
+func (p *pruner) stale(d *decision, object string) bool {
+	number, ok := strings.CutPrefix(object, indexPrefix+"m")
+	return ok && len(number) > markDigits && number[:markDigits] <= markObject(d.Number)[len(markPrefix):] &&
+		!slices.Contains(d.Index, object)
+}
+
+// deletePacks reports whether all packs of a decision are gone.
+func (p *pruner) deletePacks(ctx context.Context, d *decision) (all bool, err error) {
+	if len(d.Packs) == 0 {
+		return true, nil
+	}
+	infos, err := list(ctx, p.r.store, packPrefix)
+	if err != nil {
+		return false, err
+	}
+	all = true
+	there := listedOf(infos)
+	for name := range slices.Chunk(d.Packs, 32) {
+		info, ok := there[packObject([32]byte(name))]
+		if !ok {
+			continue
+		}
+		gone, err := remove(ctx, p.r.store, info.Name)
+		if err != nil {
+			return false, err
+		}
+		if !gone {
+			all = false
+			continue
+		}
+		p.report.Deleted++
+		p.report.DeletedBytes += info.Size
+	}
+	return all, nil
+}
+
+// deleteMarks removes what is left of marks up to n, but for the decision n.
+func (p *pruner) deleteMarks(ctx context.Context, n uint64) error {
+	infos, err := list(ctx, p.r.store, markPrefix)
+	if err != nil {
+		return err
+	}
+	last := markObject(n)
+	for _, i := range infos {
+		m, part, ok := cutMark(i.Name)
+		if !ok || m > n || i.Name == last || m == n && part == markDone {
+			continue
+		}
+		if _, err := remove(ctx, p.r.store, i.Name); err != nil {
+			return err
+		}
+	}
+	_, err = remove(ctx, p.r.store, last)
+	return err
 }
