@@ -169,6 +169,9 @@ func (d *Daemon) one(ctx context.Context, job Job) bool {
 		panicked = false
 		return err
 	})
+	for _, w := range res.Warnings { // a point is there, but less than was asked for
+		d.Log.Warn("backup warns", "vm", job.Name, "run", res.Run, "warning", w)
+	}
 	if panicked { // what it owes is repaired like after a crash
 		d.failVM(job.Name, err)
 	}
