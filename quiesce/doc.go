@@ -35,8 +35,8 @@
 // says itself that nothing is frozen. All of this runs on contexts that outlive
 // the caller's.
 //
-// Guards thaw the guest where this process cannot: they are armed before the first
-// Freeze, and a rung whose guards do not arm is out of reach. The DeadMan is a child
+// Guards thaw the guest where this process cannot: on each rung they are armed before
+// the first Freeze, and a rung whose guards do not arm is out of reach. The DeadMan is a child
 // process that acts when this one dies; the Timer is a shell in the guest that acts
 // when nobody has for a while.
 //

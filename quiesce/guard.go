@@ -8,8 +8,9 @@ import (
 
 // Guard thaws the guest when this process no longer can.
 type Guard interface {
-	// Arm comes before the first Freeze of a run. On return without error the
-	// guard is in force; after an error the guest is not frozen.
+	// Arm comes before the first Freeze of a rung, once more after each Disarm. On
+	// return without error the guard is in force; after an error the guest is not
+	// frozen.
 	Arm(ctx context.Context) error
 	// Disarm ends what Arm began, once. thawed says that the guest is proven to
 	// go on; else the guard sees to that at once.

@@ -28,7 +28,11 @@ func (r *run) freezeAndTake(ctx context.Context, level Level, all []*member) ([]
 	r.step(StepThawed)
 	if freezeErr != nil {
 		r.reason(level, describe(freezeErr))
-		return nil, r.giveUp(ctx, all)
+		err := r.giveUp(ctx, all)
+		if err == nil { // the next rung arms them anew: a timer runs from when it is armed
+			r.disarm(ctx, nil)
+		}
+		return nil, err
 	}
 	if err := w.await(ctx, r); err != nil {
 		return nil, errors.Join(err, r.giveUp(ctx, all))

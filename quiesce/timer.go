@@ -76,6 +76,7 @@ func (t *Timer) Disarm(ctx context.Context, thawed bool) error {
 		return nil
 	}
 	_, err := t.shell(ctx, timerCancel, t.number)
+	t.number = ""
 	if err != nil {
 		return fmt.Errorf("end the thaw timer in the guest: %w", err)
 	}
