@@ -156,7 +156,27 @@ func (d *doubts) take(object string) bool {
 	return true
 }
 
-// has tells whether an object is known to be damaged.
+// packs are all that are known to be damaged, here or in the store; all is false when what
+// the store says cannot be read.
+func (d *doubts) packs() (bad map[[32]byte]bool, all bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	bad, all = map[[32]byte]bool{}, true
+	for object := range d.objects {
+		if name, ok := sumOf(object); ok {
+			bad[name] = true
+		}
+	}
+	for _, q := range d.store {
+		all = all && !q.unread
+		for _, name := range q.Packs {
+			bad[name] = true
+		}
+	}
+	return bad, all
+}
+
+// has tells whether this host has met damage in an object.
 func (d *doubts) has(object string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -97,6 +98,21 @@ func Poison(ctx context.Context, r *Repository, disk []byte, at time.Time) error
 		}
 	}
 	s.data.give(seg)
+	return s.flush(ctx)
+}
+
+// PoisonNode does the same with a map node.
+func PoisonNode(ctx context.Context, r *Repository, name block.Name, at time.Time) error {
+	s, err := r.Begin(ctx, "lab/evil", at)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	seg := s.nodes.take()
+	if err := s.nodes.add(ctx, seg, name, bytes.Repeat([]byte{0x66}, 100)); err != nil {
+		return err
+	}
+	s.nodes.give(seg)
 	return s.flush(ctx)
 }
 

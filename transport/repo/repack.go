@@ -28,17 +28,26 @@ func (p *pruner) rewrite(ctx context.Context, thin [][32]byte) (done [][32]byte,
 		return nil, fmt.Errorf("rewrite packs: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	thin = thin[:min(len(thin), maxRewrite)]
-	for _, name := range thin {
-		if err := p.rewriteOne(ctx, s, name); err != nil {
+	var damaged []error
+	for _, name := range thin[:min(len(thin), maxRewrite)] {
+		err := objectErr(packObject(name), p.rewriteOne(ctx, s, name))
+		switch {
+		case passable(err):
+			damaged = append(damaged, err) // it stays as it is
+		case err != nil:
 			return nil, fmt.Errorf("rewrite pack %s: %w", packObject(name), err)
+		default:
+			done = append(done, name)
 		}
 	}
 	if err := s.flush(ctx); err != nil {
 		return nil, fmt.Errorf("rewrite packs: %w", err)
 	}
-	p.report.Rewritten = len(thin)
-	return thin, nil
+	for _, err := range damaged {
+		p.r.doubt(err)
+	}
+	p.report.Rewritten = len(done)
+	return done, nil
 }
 
 // rewriteOne puts what is needed of one pack into the session's.

@@ -2,13 +2,17 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
+	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -27,6 +31,9 @@ type survey struct {
 	indexes []blob.Info     // that count
 	fences  map[string]bool // among them
 	packs   map[[32]byte]*packUse
+	keepers map[keys.Signer]bool // of packs: whether the key is one that may delete anyway
+	blind   bool                 // what is damaged is not known
+	copies  []index.Location     // of a block: memory of count
 }
 
 // packUse is how much of a pack is needed.
@@ -45,12 +52,15 @@ func (r *Repository) survey(ctx context.Context, m *marks, witness []sid) (_ *su
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{r: r, index: x, fences: map[string]bool{}, packs: map[[32]byte]*packUse{}}
+	s := &survey{r: r, index: x, fences: map[string]bool{}, packs: map[[32]byte]*packUse{}, keepers: map[keys.Signer]bool{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("survey repository: %w", err), x.Close())
 		}
 	}()
+	if err := r.loadDoubts(ctx, r.store); err != nil {
+		return nil, err
+	}
 	// Points, then index objects, then packs: whatever a point needs is listed after it.
 	points, err := s.readPoints(ctx, witness)
 	if err != nil {
@@ -64,7 +74,7 @@ func (r *Repository) survey(ctx context.Context, m *marks, witness []sid) (_ *su
 	}
 	s.view = x.View()
 	s.bits = make([]uint64, s.view.Slots()/64+1)
-	s.nodes = &nodes{r: r, store: r.store, find: s.find, damaged: func(error) error { return nil }}
+	s.nodes = &nodes{r: r, store: r.store, find: s.find, damaged: s.damaged}
 	for i, roots := range points {
 		if err := s.walk(ctx, roots); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.points[i].Name, err)
@@ -128,6 +138,7 @@ func (s *survey) readIndexes(ctx context.Context, m *marks) error {
 		if packs == nil {
 			s.fences[infos[id].Name] = true
 		}
+		s.sign(packs)
 		if err := load.Add(ctx, id, entriesOf(s.r.ring, packs)); err != nil {
 			return err
 		}
@@ -135,14 +146,46 @@ func (s *survey) readIndexes(ctx context.Context, m *marks) error {
 	return load.Flush(ctx)
 }
 
+// sign takes down which keys that packs are signed by belong to maintenance.
+func (s *survey) sign(packs []pack.Listing) {
+	var last []byte
+	for i := range packs {
+		if bytes.Equal(packs[i].Certificate, last) {
+			continue
+		}
+		last = packs[i].Certificate
+		if c, err := s.r.ring.ParseCertificate(last); err == nil {
+			s.keepers[c.Signer] = c.Roles.Has(RoleMaintain) && s.r.trust.holds(c.Signer)
+		}
+	}
+}
+
+// damaged takes down a pack that cannot be read: another copy of what it holds is looked
+// for, and counts.
+func (s *survey) damaged(err error) error {
+	s.r.doubt(err)
+	var known *objectError
+	if errors.As(err, &known) {
+		if name, ok := sumOf(known.object); ok {
+			s.index.Doubt(name)
+			if u := s.packs[name]; u != nil {
+				u.bad = true
+			}
+		}
+	}
+	return nil
+}
+
 func (s *survey) listPacks(ctx context.Context) error {
 	infos, err := list(ctx, s.r.store, packPrefix)
 	if err != nil {
 		return err
 	}
+	bad, all := s.r.doubts.packs()
+	s.blind = !all
 	for _, info := range infos {
 		if name, ok := sumOf(info.Name); ok && packObject(name) == info.Name {
-			s.packs[name] = &packUse{info: info, bad: s.r.doubts.has(info.Name)}
+			s.packs[name] = &packUse{info: info, bad: bad[name]}
 		}
 	}
 	return nil
@@ -192,43 +235,54 @@ func (s *survey) walk(ctx context.Context, roots []Root) error {
 }
 
 // count finds out how much of each pack is needed. A block that lies in several packs is
-// needed from one of them: none of those that are without, if that can be.
+// needed from each, but for copies that are superfluous.
 func (s *survey) count(without map[[32]byte]struct{}) error {
 	return s.view.Each(func(slot uint64, places []index.Location) error {
-		needed := s.bits[slot/64]&(1<<(slot%64)) != 0
-		var best *index.Location
+		s.copies = s.copies[:0]
 		for i := range places {
-			p := s.packs[places[i].Pack]
-			if p == nil {
-				continue
-			}
-			p.listed = true
-			p.total += int64(places[i].BlockLength)
-			if needed && (best == nil || s.better(&places[i], best, without)) {
-				best = &places[i]
+			if p := s.packs[places[i].Pack]; p != nil {
+				p.listed = true
+				p.total += int64(places[i].BlockLength)
+				s.copies = append(s.copies, places[i])
 			}
 		}
-		if !needed {
+		if s.bits[slot/64]&(1<<(slot%64)) == 0 {
 			return nil
 		}
-		if best == nil {
+		if len(s.copies) == 0 {
 			return objectErr(packObject(places[0].Pack), fmt.Errorf("%w: missing", wire.ErrDamaged))
 		}
-		s.packs[best.Pack].live += int64(best.BlockLength)
+		for i := range s.copies {
+			if c := &s.copies[i]; !s.superfluous(c, without) {
+				s.packs[c.Pack].live += int64(c.BlockLength)
+			}
+		}
 		return nil
 	})
 }
 
+// superfluous tells whether there is a better copy of a block, on the word of a key that
+// counts here: that of the same host, or of maintenance, which reads what it stores anew.
+// A host that was taken over may list what it likes: that makes no other's copy needless.
+func (s *survey) superfluous(c *index.Location, without map[[32]byte]struct{}) bool {
+	return !s.blind && slices.ContainsFunc(s.copies, func(o index.Location) bool {
+		vouched := o.Signer != index.Location{}.Signer && (o.Signer == c.Signer || s.keepers[keys.Signer(o.Signer)])
+		return vouched && o.Pack != c.Pack && s.better(&o, c, without)
+	})
+}
+
 // better tells whether a block is rather taken from a than from b. That depends on the
-// packs alone, so that all maintainers see the same copies as superfluous.
+// packs alone, so that all maintainers see the same copies as superfluous. What came later
+// was stored by somebody who would not, or could not, take the other.
 func (s *survey) better(a, b *index.Location, without map[[32]byte]struct{}) bool {
 	_, goesA := without[a.Pack]
 	_, goesB := without[b.Pack]
 	if goesA != goesB {
 		return goesB
 	}
-	if x, y := s.packs[a.Pack].bad, s.packs[b.Pack].bad; x != y {
-		return y
+	x, y := s.packs[a.Pack], s.packs[b.Pack]
+	if x.bad != y.bad {
+		return y.bad
 	}
-	return bytes.Compare(a.Pack[:], b.Pack[:]) < 0
+	return cmp.Or(y.info.Created.Compare(x.info.Created), bytes.Compare(a.Pack[:], b.Pack[:])) < 0
 }

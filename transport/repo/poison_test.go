@@ -1,0 +1,110 @@
+package repo_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/lull-backup/lull/transport/blob/mem"
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// A host that was taken over lists other content under the names of blocks that others
+// have stored. Maintenance takes none of its copies for theirs.
+func TestPruneKeepsWhatAStrangerClaimsToHave(t *testing.T) {
+	for hour := range 4 { // names of packs are random: whose is the first is too
+		store := mem.New()
+		initRepo(t, store)
+		for _, label := range []string{"evil", "good"} {
+			addKey(t, store, label, repo.RoleBackup)
+		}
+		addKey(t, store, "keeper", repo.RoleMaintain)
+		disk := image(1, 100*block.PageSize)
+		p := again(t, openAs(t, store, "good", repo.OpenOptions{}), "lab/web", disk, 0)
+		evil := openAs(t, store, "evil", repo.OpenOptions{Domain: repo.Domain{Own: true}})
+		if err := repo.Poison(t.Context(), evil, disk, clock().Add(hours(hour))); err != nil {
+			t.Fatal(err)
+		}
+		for _, label := range []string{"keeper", "keeper", "keeper"} {
+			prune(t, openAs(t, store, label, repo.OpenOptions{}), atOnce)
+		}
+		wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+	}
+}
+
+// A host that was taken over lists other content under the names of map nodes that others
+// have stored. That stops no maintenance.
+func TestPruneGoesPastNodesThatAreNot(t *testing.T) {
+	for range 4 {
+		store := mem.New()
+		initRepo(t, store)
+		addKey(t, store, "evil", repo.RoleBackup)
+		disk := image(1, 100*block.PageSize)
+		p := mustCommit(t, openRepo(t, store), "lab/web", disk)
+		evil := openAs(t, store, "evil", repo.OpenOptions{})
+		if err := repo.PoisonNode(t.Context(), evil, p.Disks[0].Root.Node, clock()); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			prune(t, openRepo(t, store), atOnce)
+		}
+		wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+	}
+}
+
+// A thin pack that cannot be read any more is left as it is, and stops no maintenance.
+func TestPruneGoesPastDamagedThinPacks(t *testing.T) {
+	store, old, _, _ := lived(t)
+	r := openSmall(t, store)
+	if err := r.Forget(t.Context(), []repo.Point{old}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range objects(store, "packs/") {
+		if kindOf(t, store, name) == 'D' {
+			store.Damage(name, func(b []byte) []byte {
+				for at := 2 << 10; at < len(b)-64<<10; at += 16 << 10 { // not the directory
+					b[at] ^= 4
+				}
+				return b
+			})
+		}
+	}
+	before := objects(store, "packs/")
+	for range 3 {
+		if report := prune(t, openSmall(t, store), atOnce); report.Rewritten > 0 {
+			t.Errorf("%d damaged packs were rewritten", report.Rewritten)
+		}
+	}
+	if after := objects(store, "packs/"); len(after) == 0 || len(after) > len(before) {
+		t.Errorf("%d packs of %d", len(after), len(before))
+	}
+}
+
+// What was found damaged is no copy of what was stored again after it.
+func TestPruneKeepsWhatWasStoredAgain(t *testing.T) {
+	for range 4 {
+		store := mem.New()
+		initRepo(t, store)
+		disk := image(1, 100*block.PageSize)
+		again(t, openRepo(t, store), "lab/web", disk, 0)
+		for _, name := range objects(store, "packs/") {
+			if kindOf(t, store, name) == 'D' {
+				store.Damage(name, func(b []byte) []byte { b[len(b)/3] ^= 4; return b })
+			}
+		}
+		if report := check(t, openRepo(t, store), repo.CheckOptions{ReadAll: true}); len(report.Problems) == 0 {
+			t.Fatal("check finds nothing")
+		}
+		p := again(t, openRepo(t, store), "lab/web", disk, 1)
+		if p.Stats.New == 0 {
+			t.Fatal("nothing was stored again")
+		}
+		for range 3 {
+			prune(t, openRepo(t, store), atOnce)
+		}
+		got, err := restore(t.Context(), openRepo(t, store), p.Disks[0].Root)
+		if err != nil || !bytes.Equal(got, disk) {
+			t.Errorf("after prune: %v", err)
+		}
+	}
+}
