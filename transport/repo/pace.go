@@ -57,11 +57,11 @@ func (c Compression) ladder(format wire.Format) []pack.Level {
 // for more than 0.6 of their time still wait after the climb, for more than 0.3 of it:
 // so a climb is not taken back at once.
 const (
-	paceRound  = 16  // segments that are looked at together
-	paceClimb  = 0.6 // of the workers' time is waited: a level up
-	paceBack   = 0.2 // less than this: a level down
-	paceAgreed = 2   // rounds in a row
-	paceNew    = 0.5 // of what was met is new: no more than this is little
+	paceRound  = 16   // segments that are looked at together
+	paceClimb  = 0.6  // of the workers' time is waited: a level up
+	paceBack   = 0.2  // less than this: a level down
+	paceAgreed = 2    // rounds in a row
+	paceNew    = 0.65 // of what was met is new: no more than this is little
 )
 
 // pace chooses the level at which a session compresses. Where the store is what it

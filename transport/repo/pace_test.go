@@ -52,7 +52,7 @@ func TestPaceOfLittle(t *testing.T) {
 	for _, c := range []struct {
 		known, fresh int64
 		want         pack.Level
-	}{{0, 1 << 20, pack.Normal}, {1 << 20, 2 << 20, pack.Normal}, {2 << 20, 2 << 20, pack.High}, {9 << 30, 1 << 20, pack.High}} {
+	}{{0, 1 << 20, pack.Normal}, {1 << 20, 2 << 20, pack.Normal}, {2 << 20, 3 << 20, pack.High}, {9 << 30, 1 << 20, pack.High}} {
 		if got := p.level(c.known, c.fresh); got != c.want {
 			t.Errorf("%d known, %d new: level %d, want %d", c.known, c.fresh, got, c.want)
 		}
