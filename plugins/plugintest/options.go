@@ -23,6 +23,10 @@ type Guest interface {
 	Calls() []string
 }
 
+// FakeGuest is a guest with two file systems, no files, and commands that echo
+// their input.
+func FakeGuest() Guest { return quiescetest.NewGuest() }
+
 // Options say which plugin is tested, and over which guest.
 type Options struct {
 	Path string // of the program; absolute
@@ -31,7 +35,7 @@ type Options struct {
 	User string   // that the plugin runs as; empty: this one
 	// Grants of the plugin; nil: all. Without any, give an empty slice.
 	Grants []plugins.Grant
-	// Guest makes the guest of one test; nil: quiescetest.NewGuest. What the
+	// Guest makes the guest of one test; nil: FakeGuest. What the
 	// application is made of must outlive it: a test starts the plugin several
 	// times over one guest.
 	Guest func() Guest
@@ -59,7 +63,7 @@ func (o Options) withDefaults() Options {
 		o.Grants = plugins.Grants()
 	}
 	if o.Guest == nil {
-		o.Guest = func() Guest { return quiescetest.NewGuest() }
+		o.Guest = FakeGuest
 	}
 	if o.Limit <= 0 {
 		o.Limit = DefaultLimit
