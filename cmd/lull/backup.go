@@ -43,7 +43,7 @@ func (in *invocation) backup(ctx context.Context, args []string, loose looseFlag
 	}
 	repositories := in.newShelf()
 	defer repositories.close()
-	done := newTable("VM", "POINT", "LEVEL", "FROZEN", "READ", "NEW", "STORED", "TOOK")
+	done := newTable("VM", "POINT", "LEVEL", "FROZEN", "READ", "NEW", "STORED", "REQUESTS", "TOOK")
 	for _, job := range jobs {
 		if ctx.Err() != nil {
 			in.failVM(job.name, fmt.Errorf("back up %s: not begun: %w", job.name, agent.Interrupted(ctx, ctx.Err())))
@@ -57,7 +57,7 @@ func (in *invocation) backup(ctx context.Context, args []string, loose looseFlag
 		if res.Point.ID != "" {
 			p := res.Point
 			done.add(p.VM, p.ID, p.Quiesce.Level.String(), window(p), size(p.Stats.Read),
-				size(p.Stats.New), size(p.Stats.Stored), took(res.Took))
+				size(p.Stats.New), size(p.Stats.Stored), fmt.Sprint(res.Requests), took(res.Took))
 		}
 	}
 	if in.flags.json || in.flags.quiet || len(done.rows) == 1 {

@@ -21,6 +21,8 @@ type forgetFlags struct {
 	points []string // ids
 	last   bool
 	dry    bool
+	// damaged are points that cannot be read, [VM@]ID.
+	damaged []string
 }
 
 func (in *invocation) forgetCommand() *cobra.Command {
@@ -32,7 +34,10 @@ func (in *invocation) forgetCommand() *cobra.Command {
 			"of the --keep flags, or those that --point names. Try it with --dry-run first: it says\n" +
 			"of each point why it stays or goes. The newest point of a VM always stays, unless\n" +
 			"--point names it and --even-last is given; a point that is held stays in any case.\n" +
-			"What the points alone needed is deleted by `lull prune`.",
+			"What the points alone needed is deleted by `lull prune`. What the store keeps locked\n" +
+			"stays until its time is over. A point that cannot be read, which `lull check` names,\n" +
+			"stops all rules and prunes: get it back from a copy of the store, or give it up with\n" +
+			"--damaged.",
 		Example: "  lull forget --dry-run\n  lull forget lab/web --keep-daily 14 --keep-monthly 6 --dry-run\n" +
 			"  lull forget --point 20261121T013000Z-9f86d081",
 		Args: cobra.ArbitraryArgs,
@@ -41,6 +46,7 @@ func (in *invocation) forgetCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&o.dry, "dry-run", false, "change nothing, and say of each point why it stays or goes")
 	f.StringSliceVar(&o.points, "point", nil, "forget the points with these `ID`s, and no others")
+	f.StringSliceVar(&o.damaged, "damaged", nil, "give up the points with these `ID`s, or VM@ID, which cannot be read")
 	f.BoolVar(&o.last, "even-last", false, "with --point: even the last point of a VM")
 	f.IntVar(&o.keep.Last, "keep-last", 0, "keep the `N` newest points")
 	f.IntVar(&o.keep.Daily, "keep-daily", 0, "keep the newest of each of `N` days")
@@ -58,6 +64,9 @@ func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) e
 	if err != nil {
 		return err
 	}
+	if len(o.damaged) > 0 {
+		return in.forgetDamaged(ctx, t, vms, o)
+	}
 	return in.withRepository(ctx, t, func(r *repo.Repository) error {
 		points, err := forgettable(ctx, r, vms)
 		if err != nil {
@@ -72,11 +81,31 @@ func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) e
 			return err
 		}
 		if !o.dry {
-			if err := r.Forget(ctx, agent.Going(verdicts)); err != nil {
+			err := agent.Forget(ctx, r, verdicts)
+			if err != nil && (len(o.points) > 0 || !errors.As(err, new(*repo.LockedError))) {
 				return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
 			}
 		}
 		return in.showVerdicts(verdicts, o.dry)
+	})
+}
+
+// forgetDamaged gives points up that cannot be read.
+func (in *invocation) forgetDamaged(ctx context.Context, t target, vms []string, o forgetFlags) error {
+	if len(vms)+len(o.points) > 0 || !o.keep.IsZero() || o.dry {
+		return withHint(usagef("forget: --damaged goes with no VM, rule, --point or --dry-run"), "run lull twice")
+	}
+	return in.withRepository(ctx, t, func(r *repo.Repository) error {
+		for _, name := range o.damaged {
+			vm, id, named := strings.Cut(name, "@")
+			if !named {
+				vm, id = "", name
+			}
+			if err := r.ForgetDamaged(ctx, vm, id); err != nil {
+				return fmt.Errorf("%s: %w", t.repository.Name, err)
+			}
+		}
+		return in.told(map[string]any{"given_up": o.damaged}, "%s given up", count(len(o.damaged), "damaged restore point"))
 	})
 }
 

@@ -164,7 +164,10 @@ func (in *invocation) keyRemoveCommand() *cobra.Command {
 				if k.Roles.Has(repo.RoleRestore | repo.RoleMaintain) {
 					next = "; run lull key rotate to keep from it what comes later"
 				}
-				return in.told(map[string]any{"removed": k.Label}, "key %s is removed%s", k.Label, next)
+				if k.Kept {
+					next = "; its file stays while the store keeps it locked" + next
+				}
+				return in.told(map[string]any{"removed": k.Label, "kept": k.Kept}, "key %s is removed%s", k.Label, next)
 			})
 		}),
 	})

@@ -68,6 +68,13 @@ func (in *invocation) showPrune(p repo.PruneReport, dry bool) {
 	if p.Rewritten > 0 {
 		in.note("%srewritten: %s, %s moved", would, count(p.Rewritten, "pack"), size(p.Moved))
 	}
+	if p.Locked > 0 {
+		until := ""
+		if !p.LockedUntil.IsZero() {
+			until = ", the first until " + moment(p.LockedUntil)
+		}
+		in.note("unused, and kept locked by the store: %s, %s%s", count(p.Locked, "pack"), size(p.LockedBytes), until)
+	}
 	if p.Fenced > 0 {
 		in.note("given up: %s that did not go on", count(p.Fenced, "session"))
 	}
