@@ -43,6 +43,8 @@ type Daemon struct {
 	// Ready is called once schedules are armed. What earlier runs left is
 	// repaired beside them: a long merge keeps no other VM waiting.
 	Ready func()
+
+	leftKeep sync.Once // that keep is left to others was said
 }
 
 // Run serves until ctx ends; then the runs in progress are ended and merged, and
@@ -181,7 +183,7 @@ func (d *Daemon) one(ctx context.Context, job Job) bool {
 	}
 	d.Log.Info("backup done", "vm", job.Name, "run", res.Run, "point", res.Point.ID,
 		"level", res.Point.Quiesce.Level, "window", res.Point.Quiesce.Window,
-		"read", res.Point.Stats.Read, "stored", res.Point.Stats.Stored, "took", res.Took, "warnings", len(res.Warnings))
+		"read", res.Point.Stats.Read, "stored", res.Point.Stats.Stored, "took", res.Took, "requests", res.Requests, "warnings", len(res.Warnings))
 	return true
 }
 

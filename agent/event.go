@@ -58,4 +58,6 @@ type Result struct {
 	Warnings []string      `json:"warnings,omitempty"` // below the asked level, a disk left out
 	Started  time.Time     `json:"started"`
 	Took     time.Duration `json:"took"`
+	// Requests to the store, from the session's first to its last.
+	Requests int64 `json:"requests"`
 }

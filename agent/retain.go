@@ -60,6 +60,9 @@ func Retain(ctx context.Context, r *repo.Repository, vm string, keep retention.K
 	if keep.IsZero() {
 		return nil, nil
 	}
+	if err := r.Allow(repo.RoleMaintain, "forget restore points"); err != nil {
+		return nil, err
+	}
 	points, err := r.Points(ctx, vm)
 	if err != nil {
 		return nil, fmt.Errorf("keep points of %s: %w", vm, err)
@@ -69,14 +72,35 @@ func Retain(ctx context.Context, r *repo.Repository, vm string, keep retention.K
 		return nil, fmt.Errorf("keep points of %s: %w", vm, err)
 	}
 	verdicts := Judge(keep, points, held, loc)
-	going := Going(verdicts)
-	if len(going) == 0 {
-		return verdicts, nil
-	}
-	if err := r.Forget(ctx, going); err != nil {
+	if err := Forget(ctx, r, verdicts); err != nil && !errors.As(err, new(*repo.LockedError)) {
 		return nil, fmt.Errorf("keep points of %s: %w", vm, err)
 	}
 	return verdicts, nil
+}
+
+// Forget forgets the points that do not stay. Those that the store keeps locked stay after
+// all, which is in their verdicts then, and in the error, a repo.LockedError.
+func Forget(ctx context.Context, r *repo.Repository, verdicts []Verdict) error {
+	going := Going(verdicts)
+	if len(going) == 0 {
+		return nil
+	}
+	err := r.Forget(ctx, going)
+	var locked *repo.LockedError
+	if !errors.As(err, &locked) {
+		return err
+	}
+	reason := "locked by the store"
+	if !locked.Until.IsZero() {
+		reason += ", the first until " + locked.Until.UTC().Format(time.RFC3339)
+	}
+	for i := range verdicts {
+		v := &verdicts[i]
+		if !v.Keep && slices.Contains(locked.Points, v.Point.ID) {
+			v.Keep, v.Reasons = true, []string{reason}
+		}
+	}
+	return err
 }
 
 // retain applies the group's rules after a run of a VM. A host whose key may not forget
@@ -85,7 +109,9 @@ func (d *Daemon) retain(ctx context.Context, g Group, job Job) {
 	verdicts, err := Retain(ctx, job.Repository, job.Name, g.Keep, time.Local)
 	switch {
 	case errors.Is(err, repo.ErrRole):
-		d.Log.Debug("keep is for a host whose key may forget", "vm", job.Name)
+		d.leftKeep.Do(func() {
+			d.Log.Info("keep is left to a host whose key may forget", "group", g.Name, "why", err)
+		})
 	case err != nil && ctx.Err() == nil:
 		d.Log.Error("forget restore points", "vm", job.Name, "error", err)
 	}

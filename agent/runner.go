@@ -164,7 +164,7 @@ func (b *backup) commit(ctx context.Context, point repo.Point) error {
 	if err != nil {
 		return err
 	}
-	b.result.Point = point
+	b.result.Point, b.result.Requests = point, b.session.Stats().Requests
 	b.step(StepCommitted, point.ID)
 	if b.held == nil {
 		return nil
