@@ -206,10 +206,7 @@ func (c *checker) listIndexes(ctx context.Context) error {
 	m := new(marks)
 	if c.r.ring.Format().Signed() {
 		// A mark that cannot be read is found among the small objects.
-		if m, err = c.r.readMarks(ctx, c.r.store, nil); passable(err) {
-			m, err = new(marks), nil
-		}
-		if err != nil {
+		if m, err = c.r.readableMarks(ctx); err != nil {
 			return err
 		}
 	}

@@ -149,7 +149,7 @@ func (r *Repository) syncIndex(ctx context.Context, store blob.Store, m *marks,
 	if err := load.Flush(ctx); err != nil {
 		return err
 	}
-	return rebuild(ctx, store, r.ring, r.index, damaged)
+	return rebuild(ctx, store, r.ring, r.index, damaged, m)
 }
 
 // rebuilt is what the index calls that which it holds in place of a damaged index
@@ -191,9 +191,10 @@ func (r *Repository) readIndex(ctx context.Context, store blob.Store, info blob.
 	return packs, objectErr(info.Name, err)
 }
 
-// rebuild reads the directories of all packs in place of damaged index objects.
-// Check reports those; the backups that they listed can be read all the same.
-func rebuild(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index, damaged []index.Source) error {
+// rebuild reads the directories of all packs in place of damaged index objects, but for
+// those that maintenance is deleting. Check reports those objects; the backups that they
+// listed can be read all the same.
+func rebuild(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.Index, damaged []index.Source, m *marks) error {
 	if len(damaged) == 0 {
 		return nil
 	}
@@ -201,6 +202,8 @@ func rebuild(ctx context.Context, store blob.Store, ring *keys.Ring, x *index.In
 	if err != nil {
 		return err
 	}
+	gone := m.gone()
+	packs = slices.DeleteFunc(packs, func(i blob.Info) bool { return gone[i.Name] })
 	for i, id := range damaged {
 		if i > 0 {
 			packs = nil // the first one holds all

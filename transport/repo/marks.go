@@ -90,6 +90,9 @@ type marks struct {
 	open  *mark     // nil: none
 	valid map[string]bool
 	drop  map[string]bool
+	// unread: what there is cannot be read. Who only reads takes all index objects then:
+	// what they say too much is found out block by block. Nobody writes.
+	unread bool
 }
 
 // number is that of the newest mark.
@@ -116,7 +119,29 @@ func (m *marks) counts(object string) bool {
 	if m.drop[object] {
 		return false
 	}
-	return !isMaintenance(object) || m.valid[object]
+	return !isMaintenance(object) || m.valid[object] || m.unread
+}
+
+// readableMarks reads what maintenance says, as far as it can be read: for who reads.
+func (r *Repository) readableMarks(ctx context.Context) (*marks, error) {
+	m, err := r.readMarks(ctx, r.store, nil)
+	if passable(err) {
+		return &marks{unread: true}, nil
+	}
+	return m, err
+}
+
+// gone are the packs, by object, that the newest decision has made no part of the
+// repository: those that are there still are about to be deleted.
+func (m *marks) gone() map[string]bool {
+	if m.last == nil {
+		return nil
+	}
+	all := map[string]bool{}
+	for name := range slices.Chunk(m.last.Packs, 32) {
+		all[packObject([32]byte(name))] = true
+	}
+	return all
 }
 
 // maintenanceIndex names an index object that maintenance makes for decision n.

@@ -171,11 +171,17 @@ func (p *repairer) relist(ctx context.Context) error {
 	return p.writeIndex(ctx, p.listing)
 }
 
-// listUnlisted lists the packs that no index object lists, by their own directories.
+// listUnlisted lists the packs that no index object lists, by their own directories, but
+// for those that maintenance is deleting.
 func (p *repairer) listUnlisted(ctx context.Context) error {
 	var names [][32]byte
+	m, err := p.c.r.readableMarks(ctx)
+	if err != nil {
+		return err
+	}
+	gone := m.gone()
 	for name, state := range p.c.packs {
-		if _, bad := p.bad[name]; !bad && !state.listed {
+		if _, bad := p.bad[name]; !bad && !state.listed && !gone[packObject(name)] {
 			names = append(names, name)
 		}
 	}

@@ -137,7 +137,7 @@ func (r *Repository) openCache(ctx context.Context) (err error) {
 	}
 	// What maintenance decides comes before the list of index objects: decided later,
 	// it makes that list too long, which the next session finds.
-	if r.known.marks, err = r.readMarks(ctx, r.store, nil); err != nil {
+	if r.known.marks, err = r.readableMarks(ctx); err != nil {
 		return err
 	}
 	r.known.reconciled, r.known.opened = r.known.marks.done, r.known.marks.done
