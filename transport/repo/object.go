@@ -23,17 +23,19 @@ func (e *objectError) Unwrap() []error { return []error{e.kind, e.err} }
 
 // Hint is the next step for the administrator.
 func (e *objectError) Hint() string {
+	id, point := pointID(e.object)
 	switch {
 	case e.kind == ErrRole:
 		return "use another key, see lull key list"
 	case e.kind == ErrVersion:
 		return "update lull on this host"
+	case errors.Is(e.err, ErrForged) && point:
+		return "find out who can write to the store, see docs/threat-model.md; lull forget --damaged " + id + " gives the point up"
 	case errors.Is(e.err, ErrForged):
 		return "find out who can write to the store, see docs/threat-model.md"
 	case errors.Is(e.err, ErrOmitted):
 		return "find out who can delete from the store, see docs/threat-model.md"
-	}
-	if id, ok := pointID(e.object); ok {
+	case point:
 		return "get it back from a copy of the store, or give it up with lull forget --damaged " + id
 	}
 	return "run lull check --all to see what else is damaged"
