@@ -315,6 +315,42 @@ func (c *hostile) want(t *testing.T, v *victim, o repo.OpenOptions) {
 	}
 }
 
+// A store that shows the removal of one key cannot hide another's.
+func TestRemovalsAreToldApart(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	cache := t.TempDir()
+	open := func() *repo.Repository {
+		r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Label: "owner", Cache: cache, Now: clock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		return r
+	}
+	for _, label := range []string{"first", "second"} {
+		addKey(t, store, label, repo.RoleBackup)
+	}
+	remove := func(label string) (record string) {
+		before := store.Names()
+		if _, err := openRepo(t, store).RemoveKey(t.Context(), label); err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(namesUnder(store, "revoked/"), func(n string) bool { return slices.Contains(before, n) })[0]
+	}
+	first := remove("first")
+	if _, err := open().Points(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	remove("second")
+	if err := store.Delete(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open().Points(t.Context(), ""); !errors.Is(err, repo.ErrOmitted) {
+		t.Errorf("%v, want %v", err, repo.ErrOmitted)
+	}
+}
+
 // A store that is set back as a whole, consistent as it is, is caught by who has seen what
 // came later: by a backup too, which goes on with a warning.
 func TestStoreSetBack(t *testing.T) {

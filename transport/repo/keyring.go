@@ -297,7 +297,7 @@ func (r *Repository) loadTrust(ctx context.Context) error {
 	if err := r.distrust(r.trust.stale); err != nil {
 		return err
 	}
-	return r.distrust(r.memory.removals(r.trust.count()))
+	return r.distrust(r.memory.removals(r.trust.signers()))
 }
 
 // distrust keeps what is wrong with an object for who asks; other errors it returns.

@@ -30,9 +30,9 @@ type memory struct {
 
 // seen is the file.
 type seen struct {
-	Epoch   int             `json:"epoch"`   // the newest
-	Removed int             `json:"removed"` // keys
-	Newest  map[string]Head `json:"newest"`  // point of each VM, by the VM's name in the store
+	Epoch   int             `json:"epoch"`  // the newest
+	Removed map[string]bool `json:"gone"`   // keys that were removed, by their signers
+	Newest  map[string]Head `json:"newest"` // point of each VM, by the VM's name in the store
 	// Own are the VMs that this host backs up.
 	Own map[string]bool `json:"own"`
 }
@@ -226,13 +226,19 @@ func (m *memory) epoch(n int) error {
 }
 
 // removals does the same for keys that were removed.
-func (m *memory) removals(n int) error {
-	if before := m.now().Removed; n < before {
-		return objectErr(revokedPrefix, fmt.Errorf("%w: this host has seen %d removed keys, now there are %d", ErrOmitted, before, n))
+func (m *memory) removals(removed []string) error {
+	for before := range m.now().Removed {
+		if !slices.Contains(removed, before) {
+			return objectErr(revokedPrefix, fmt.Errorf("%w: this host has seen that key %.20s was removed", ErrOmitted, before))
+		}
 	}
-	m.update(func(s *seen) bool {
-		changed := s.Removed < n
-		s.Removed = max(s.Removed, n)
+	m.update(func(s *seen) (changed bool) {
+		for _, key := range removed {
+			if !s.Removed[key] {
+				s.Removed = with(s.Removed, key, true)
+				changed = true
+			}
+		}
 		return changed
 	})
 	return nil

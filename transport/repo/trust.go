@@ -63,11 +63,14 @@ func (t *trust) holds(s keys.Signer) bool {
 	return !gone
 }
 
-// count is the number of keys that were removed.
-func (t *trust) count() int {
+// signers are the keys that were removed.
+func (t *trust) signers() (all []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.revoked)
+	for s := range t.revoked {
+		all = append(all, s.String())
+	}
+	return all
 }
 
 // removed lists the keys that were removed.
