@@ -87,31 +87,37 @@ func (f *fetcher) read(ctx context.Context, wants []want, serve func([]want) int
 	return lost, nil
 }
 
-// readAgain reads segment by segment what was lost, and from other packs where they
-// hold it. It returns what is lost for good, as far as holes may be left.
+// maxPlaces bounds in how many places a block is looked for, beside the first.
+const maxPlaces = 8
+
+// readAgain reads segment by segment what was lost, and then from other packs that hold it,
+// one after the other: some of them may be no better. It returns what is lost for good, as
+// far as holes may be left.
 func (f *fetcher) readAgain(ctx context.Context, lost []want) (gone []want, err error) {
-	again := make([]want, 0, len(lost))
-	for _, w := range lost {
-		loc, err := f.r.find(ctx, w.name)
-		if err == nil {
-			w.loc = loc
+	for place := 0; len(lost) > 0; place++ {
+		again := make([]want, 0, len(lost))
+		for _, w := range lost {
+			if place > 0 {
+				loc, err := f.r.find(ctx, w.name)
+				if err == nil && (loc.Pack == w.loc.Pack || place == maxPlaces) {
+					err = f.damage
+				}
+				if err != nil {
+					if err := f.holes.add(w.off, int64(w.length), err); err != nil {
+						return nil, err
+					}
+					gone = append(gone, w)
+					continue
+				}
+				w.loc = loc
+			}
 			again = append(again, w)
-		} else if err := f.holes.add(w.off, int64(w.length), err); err != nil {
-			return nil, err
-		} else {
-			gone = append(gone, w)
 		}
-	}
-	again, err = f.read(ctx, again, inSegment)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range again { // also when maintenance moves it a second time meanwhile
-		if err := f.holes.add(w.off, int64(w.length), f.damage); err != nil {
+		if lost, err = f.read(ctx, again, inSegment); err != nil {
 			return nil, err
 		}
 	}
-	return append(gone, again...), nil
+	return gone, nil
 }
 
 // without cuts what is lost out of the runs of a batch.

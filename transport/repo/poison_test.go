@@ -108,3 +108,20 @@ func TestPruneKeepsWhatWasStoredAgain(t *testing.T) {
 		}
 	}
 }
+
+// A block is found where it is whole, however many hosts that were taken over claim to have
+// it too.
+func TestRestoreGoesPastPoisonedCopies(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	addKey(t, store, "evil", repo.RoleBackup)
+	disk := image(1, 100*block.PageSize)
+	p := mustCommit(t, openRepo(t, store), "lab/web", disk)
+	for hour := range 4 {
+		evil := openAs(t, store, "evil", repo.OpenOptions{})
+		if err := repo.Poison(t.Context(), evil, disk, clock().Add(hours(hour))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+}
