@@ -63,7 +63,7 @@ type Frozen interface {
 	File(ctx context.Context, path string) ([]byte, error)
 
 	// Watch blocks until the VM is in trouble that must end the run (ErrNoSpace:
-	// it was stopped because a delta cannot grow; ErrGone: it powered off,
+	// there is, or soon will be, no room for a delta to grow; ErrGone: it powered off,
 	// crashed or was taken away), or until ctx ends, whose error it returns.
 	// A host whose VMs do not run just waits for ctx. Called once, beside the
 	// reading.

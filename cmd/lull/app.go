@@ -34,6 +34,8 @@ type App struct {
 	// Patience is how long a store may be away before a run gives up; 0: the
 	// usual time.
 	Patience time.Duration
+	// MinFree is what qemu.Options.MinFree is; 0: the usual.
+	MinFree int64
 	// Version is what `lull version` says and restore points record.
 	Version string
 }

@@ -82,7 +82,16 @@ func TestGuestFull(t *testing.T) {
 		volumes = append(volumes, v)
 	}
 	l.restart()
+	l.under(t, "too little room to begin", func(l *lab) {
+		l.minFree = 64 * mib
+		volumes[0].limit(100 * mib)
+		l.complains(exitFailed, []string{"prepare web", "are free for deltas in " + volumes[0].dir, "128 MiB are needed to begin", "no space left", "make room in " + volumes[0].dir}, "backup", "lab/web")
+		volumes[0].limit(200 * mib)
+		l.lull(exitDone, "backup", "lab/web")
+		l.tidy()
+	})
 	l.under(t, "delta", func(l *lab) {
+		l.minFree = -1 // it fills faster than anybody looks
 		l.fill(0, volumes[0])
 		l.complains(exitFailed, []string{"lab/web", "delta of disk disk0", volumes[0].dir, "no space left", "make room"}, "backup", "lab/web")
 		volumes[0].limit(128 * mib)
@@ -90,6 +99,7 @@ func TestGuestFull(t *testing.T) {
 		l.lull(exitDone, "backup", "lab/web")
 	})
 	l.under(t, "delta and image", func(l *lab) {
+		l.minFree = -1
 		l.fill(1, volumes[1])
 		words := []string{"lab/web", "merge web: disk disk1", "no space left", "make room in " + volumes[1].dir, "stays stopped"}
 		l.complains(exitFailed, words, "backup", "lab/web")

@@ -85,7 +85,7 @@ func (in *invocation) qemuHost(configured []config.QEMUVM) snapshot.Host {
 	for _, vm := range configured {
 		vms = append(vms, qemu.VM{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent})
 	}
-	host := qemu.NewHost(vms, qemu.Options{Log: in.logger(slog.LevelWarn)})
+	host := qemu.NewHost(vms, qemu.Options{Log: in.logger(slog.LevelWarn), MinFree: in.MinFree})
 	in.opened = append(in.opened, host)
 	return host
 }

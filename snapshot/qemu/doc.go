@@ -54,6 +54,8 @@
 //   - Every wait for an event asks the monitor too: events get lost.
 //   - All names that a run makes in QEMU begin with "lull-" and follow from the
 //     plan, so any process finds them again.
+//   - While disks are read, deltas leave room on their file systems, as other VMs live
+//     there: Prepare does not begin without it and Watch ends the run (Options.MinFree).
 //   - A VM that QEMU stopped for want of space under the delta goes on after the
 //     merge.
 package qemu

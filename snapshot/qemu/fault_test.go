@@ -218,6 +218,7 @@ func TestDeltaFills(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			r := newRun(t, s, func(v *testVM) {
 				smallFS(t, v.dir+"/disks", "10m")
+				v.free = -1 // as if it filled faster than Watch looks
 				v.boot = writingGuest()
 			})
 			r.ask("cont", nil, nil)
@@ -247,6 +248,7 @@ func TestDeltaFills(t *testing.T) {
 func TestDeltaFillsDuringMerge(t *testing.T) {
 	r := newRun(t, rawVM(), func(v *testVM) {
 		smallFS(t, v.dir+"/disks", "10m")
+		v.free = -1
 		v.boot = writingGuest()
 	})
 	r.allocate(r.disks[0])

@@ -90,6 +90,8 @@ type frozen struct {
 	plan snapshot.Plan
 	pid  int // of QEMU
 
+	warned bool // that room runs out; Watch's own
+
 	mu      sync.Mutex
 	closed  bool
 	readers []snapshot.Source
@@ -180,11 +182,16 @@ func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
 	return b, fmt.Errorf("%s: %w", path, snapshot.ErrInexact)
 }
 
-// Watch looks after each event that may mean trouble.
+// Watch looks after each event that may mean trouble, and every second.
 func (f *frozen) Watch(ctx context.Context) error {
 	for {
 		err := f.host.during(ctx, f.plan, func(m *monitor) error {
-			return m.await(ctx, func() (bool, error) { return false, m.trouble(ctx, f.plan) },
+			return m.await(ctx, func() (bool, error) {
+				if err := m.trouble(ctx, f.plan); err != nil {
+					return false, err
+				}
+				return false, f.watchRoom()
+			},
 				"BLOCK_IO_ERROR", "STOP", "SHUTDOWN", "DEVICE_DELETED")
 		})
 		if ctx.Err() != nil {

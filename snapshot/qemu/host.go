@@ -40,6 +40,11 @@ type Options struct {
 	// DeltaDir holds the deltas of disks that are no regular file and so have
 	// no folder of their own. Default: /var/lib/lull/deltas.
 	DeltaDir string
+	// MinFree is how many bytes deltas leave on their file system: a run ends before
+	// they take the last of them, and begins only with twice as many. Default: the
+	// larger of 1 GiB and 2 %, but no more than a quarter of the file system.
+	// Negative: all may be taken.
+	MinFree int64
 	// QemuImg is the program that merges after QEMU has gone. Default: qemu-img.
 	QemuImg string
 	Monitor qmp.Options

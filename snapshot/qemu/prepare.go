@@ -16,6 +16,9 @@ import (
 // to the end of Merge the connection is kept, so that Take need not dial.
 func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
 	err := h.during(ctx, p, func(m *monitor) error {
+		if err := h.enough(p); err != nil {
+			return err
+		}
 		drives, err := m.drives(ctx)
 		if err != nil {
 			return err

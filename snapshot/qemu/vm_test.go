@@ -60,6 +60,7 @@ type testVM struct {
 	hands *qmp.Client
 	known sync.Once
 	drive map[string]block // by the name that lull gives a disk, as at the start
+	free  int64            // that deltas leave, as in Options
 }
 
 func tool(t testing.TB, name, pkg string) string {
@@ -328,7 +329,7 @@ func (v *testVM) chain(t testing.TB) string {
 }
 
 func (v *testVM) options() Options {
-	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas"}
+	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", MinFree: v.free}
 }
 
 // host makes a host that is closed with the test.
