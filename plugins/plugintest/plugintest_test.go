@@ -41,6 +41,7 @@ func options(t *testing.T, mode string) plugintest.Options {
 }
 
 func TestGoodPlugins(t *testing.T) {
+	t.Parallel()
 	t.Run("application", func(t *testing.T) { plugintest.Run(t, options(t, "good")) })
 	t.Run("filesystems", func(t *testing.T) {
 		o := options(t, "filesystems")

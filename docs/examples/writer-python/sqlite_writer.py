@@ -1,0 +1,113 @@
+#!/usr/bin/python3
+"""A writer that makes one SQLite database in a guest hold still.
+
+    sqlite_writer.py /srv/app.db
+
+While it is frozen, a process in the guest holds the database's write lock: readers
+go on, writers wait. The write-ahead log is written back first, so that what is on
+the disk is one whole file. It needs sqlite3 in the guest, and the grant "exec".
+
+The hold ends by itself after HOLD seconds, should lull and this program be gone.
+"""
+
+import sys
+
+import lullplugin
+import writer_pb2 as pb
+
+HOLD = 70  # seconds; a window is 60 at most
+STATE = "/run/lull-sqlite"
+
+# Exit codes of the scripts below.
+DONE, BUSY, NOT_HELD, ABSENT = 0, 2, 3, 4
+
+# The holder feeds sqlite3 and stays: with its end the lock ends. Its process group is
+# what Thaw kills, and its name is in the command line, so that a number that is
+# another's by now is left alone.
+FREEZE = r"""
+db=$1 state=$2 hold=$3
+[ -f "$db" ] && command -v sqlite3 >/dev/null || exit 4
+mkdir -p "$state" && rm -f "$state/held" "$state/pid" || exit 1
+setsid sh -c '
+    echo $$ > "$2/pid"
+    { echo ".bail on"; echo ".timeout 5000"; echo "PRAGMA wal_checkpoint(TRUNCATE);"
+      echo "BEGIN IMMEDIATE;"; echo ".shell touch $2/held"; exec sleep "$3"; } | sqlite3 "$1"
+    rm -f "$2/held"
+' lull-sqlite-holder "$db" "$state" "$hold" </dev/null >/dev/null 2>&1 &
+for i in $(seq 60); do
+    [ -e "$state/held" ] && exit 0
+    sleep 0.1
+done
+exit 2
+"""
+
+THAW = r"""
+state=$2
+pid=$(cat "$state/pid" 2>/dev/null) || exit 3
+held=3
+if tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -q lull-sqlite-holder; then
+    [ -e "$state/held" ] && held=0
+    kill -KILL "-$pid" || exit 1
+    for i in $(seq 50); do kill -0 "-$pid" 2>/dev/null || break; sleep 0.1; done
+    ! kill -0 "-$pid" 2>/dev/null || exit 1
+fi
+rm -f "$state/held" "$state/pid"
+exit $held
+"""
+
+PROBE = r"""[ -f "$1" ] && command -v sqlite3 >/dev/null || exit 4"""
+
+
+class SQLite:
+    def __init__(self, database):
+        self.database = database
+        self.guest = None
+
+    def connect(self, guest):
+        self.guest = guest
+
+    def identify(self):
+        return pb.IdentifyResponse(
+            name="sqlite", version="1", tier=pb.TIER_BACK_END, level=pb.LEVEL_APPLICATION, components=[self.database]
+        )
+
+    def run(self, script, timeout):
+        if self.guest is None:
+            raise lullplugin.Failure("no way into the guest", pb.FAILURE_CLASS_NOT_PRESENT)
+        args = ["-c", script, "lull-sqlite", self.database, STATE, str(HOLD)]
+        result = self.guest.execute("/bin/sh", args, timeout)
+        if result.exit_code == ABSENT:
+            raise lullplugin.Failure(
+                "no database %s, or no sqlite3" % self.database, pb.FAILURE_CLASS_NOT_PRESENT, hint="install sqlite3 in the guest"
+            )
+        return result
+
+    def prepare(self, _request, timeout):
+        self.run(PROBE, timeout)
+
+    def freeze(self, _request, timeout):
+        result = self.run(FREEZE, timeout)
+        if result.exit_code == BUSY:
+            raise lullplugin.Failure(
+                "the database stays locked by another",
+                pb.FAILURE_CLASS_RETRYABLE,
+                component=self.database,
+                hint="look for a long transaction",
+            )
+        if result.exit_code != DONE:
+            raise lullplugin.Failure("freeze ended with %d: %s" % (result.exit_code, result.stderr[:200]))
+
+    def thaw(self, _request, timeout):
+        result = self.run(THAW, timeout)
+        if result.exit_code not in (DONE, NOT_HELD):
+            raise lullplugin.Failure("thaw ended with %d: %s" % (result.exit_code, result.stderr[:200]))
+        return pb.ThawResponse(held=result.exit_code == DONE)
+
+    def abort(self, request, timeout):
+        self.thaw(request, timeout)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: sqlite_writer.py DATABASE")
+    lullplugin.serve(SQLite(sys.argv[1]))
