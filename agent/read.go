@@ -75,6 +75,9 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 			b.warnOnce(fmt.Sprintf("disk %s is left out: %s", x.Disk.Name, x.Reason))
 		}
 	}
+	for _, w := range b.plan.Warnings {
+		b.warnOnce(w)
+	}
 	parent := b.parent()
 	progress := b.progress(StepReading)
 	for _, d := range b.plan.Disks {

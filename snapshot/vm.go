@@ -98,7 +98,10 @@ type Plan struct {
 	Disks    []DiskPlan `json:"disks"`
 	Excluded []Excluded `json:"excluded,omitempty"`
 	Files    []File     `json:"files,omitempty"`
-	Hardware Hardware   `json:"hardware"`
+	// Warnings are of what the point will lack or the run puts at risk, each with
+	// what to do.
+	Warnings []string `json:"warnings,omitempty"`
+	Hardware Hardware `json:"hardware"`
 	// Instance tells this start of the hypervisor process from any other, so
 	// that recovery knows whether the chain it sees can still be the planned one.
 	Instance string `json:"instance,omitempty"`

@@ -34,6 +34,7 @@ type disk struct {
 type found struct {
 	disks    []disk
 	excluded []snapshot.Excluded
+	warnings []string // of disks that are backed up
 	nvram    []snapshot.File
 	uefi     bool
 }
@@ -62,6 +63,16 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 			return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
 		}
 		f.sort(d)
+		if n := len(f.disks); n == 0 || f.disks[n-1].Name != d.Name {
+			continue // left out
+		}
+		action, err := m.werror(ctx, b)
+		if err != nil {
+			return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
+		}
+		if action != "" {
+			f.warnings = append(f.warnings, risky(d.Name, action))
+		}
 	}
 	return f, nil
 }
@@ -124,10 +135,7 @@ func (m *monitor) passed(ctx context.Context, qdev string) (bool, error) {
 	if qdev == "" || len(m.vm.Nodes) > 0 {
 		return false, nil
 	}
-	if !strings.HasPrefix(qdev, "/") {
-		qdev = "/machine/peripheral/" + qdev
-	}
-	kind, err := m.typeOf(ctx, qdev)
+	kind, err := m.typeOf(ctx, qomPath(qdev))
 	return kind == "scsi-block" || kind == "scsi-generic", err
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/nbd"
+	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
 // closeTimeout bounds the end of exports, where no context comes from outside.
@@ -186,7 +187,10 @@ func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
 func (f *frozen) Watch(ctx context.Context) error {
 	for {
 		err := f.host.during(ctx, f.plan, func(m *monitor) error {
-			return m.await(ctx, func() (bool, error) {
+			return m.awaitEvent(ctx, func(e *qmp.Event) (bool, error) {
+				if err := guestHurt(e, f.plan); err != nil {
+					return false, err
+				}
 				if err := m.trouble(ctx, f.plan); err != nil {
 					return false, err
 				}

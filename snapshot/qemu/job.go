@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -18,16 +17,25 @@ const askAgain = time.Second
 // await calls look until it says that it is done: at once, after each of the
 // events, and every second.
 func (m *monitor) await(ctx context.Context, look func() (bool, error), events ...string) error {
+	return m.awaitEvent(ctx, func(*qmp.Event) (bool, error) { return look() }, events...)
+}
+
+// awaitEvent is await for who needs to know what happened; look gets nil where that
+// is nothing.
+func (m *monitor) awaitEvent(ctx context.Context, look func(*qmp.Event) (bool, error), events ...string) error {
 	sub := m.Subscribe(events...)
 	defer sub.Close()
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
+	var happened *qmp.Event
 	for {
-		if done, err := look(); done || err != nil {
+		if done, err := look(happened); done || err != nil {
 			return err
 		}
+		happened = nil
 		select {
-		case <-sub.Events():
+		case e := <-sub.Events():
+			happened = &e
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -87,7 +95,7 @@ var errJob = errors.New("QEMU's job failed")
 
 func jobError(j *job) error {
 	err := fmt.Errorf("%w: %s", errJob, j.Error)
-	if strings.Contains(j.Error, "No space left") || strings.Contains(j.Error, "Disk quota exceeded") {
+	if isFull(j.Error) {
 		err = fmt.Errorf("%w: %w", snapshot.ErrNoSpace, err)
 	}
 	return fmt.Errorf("%s: %w", j.Type, err)

@@ -49,7 +49,7 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 		}
 		p.Disks = append(p.Disks, dp)
 	}
-	p.Excluded = f.excluded
+	p.Excluded, p.Warnings = f.excluded, f.warnings
 	if err := m.free(ctx); err != nil {
 		return p, err
 	}

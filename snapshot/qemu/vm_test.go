@@ -61,6 +61,7 @@ type testVM struct {
 	known sync.Once
 	drive map[string]block // by the name that lull gives a disk, as at the start
 	free  int64            // that deltas leave, as in Options
+	extra string           // of the drive, where there is -drive, else of the device
 }
 
 func tool(t testing.TB, name, pkg string) string {
@@ -156,13 +157,13 @@ func (v *testVM) arguments(images []string, format snapshot.Format) []string {
 				a = append(a, "-drive", fmt.Sprintf("file=%s,format=%s,if=virtio", image, format))
 				continue
 			}
-			a = append(a, "-drive", fmt.Sprintf("file=%s,format=%s,if=none,id=drive%d", image, format, i),
+			a = append(a, "-drive", fmt.Sprintf("file=%s,format=%s,if=none,id=drive%d%s", image, format, i, v.extra),
 				"-device", fmt.Sprintf("%s,drive=drive%d", device, i))
 			continue
 		}
 		a = append(a, "-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s", i, image),
 			"-blockdev", fmt.Sprintf("driver=%s,node-name=fmt%d,file=file%d", format, i, i),
-			"-device", fmt.Sprintf("%s,id=%s,drive=fmt%d", device, id, i))
+			"-device", fmt.Sprintf("%s,id=%s,drive=fmt%d%s", device, id, i, v.extra))
 	}
 	return append(a, "-blockdev", "driver=null-co,node-name=cdrom,read-only=on,size=65536",
 		"-device", "ahci,id=sata", "-device", "ide-cd,id=cd0,bus=sata.0,drive=cdrom")
