@@ -67,6 +67,9 @@ bench-peers: bench-images setup-s3 build ## lull beside restic, borg and others;
 bench-scale: setup-build ## an index of SCALE (100000000) blocks: memory, open, look-ups; 9 GB in SCALE_DIR
 	LULL_SCALE=$(or $(SCALE),100000000) LULL_SCALE_DIR=$(SCALE_DIR) go test -run '^$$' -bench '^BenchmarkScale$$' -benchtime 1x -timeout 2h ./transport/repo/internal/index
 
+soak: setup-build ## random lives of a repository for SOAK_MINUTES (10): hosts, prunes, crashes, copies; prints its seeds
+	SOAK_MINUTES=$(or $(SOAK_MINUTES),10) go test -count=1 -run '^TestSoak$$' -v -timeout 24h ./transport/repo
+
 sim: setup-build ## play a year of 10,000 hosts that share a repository
 	go run ./cmd/lull-sim
 
