@@ -2,6 +2,7 @@ package quiesce
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,21 +25,35 @@ const deadManPatience = 10 * time.Second
 // DeadMan is a Guard in a process of its own: a child that stands by for as long
 // as the other end of its standard input is open, and thaws the guest when that
 // closes without a word, because this process has died, however it did.
+//
+// It learns how the guest is reached from the first line of that input, the recipe:
+// whatever becomes of the configuration meanwhile, it thaws the guest that was frozen.
 type DeadMan struct {
 	command func() *exec.Cmd
+	recipe  []byte
 	child   *exec.Cmd
 	pipe    io.WriteCloser // its standard input
 	ended   chan error     // of the child, once
 }
 
-// NewDeadMan makes a guard from the command of a program that calls StandBy.
-func NewDeadMan(command func() *exec.Cmd) *DeadMan { return &DeadMan{command: command} }
+// maxRecipe bounds a recipe, in bytes: no more than fits into a pipe that nobody
+// reads from yet.
+const maxRecipe = 32 << 10
+
+// NewDeadMan makes a guard from the command of a program that calls StandBy. The
+// recipe is for its thaw: one line, without its end.
+func NewDeadMan(command func() *exec.Cmd, recipe []byte) *DeadMan {
+	return &DeadMan{command: command, recipe: recipe}
+}
 
 // errEndedAtOnce: the child found something wrong; only it knows what.
 var errEndedAtOnce = errors.New("it ended at once; its own message is in lull's log")
 
 // Arm starts the child and waits until it stands by.
 func (d *DeadMan) Arm(ctx context.Context) error {
+	if len(d.recipe) > maxRecipe || bytes.ContainsRune(d.recipe, '\n') {
+		return errors.New("start dead-man: its recipe is no line that it takes")
+	}
 	cmd := d.command()
 	// A signal to this process's group or terminal is none for the child.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -55,6 +70,8 @@ func (d *DeadMan) Arm(ctx context.Context) error {
 		return fmt.Errorf("start dead-man: %w", errors.Join(err, in.Close()))
 	}
 	d.child, d.pipe, d.ended = cmd, in, make(chan error, 1)
+	// One that has ended already reads nothing; that shows below.
+	_, _ = in.Write(append(bytes.Clone(d.recipe), '\n'))
 	ready := make(chan error, 1)
 	go func() {
 		first, err := bufio.NewReader(out).ReadByte()
@@ -108,17 +125,46 @@ func (d *DeadMan) Disarm(ctx context.Context, thawed bool) error {
 	}
 }
 
-// StandBy is the child's half of a DeadMan: it waits for the end of in. When that
-// comes without a word it calls thaw, whose context only its own deadline ends.
-func StandBy(ctx context.Context, in io.Reader, out io.Writer, thaw func(context.Context) error) error {
+// Thaw is what a dead-man does at last. Its context only its own deadline ends.
+type Thaw func(context.Context) error
+
+// StandBy is the child's half of a DeadMan. It hands the recipe to prepare, says that
+// it stands by, and waits for the end of in. When that comes without a word it thaws.
+func StandBy(ctx context.Context, in io.Reader, out io.Writer, prepare func(recipe []byte) (Thaw, error)) error {
+	words := bufio.NewReader(in)
+	recipe, err := readRecipe(words)
+	if err != nil {
+		return fmt.Errorf("stand by: read recipe: %w", err)
+	}
+	thaw, err := prepare(recipe)
+	if err != nil {
+		return fmt.Errorf("stand by: %w", err)
+	}
 	if _, err := out.Write([]byte{deadManReady}); err != nil {
 		return fmt.Errorf("stand by: %w", err)
 	}
 	var word [1]byte
-	if _, err := io.ReadFull(in, word[:]); err == nil && word[0] == deadManLeave {
+	if _, err := io.ReadFull(words, word[:]); err == nil && word[0] == deadManLeave {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Limits{}.withDefaults().Follow)
 	defer cancel()
 	return thaw(ctx)
+}
+
+// readRecipe reads the first line.
+func readRecipe(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		c, err := r.ReadByte()
+		switch {
+		case err != nil:
+			return nil, err
+		case c == '\n':
+			return line, nil
+		case len(line) == maxRecipe:
+			return nil, errors.New("it is too long")
+		}
+		line = append(line, c)
+	}
 }

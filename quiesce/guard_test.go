@@ -72,8 +72,8 @@ const standBy = "LULL_TEST_STAND_BY"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(standBy); path != "" {
-		err := quiesce.StandBy(context.Background(), os.Stdin, os.Stdout, func(context.Context) error {
-			return os.WriteFile(path, []byte("thawed"), 0o600)
+		err := quiesce.StandBy(context.Background(), os.Stdin, os.Stdout, func(recipe []byte) (quiesce.Thaw, error) {
+			return func(context.Context) error { return os.WriteFile(path, recipe, 0o600) }, nil
 		})
 		if err != nil {
 			os.Exit(1)
@@ -90,7 +90,7 @@ func deadMan(t *testing.T) (d *quiesce.DeadMan, thawed string) {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), standBy+"="+thawed)
 		return cmd
-	}), thawed
+	}, []byte("thawed")), thawed
 }
 
 func TestDeadManLeaves(t *testing.T) {
@@ -140,7 +140,7 @@ func TestDeadManThatCannotStart(t *testing.T) {
 		"says nonsense": {exec.Command("/bin/echo", "hello"), "it said 'h'"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := quiesce.NewDeadMan(func() *exec.Cmd { return c.cmd }).Arm(t.Context())
+			err := quiesce.NewDeadMan(func() *exec.Cmd { return c.cmd }, nil).Arm(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("arm: %v, want %q in it", err, c.says)
 			}
@@ -162,17 +162,42 @@ func TestStandBy(t *testing.T) {
 			thawed := false
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel() // a signal: not for the dead-man
-			err := quiesce.StandBy(ctx, strings.NewReader(c.word), &out, func(ctx context.Context) error {
-				thawed = true
-				return ctx.Err()
+			err := quiesce.StandBy(ctx, strings.NewReader("{}\n"+c.word), &out, func(recipe []byte) (quiesce.Thaw, error) {
+				return func(ctx context.Context) error {
+					thawed = string(recipe) == "{}"
+					return ctx.Err()
+				}, nil
 			})
 			if err != nil || thawed != c.want || out.String() != "r" {
 				t.Errorf("thawed: %v, want %v; said %q, %v", thawed, c.want, out.String(), err)
 			}
 		})
 	}
-	if err := quiesce.StandBy(t.Context(), strings.NewReader(""), broken{}, nil); err == nil {
+	ready := func([]byte) (quiesce.Thaw, error) { return nil, nil }
+	if err := quiesce.StandBy(t.Context(), strings.NewReader("\n"), broken{}, ready); err == nil {
 		t.Error("stands by for nobody")
+	}
+}
+
+// A dead-man that does not understand what it is to do says so before it is needed.
+func TestStandByWithoutRecipe(t *testing.T) {
+	for name, said := range map[string]string{
+		"ends": "{}", "too long": strings.Repeat("x", 40<<10) + "\n", "refused": "nonsense\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			err := quiesce.StandBy(t.Context(), strings.NewReader(said), &out, func([]byte) (quiesce.Thaw, error) {
+				return nil, errors.New("refused")
+			})
+			if err == nil || out.Len() > 0 {
+				t.Errorf("said %q, %v", out.String(), err)
+			}
+		})
+	}
+	for _, recipe := range []string{"two\nlines", strings.Repeat("x", 40<<10)} {
+		if err := quiesce.NewDeadMan(nil, []byte(recipe)).Arm(t.Context()); err == nil {
+			t.Error("a recipe that is no line is taken")
+		}
 	}
 }
 

@@ -79,7 +79,7 @@ func (in *invocation) backupOne(ctx context.Context, job vmJob, repositories *sh
 	}
 	return runner.Backup(ctx, agent.Job{
 		Name: job.name, VM: job.vm, Host: job.host, Repository: repository.Repository,
-		Policy: job.policy, Writers: job.writers, DeadMan: in.deadMan(job.name),
+		Policy: job.policy, Writers: job.writers, DeadMan: in.deadMan(job.target.config, job.name),
 	})
 }
 

@@ -2,15 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -19,21 +22,62 @@ import (
 // the guest when the run's process dies with the guest frozen.
 const deadManName = "dead-man"
 
-// deadMan makes the guard of a VM of the configuration, made of this very program.
-func (in *invocation) deadMan(vm string) func() quiesce.Guard {
+// recipe is how the dead-man reaches the guest: it reads no configuration, which may
+// be broken or another by then.
+type recipe struct {
+	Name       string `json:"name"`
+	QMP        string `json:"qmp"`
+	GuestAgent string `json:"guest_agent"`
+}
+
+// deadMan makes the guard of a VM of the configuration, made of this very program;
+// nil for one that has no guest to be frozen.
+func (in *invocation) deadMan(cfg *config.Config, name string) func() quiesce.Guard {
+	vm, ok := qemuVM(cfg, name)
+	if !ok {
+		return nil
+	}
 	return func() quiesce.Guard {
+		line, err := json.Marshal(recipe{Name: vm.Name, QMP: absolute(vm.QMP), GuestAgent: absolute(vm.GuestAgent)})
+		if err != nil {
+			line = nil // strings always can be encoded; the dead-man refuses an empty line
+		}
 		return quiesce.NewDeadMan(func() *exec.Cmd {
-			path, err := filepath.Abs(in.flags.config)
-			if err != nil {
-				path = in.flags.config // it says itself what it cannot find
-			}
-			cmd := exec.Command(in.Program, "--config", path, "--quiet", deadManName, vm)
+			cmd := exec.Command(in.Program, "--quiet", deadManName, name)
 			if f, ok := in.Stderr.(*os.File); ok {
 				cmd.Stderr = f
 			}
 			return cmd
-		})
+		}, line)
 	}
+}
+
+// qemuVM finds a VM by the name that the journal has for it.
+func qemuVM(cfg *config.Config, name string) (config.QEMUVM, bool) {
+	if cfg == nil {
+		return config.QEMUVM{}, false
+	}
+	host, vm, _ := strings.Cut(name, "/")
+	for _, h := range cfg.Hosts {
+		for _, v := range h.QEMU {
+			if h.Name == host && v.Name == vm {
+				return v, true
+			}
+		}
+	}
+	return config.QEMUVM{}, false
+}
+
+// absolute is for a process that works in another folder.
+func absolute(path string) string {
+	if path == "" {
+		return ""
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path // it says itself what it cannot find
+	}
+	return abs
 }
 
 func (in *invocation) deadManCommand() *cobra.Command {
@@ -41,21 +85,24 @@ func (in *invocation) deadManCommand() *cobra.Command {
 		Use:    deadManName + " VM",
 		Short:  "Thaw a guest when lull dies while it is frozen; lull starts it by itself",
 		Hidden: true,
-		Args:   argCount(1, 1, "VM"),
-		RunE: in.run(func(cmd *cobra.Command, args []string) error {
-			cfg, err := in.loadConfig()
-			if err != nil {
-				return err
-			}
-			host, vm, err := resolver(cfg, in.openHosts(cfg))(args[0])
-			if err != nil {
-				return err
-			}
-			return quiesce.StandBy(cmd.Context(), in.Stdin, in.Stdout, func(ctx context.Context) error {
-				return in.thawGuest(ctx, host, vm)
-			})
+		Args:   argCount(1, 1, "VM"), // only for who looks at the list of processes
+		RunE: in.run(func(cmd *cobra.Command, _ []string) error {
+			return quiesce.StandBy(cmd.Context(), in.Stdin, in.Stdout, in.thawer)
 		}),
 	}
+}
+
+// thawer understands a recipe.
+func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
+	var r recipe
+	if err := json.Unmarshal(line, &r); err != nil {
+		return nil, fmt.Errorf("understand recipe: %w", err)
+	}
+	if r.Name == "" || r.GuestAgent == "" {
+		return nil, errors.New("understand recipe: it names no guest")
+	}
+	host := in.qemuHost([]config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}})
+	return func(ctx context.Context) error { return in.thawGuest(ctx, host, r.Name) }, nil
 }
 
 func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, vm string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -14,6 +15,26 @@ import (
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
+
+// The dead-man needs no configuration: that may be broken, or another, by then.
+func TestDeadManWithoutConfiguration(t *testing.T) {
+	for _, c := range []struct {
+		said string
+		code int
+		out  string
+	}{
+		{`{"name":"web","qmp":"/run/web.qmp","guest_agent":"/run/web.qga"}` + "\nl", exitDone, "r"},
+		{`{"name":"web"}` + "\nl", exitFailed, ""},
+		{"\nl", exitFailed, ""},
+	} {
+		var out, diag bytes.Buffer
+		app := &App{Stdin: strings.NewReader(c.said), Stdout: &out, Stderr: &diag, Env: func(string) string { return "" }}
+		code := app.Run(t.Context(), []string{"--config", "/nonexistent", "--quiet", deadManName, "lab/web"})
+		if code != c.code || out.String() != c.out {
+			t.Errorf("%q: exit code %d, said %q: %s", c.said, code, out.String(), diag.String())
+		}
+	}
+}
 
 // TestGuestOutlivesLull: a guest that is frozen when lull dies or hangs goes on by
 // itself: nobody starts lull again before it writes.
