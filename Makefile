@@ -15,7 +15,7 @@ S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
 UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
 
-.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale sim demo clean help
+.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
 all: build ## build bin/lull (the default)
 

@@ -87,10 +87,11 @@ func (s *late) release(op, name string) error {
 // without it, a schedule within the usual bounds loses a committed point, or leaves behind
 // what check complains of.
 //
-// Two parts more were taken out of the code by hand and found in the same way: that a
-// session looks up nothing in marked packs (Doubt in refresh), and that it does not build
-// on a parent that the mark has not read (marks.trusts). That a maintainer looks for a
-// newer decision after its own (void) only three actors need, and one preemption more.
+// Two parts more were taken out of the code by hand. That a session looks up nothing in
+// marked packs (Doubt in refresh): "writer and maintainer" fails. That it does not build on
+// a parent which the mark has not read (marks.trusts): no schedule within the usual bounds
+// needs it, as that takes two writers, who forgets and a maintainer, each at the right
+// moment; TestParentThatTheMarkDidNotRead is that schedule, and fails then.
 func TestProtocolIsNeeded(t *testing.T) {
 	base := newProtocolBase(t)
 	shared := newSharedBase(t)
@@ -153,4 +154,70 @@ func newSharedBase(t *testing.T) protocolBase {
 	}
 	b.live, b.disk = stays, append(image(7, 40<<12), image(8, 4<<12)...)
 	return b
+}
+
+// A point that came after the mark was made may need what is marked, for its session did not
+// know of the mark. While it is there nothing of that goes. A session that builds on it must
+// not rely on that: the point may be forgotten, and the session knows of the mark, so that
+// nobody waits for it.
+func TestParentThatTheMarkDidNotRead(t *testing.T) {
+	base := newProtocolBase(t)
+	w := base.world()
+	mixed := append(bytes.Clone(base.disk), base.old...)
+	open := func() *repo.Repository {
+		r, err := w.open(t.Context(), w.store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		return r
+	}
+	write := func(r *repo.Repository) (*repo.Session, repo.Root) {
+		s, err := r.Begin(t.Context(), "lab/web", w.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		var parent *repo.Root
+		if p, _ := s.Parent(); len(p.Disks) > 0 {
+			parent = &p.Disks[0].Root
+		}
+		root, err := backup(t.Context(), s, mixed, parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, root
+	}
+	commit := func(s *repo.Session, root repo.Root) repo.Point {
+		p, err := s.Commit(t.Context(), repo.Point{VM: "lab/web", Frozen: w.now(), Disks: []repo.Disk{{Root: root}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	carry := func() repo.PruneReport {
+		report, err := repo.PruneAlone(t.Context(), open(), repo.PruneOptions{Grace: time.Hour}, w.now(), 100*time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report
+	}
+	first, root := write(open())
+	if report := carry(); report.Marked == 0 {
+		t.Fatalf("nothing marked: %+v", report)
+	}
+	unread := commit(first, root)
+	w.sleep(30 * time.Minute)
+	r := open()
+	second, root := write(r)
+	if err := open().Forget(t.Context(), []repo.Point{unread}); err != nil {
+		t.Fatal(err)
+	}
+	w.sleep(time.Hour)
+	if report := carry(); report.Deleted == 0 {
+		t.Fatalf("nothing deleted: %+v", report)
+	}
+	p := commit(second, root)
+	wantDisk(t, open(), p.Disks[0].Root, mixed)
+	wantClean(t, open())
 }
