@@ -254,6 +254,40 @@ func TestRecoverAfterCrash(t *testing.T) {
 	must(t, w.runner.Recover(t.Context(), w.resolve))
 }
 
+// A guest whose agent cannot be reached any more is not taken for thawed while its VM
+// still runs.
+func TestRecoverWithoutGuest(t *testing.T) {
+	w := newWorld(t)
+	host := w.fake.Host()
+	plan, err := host.Plan(t.Context(), "web", "20261121T013000Z-0badf00d")
+	must(t, err)
+	must(t, w.journal.Write(journal.Entry{Run: plan.Run, VM: vmName, Plan: plan, FreezeSent: true, Started: time.Now()}))
+	must(t, host.Prepare(t.Context(), plan))
+	w.fake.Inject(snapshottest.Fault{Call: "Guest", Times: 1, Err: snapshot.ErrNoGuest})
+	if err := w.runner.Recover(t.Context(), w.resolve); !errors.Is(err, snapshot.ErrNoGuest) || !strings.Contains(err.Error(), "may be frozen") {
+		t.Fatalf("recover: %v", err)
+	}
+	if e, found, err := w.journal.Read(vmName); err != nil || !found || !e.FreezeSent {
+		t.Errorf("journal: %+v, %v, %v", e, found, err)
+	}
+	must(t, w.runner.Recover(t.Context(), w.resolve))
+	w.tidy()
+}
+
+// A VM without a way into its guest owes no thaw.
+func TestNoGuestOwesNoThaw(t *testing.T) {
+	w := newWorld(t)
+	w.fake.Inject(snapshottest.Fault{Call: "Guest", Times: 1, Err: snapshot.ErrNoGuest})
+	w.hear = func(e agent.Event) {
+		if entry, found, err := w.journal.Read(vmName); e.Step == agent.StepTaken && (err != nil || !found || entry.FreezeSent) {
+			t.Errorf("journal: %+v, %v, %v", entry, found, err)
+		}
+	}
+	_, err := w.runner.Backup(t.Context(), w.job())
+	must(t, err)
+	w.tidy()
+}
+
 func TestPointIsNamedInList(t *testing.T) {
 	w := newWorld(t)
 	res, err := w.runner.Backup(t.Context(), w.job())

@@ -73,8 +73,7 @@ func (b *backup) take(ctx context.Context) error {
 	return nil
 }
 
-// mayFreeze reports whether the run may ask the guest to freeze. The journal
-// knows it before anything is sent, so that recovery knows to thaw.
+// mayFreeze reports whether the run may ask the guest to freeze.
 func (b *backup) mayFreeze() bool {
 	return b.plan.State != snapshot.StateOff && b.plan.State != snapshot.StatePaused && b.job.Policy.Ladder[0] > quiesce.LevelSavedState
 }
@@ -91,6 +90,12 @@ func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, e
 		return nil, nil, fmt.Errorf("reach guest: %w", err)
 	}
 	b.open = append(b.open, guest.Close)
+	// The journal knows before anything is sent, so that recovery knows to thaw; and
+	// not where there is nobody who could be asked to freeze.
+	b.entry.FreezeSent = true
+	if err := b.Journal.Write(b.entry); err != nil {
+		return nil, nil, fmt.Errorf("write journal: %w", err)
+	}
 	if b.job.Writers == nil {
 		return guest, nil, nil
 	}

@@ -76,9 +76,9 @@ func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Ho
 	tell := func(s Step, msg string) { r.emit(Event{Run: e.Run, VM: name, Step: s, Message: msg}) }
 	tell(StepRecovering, "an earlier run was interrupted")
 	r.Log.Warn("recover interrupted run", "vm", name, "run", e.Run, "started", e.Started)
-	thawErr, mergeErr := r.thawAndMerge(ctx, e, host, vm)
+	proven, thawErr, mergeErr := r.thawAndMerge(ctx, e, host, vm)
 	if err := errors.Join(thawErr, mergeErr); err != nil {
-		if thawErr == nil {
+		if proven {
 			err = errors.Join(err, r.thawed(e))
 		}
 		return fmt.Errorf("recover %s: %w", name, err)
@@ -92,14 +92,14 @@ func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Ho
 
 // thawAndMerge does both at once, as neither can wait for the other: a guest may be
 // silent because QEMU stopped it, for want of the room that the merge makes.
-func (r *Runner) thawAndMerge(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) (thawErr, mergeErr error) {
+func (r *Runner) thawAndMerge(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) (proven bool, thawErr, mergeErr error) {
 	var thaw sync.WaitGroup
-	thaw.Go(func() { thawErr = r.thaw(ctx, e, host, vm) })
+	thaw.Go(func() { proven, thawErr = r.thaw(ctx, e, host, vm) })
 	mergeCtx, cancel := context.WithTimeout(ctx, mergeTimeout)
 	defer cancel()
 	mergeErr = host.Merge(mergeCtx, e.Plan)
 	thaw.Wait()
-	return thawErr, mergeErr
+	return proven, thawErr, mergeErr
 }
 
 // thawed notes that the guest of an entry is proven to write: who merges later
@@ -123,23 +123,32 @@ func anew(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) b
 }
 
 // thaw follows a guest that an interrupted run may have frozen until it is
-// proven to write again.
-func (r *Runner) thaw(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) error {
-	if !e.FreezeSent {
-		return nil
-	}
-	if anew(ctx, e, host, vm) {
-		return nil
+// proven to write again. Where nothing answers that could be frozen nothing is proven
+// either, and the merge decides: it fails while QEMU still has the disks.
+func (r *Runner) thaw(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) (proven bool, err error) {
+	if !e.FreezeSent || anew(ctx, e, host, vm) {
+		return true, nil
 	}
 	guest, err := host.Guest(ctx, vm)
+	if errors.Is(err, snapshot.ErrNoGuest) && runsOn(ctx, e, host, vm) {
+		return false, snapshot.WithHint(fmt.Errorf("the VM runs on and its guest may be frozen: reach guest: %w", err),
+			"put the path of its guest-agent socket right, thaw it by hand, or start the VM anew")
+	}
 	if errors.Is(err, snapshot.ErrNoGuest) || errors.Is(err, snapshot.ErrUnreachable) {
-		return nil // nothing runs that could be frozen
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("reach guest: %w", err)
+		return false, fmt.Errorf("reach guest: %w", err)
 	}
 	defer guest.Close()
 	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
 	defer cancel()
-	return quiesce.EnsureThawed(ctx, guest, r.Log)
+	err = quiesce.EnsureThawed(ctx, guest, r.Log)
+	return err == nil, err
+}
+
+// runsOn tells whether the VM still is in the process that the run met.
+func runsOn(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) bool {
+	now, err := host.Instance(ctx, vm)
+	return err == nil && now != "" && now == e.Plan.Instance
 }

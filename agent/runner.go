@@ -109,7 +109,7 @@ func (b *backup) do(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.session.Close()) }()
 
-	b.entry = journal.Entry{Run: b.run, VM: b.job.Name, Plan: b.plan, Started: b.result.Started, FreezeSent: b.mayFreeze()}
+	b.entry = journal.Entry{Run: b.run, VM: b.job.Name, Plan: b.plan, Started: b.result.Started}
 	if err := b.Journal.Write(b.entry); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}

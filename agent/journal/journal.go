@@ -30,7 +30,8 @@ type Entry struct {
 	// Phase is the step that the run has reached, in the agent's words, where
 	// the agent notes it; recovery works from the plan alone.
 	Phase string `json:"phase,omitempty"`
-	// FreezeSent is set before the first freeze: recovery thaws the guest.
+	// FreezeSent is set before the first freeze, once the guest's agent was reached:
+	// recovery thaws the guest.
 	FreezeSent bool      `json:"freeze_sent,omitempty"`
 	Started    time.Time `json:"started"`
 }

@@ -108,7 +108,9 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, vm string) error {
 	guest, err := host.Guest(ctx, vm)
 	if errors.Is(err, snapshot.ErrNoGuest) {
-		return nil // nothing runs that could be frozen
+		if _, gone := host.Instance(ctx, vm); gone != nil {
+			return nil // nothing runs that could be frozen
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("reach guest: %w", err)

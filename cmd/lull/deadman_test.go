@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,6 +51,16 @@ func TestGuestOutlivesLull(t *testing.T) {
 			l.tidy()
 		})
 	}
+	t.Run("agent's socket is elsewhere", func(t *testing.T) {
+		l.t = t
+		l.killedAt(agent.StepTaken)
+		l.goesOn()
+		l.configure(fmt.Sprintf("{name: web, qmp: %s, guest_agent: /nonexistent/qga}", l.guest.QMP), bestLevel)
+		l.complains(exitFailed, []string{"recover lab/web", "its guest may be frozen", "/nonexistent/qga", "guest-agent socket"}, "backup", "lab/web")
+		l.configure(l.web(), bestLevel)
+		l.lull(exitDone, "backup", "lab/web")
+		l.tidy()
+	})
 	t.Run("hangs", func(t *testing.T) {
 		l.t = t
 		l.configure(l.web(), "schedule: manual, consistency: {ladder: [filesystem, crash], floor: crash, window: 1s}")
