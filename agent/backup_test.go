@@ -309,6 +309,11 @@ func TestInexactVariables(t *testing.T) {
 	if len(res.Point.Files) != 1 || len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "changed while the disks froze") {
 		t.Fatalf("files %+v, warnings %q", res.Point.Files, res.Warnings)
 	}
+	last, err := w.journal.Last(vmName)
+	must(t, err)
+	if last.Level != res.Point.Quiesce.Level.String() || last.Warned != 1 || !slices.Equal(last.Warnings, res.Warnings) {
+		t.Errorf("on record: %+v", last)
+	}
 	data, err := transport.RestoreBytes(t.Context(), w.repo, res.Point.Files[0].Root, 1<<20)
 	if err != nil || string(data) != "nvram of web" {
 		t.Errorf("restored %q, %v", data, err)

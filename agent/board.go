@@ -103,7 +103,8 @@ func (b *Board) Status() (control.Status, error) {
 			_, now := running[vm]
 			s.VMs = append(s.VMs, control.VMStatus{
 				VM: vm, Group: g.Name, LastStart: last.Start, LastSuccess: last.Success,
-				LastError: last.Error, LastPoint: last.Point, Next: due[g.Name], Running: now,
+				LastError: last.Error, LastPoint: last.Point, LastLevel: last.Level,
+				LastWarned: last.Warned, LastWarnings: last.Warnings, Next: due[g.Name], Running: now,
 			})
 		}
 	}

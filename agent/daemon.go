@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/agent/retention"
 	"github.com/lull-backup/lull/agent/schedule"
 )
@@ -196,7 +197,7 @@ func (d *Daemon) fail(g Group, vms []string, err error) {
 }
 
 func (d *Daemon) failVM(vm string, err error) {
-	if rerr := d.Runner.record(vm, d.Runner.Now(), "", err); rerr != nil {
+	if rerr := d.Runner.record(vm, journal.Result{Start: d.Runner.Now()}, err); rerr != nil {
 		d.Log.Error("record result", "vm", vm, "error", rerr)
 	}
 	d.Runner.emit(Event{VM: vm, Step: StepFailed, Error: err.Error()})

@@ -201,12 +201,16 @@ func (b *backup) forget(mergeErr error) error {
 
 // finish notes how the run ended where status and catch-up look for it.
 func (b *backup) finish(err error) (Result, error) {
-	return b.end(errors.Join(err, b.record(b.job.Name, b.result.Started, b.result.Point.ID, err)))
+	res := journal.Result{Start: b.result.Started, Point: b.result.Point.ID}
+	if res.Point != "" {
+		res.Level = b.result.Point.Quiesce.Level.String()
+		res.Warned, res.Warnings = len(b.result.Warnings), b.result.Warnings
+	}
+	return b.end(errors.Join(err, b.record(b.job.Name, res, err)))
 }
 
 // record keeps how a run of a VM ended.
-func (r *Runner) record(vm string, started time.Time, point string, err error) error {
-	res := journal.Result{Start: started, Point: point}
+func (r *Runner) record(vm string, res journal.Result, err error) error {
 	if err != nil {
 		res.Error = err.Error()
 	} else {

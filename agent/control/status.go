@@ -43,6 +43,11 @@ type VMStatus struct {
 	LastSuccess time.Time `json:"last_success,omitzero"`
 	LastError   string    `json:"last_error,omitempty"` // of the last run; empty when it ended well
 	LastPoint   string    `json:"last_point,omitempty"`
-	Next        time.Time `json:"next,omitzero"`
-	Running     bool      `json:"running"`
+	LastLevel   string    `json:"last_level,omitempty"` // of the last point
+	// LastWarned is how many warnings came with the last point, LastWarnings the
+	// first of them.
+	LastWarned   int       `json:"last_warned,omitempty"`
+	LastWarnings []string  `json:"last_warnings,omitempty"`
+	Next         time.Time `json:"next,omitzero"`
+	Running      bool      `json:"running"`
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -208,21 +209,27 @@ func TestLastResult(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	if got := last(); got != (journal.Result{}) {
-		t.Errorf("before any run: %v", got)
+	if diff := cmp.Diff(journal.Result{}, last()); diff != "" {
+		t.Error("before any run:", diff)
 	}
 	failed := journal.Result{Start: first, Error: "no space left"}
 	record(failed, failed)
-	good := journal.Result{Start: first.Add(time.Hour), Success: first.Add(61 * time.Minute), Point: "p1"}
+	good := journal.Result{Start: first.Add(time.Hour), Success: first.Add(61 * time.Minute), Point: "p1",
+		Level: "crash", Warned: 2, Warnings: []string{"disk sdb is left out", "no TPM"}}
 	record(good, good)
 	record(journal.Result{Start: first.Add(2 * time.Hour), Error: "no guest"},
-		journal.Result{Start: first.Add(2 * time.Hour), Success: good.Success, Point: "p1", Error: "no guest"})
+		journal.Result{Start: first.Add(2 * time.Hour), Success: good.Success, Error: "no guest",
+			Point: good.Point, Level: good.Level, Warned: good.Warned, Warnings: good.Warnings})
 
-	if err := j.Record("lab/web", journal.Result{Error: strings.Repeat("ä", 40000)}); err != nil {
+	long := strings.Repeat("ä", 40000)
+	if err := j.Record("lab/web", journal.Result{Error: long, Point: "p", Warned: 90, Warnings: slices.Repeat([]string{long}, 90)}); err != nil {
 		t.Fatal(err)
 	}
 	if r := last(); len(r.Error) > 4096 || strings.Trim(r.Error, "ä") != "" {
 		t.Errorf("a long error is stored as %d bytes", len(r.Error))
+	}
+	if r := last(); r.Warned != 90 || len(r.Warnings) != 8 || len(r.Warnings[7]) > 512 {
+		t.Errorf("of %d warnings %d are stored", r.Warned, len(r.Warnings))
 	}
 	if err := os.WriteFile(filepath.Join(dir, "results", "lab%2Fweb.json"), []byte("torn"), 0o600); err != nil {
 		t.Fatal(err)

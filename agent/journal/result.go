@@ -3,14 +3,18 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
 
-// maxResult and maxMessage bound a result's file and the error in it, in bytes.
+// maxResult, maxMessage and maxWarning bound a result's file, the error and each
+// warning in it, in bytes; maxWarnings how many of these are kept.
 const (
-	maxResult  = 64 << 10
-	maxMessage = 4 << 10
+	maxResult   = 64 << 10
+	maxMessage  = 4 << 10
+	maxWarning  = 512
+	maxWarnings = 8
 )
 
 // Result is how the last runs of a VM ended. The zero Result: it never ran.
@@ -19,6 +23,12 @@ type Result struct {
 	Success time.Time `json:"success,omitzero"` // when a run last ended well
 	Error   string    `json:"error,omitempty"`  // of the last run; empty when it ended well
 	Point   string    `json:"point,omitempty"`  // id of the last restore point
+
+	// Of the last restore point: what it was worth, how many warnings came with it,
+	// and the first of them.
+	Level    string   `json:"level,omitempty"`
+	Warned   int      `json:"warned,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // stored is a Result with the VM that it is about.
@@ -28,8 +38,9 @@ type stored struct {
 }
 
 // Record notes how a run of the VM ended. A run that failed has no Success and
-// perhaps no Point: those of the runs before it stay. On return it is durable.
-// An error text longer than 4 KiB is cut.
+// perhaps no Point: those of the runs before it stay, with what is known of them. On
+// return it is durable. An error text longer than 4 KiB is cut, and so is a warning of
+// more than 512 bytes; 8 of them are kept.
 func (j *Journal) Record(vm string, r Result) error {
 	before, err := j.Last(vm)
 	// A damaged result is replaced: nothing but the display depends on it.
@@ -40,10 +51,12 @@ func (j *Journal) Record(vm string, r Result) error {
 		r.Success = before.Success
 	}
 	if r.Point == "" {
-		r.Point = before.Point
+		r.Point, r.Level, r.Warned, r.Warnings = before.Point, before.Level, before.Warned, before.Warnings
 	}
-	if len(r.Error) > maxMessage {
-		r.Error = strings.ToValidUTF8(r.Error[:maxMessage], "")
+	r.Error = cut(r.Error, maxMessage)
+	r.Warnings = slices.Clone(r.Warnings[:min(len(r.Warnings), maxWarnings)])
+	for i, w := range r.Warnings {
+		r.Warnings[i] = cut(w, maxWarning)
 	}
 	path, err := j.path(results, vm)
 	if err == nil {
@@ -53,6 +66,14 @@ func (j *Journal) Record(vm string, r Result) error {
 		return fmt.Errorf("write last result: %w", err)
 	}
 	return nil
+}
+
+// cut keeps the start of a text.
+func cut(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	return strings.ToValidUTF8(text[:limit], "")
 }
 
 // Last returns how the VM's last runs ended.

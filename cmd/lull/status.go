@@ -69,7 +69,8 @@ func (in *invocation) recordedStatus(cfg *config.Config, now time.Time) (control
 			}
 			s.VMs = append(s.VMs, control.VMStatus{
 				VM: vm, Group: g.Name, LastStart: last.Start, LastSuccess: last.Success,
-				LastError: last.Error, LastPoint: last.Point, Next: g.Schedule.Next(now),
+				LastError: last.Error, LastPoint: last.Point, LastLevel: last.Level,
+				LastWarned: last.Warned, LastWarnings: last.Warnings, Next: g.Schedule.Next(now),
 			})
 		}
 	}
@@ -125,7 +126,13 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 			return err
 		}
 	}
-	return vmStatusTable(res.VMs).write(in.Stdout)
+	if err := vmStatusTable(res.VMs).write(in.Stdout); err != nil {
+		return err
+	}
+	if warnings := warningTable(res.VMs); len(warnings.rows) > 1 {
+		return warnings.write(in.Stdout)
+	}
+	return nil
 }
 
 func repairTable(list []control.RepairStatus) *table {
@@ -153,9 +160,32 @@ func runTable(runs []control.RunStatus) *table {
 }
 
 func vmStatusTable(vms []control.VMStatus) *table {
-	t := newTable("VM", "GROUP", "LAST GOOD", "LAST POINT", "NEXT", "LAST ERROR")
+	t := newTable("VM", "GROUP", "LAST GOOD", "LAST POINT", "LEVEL", "WARNINGS", "NEXT", "LAST ERROR")
 	for _, v := range vms {
-		t.add(v.VM, v.Group, moment(v.LastSuccess), v.LastPoint, moment(v.Next), v.LastError)
+		warned := ""
+		if v.LastWarned > 0 {
+			warned = strconv.Itoa(v.LastWarned)
+		}
+		t.add(v.VM, v.Group, moment(v.LastSuccess), v.LastPoint, v.LastLevel, warned, moment(v.Next), v.LastError)
+	}
+	return t
+}
+
+// warningTable says what the last points lack; a VM in two groups is named once.
+func warningTable(vms []control.VMStatus) *table {
+	t := newTable("WARNED", "OF THE LAST POINT")
+	seen := map[string]bool{}
+	for _, v := range vms {
+		if seen[v.VM] {
+			continue
+		}
+		seen[v.VM] = true
+		for _, w := range v.LastWarnings {
+			t.add(v.VM, w)
+		}
+		if more := v.LastWarned - len(v.LastWarnings); more > 0 && len(v.LastWarnings) > 0 {
+			t.add(v.VM, fmt.Sprintf("and %d more", more))
+		}
 	}
 	return t
 }
