@@ -154,6 +154,17 @@ func unseen(devices []snapshot.Device) (list []snapshot.Excluded) {
 	return list
 }
 
+// unkept warns of devices that keep something for the guest which no point has.
+func unkept(devices []snapshot.Device) (warnings []string) {
+	for _, d := range devices {
+		if strings.HasPrefix(d.Driver, "tpm-") {
+			warnings = append(warnings, fmt.Sprintf("the TPM %s: what it keeps is another program's (swtpm) and not in the restore point; "+
+				"back its state folder up too, and have the guest's recovery keys at hand (BitLocker, LUKS)", cmp.Or(d.ID, d.Driver)))
+		}
+	}
+	return warnings
+}
+
 // diskName finds the name that stays the same: the device's id, else the
 // drive's, else the node's, else the place in the list.
 func diskName(b block, place int, taken map[string]bool) string {

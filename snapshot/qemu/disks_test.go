@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,6 +25,16 @@ func TestUnseenDisks(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"fast", "device[3]"}, names); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
+// The memory of a TPM is in no restore point, and that is said.
+func TestUnkeptTPM(t *testing.T) {
+	got := unkept([]snapshot.Device{
+		{Driver: "virtio-blk-pci", ID: "disk0"}, {Driver: "tpm-tis", Path: "/machine/peripheral-anon/device[0]"}, {Driver: "tpm-crb", ID: "tpm0"},
+	})
+	if len(got) != 2 || !strings.Contains(got[0], "TPM tpm-tis") || !strings.Contains(got[1], "TPM tpm0") {
+		t.Errorf("warnings: %q", got)
 	}
 }
 

@@ -63,6 +63,7 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 		return p, err
 	}
 	p.Excluded = append(p.Excluded, unseen(p.Hardware.Devices)...)
+	p.Warnings = append(p.Warnings, unkept(p.Hardware.Devices)...)
 	p.Files = m.smallFiles(f)
 	return p, nil
 }
