@@ -1,0 +1,6 @@
+//go:build !race
+
+package pack
+
+// pooled is how often a pool may miss.
+const pooled = 0
