@@ -34,14 +34,9 @@ func (m *monitor) werror(ctx context.Context, b block) (string, error) {
 // driveWerror is what -drive says where the device leaves it open; QEMU shows that
 // nowhere else.
 func (m *monitor) driveWerror(drive string) string {
-	count := map[string]int{}
-	for _, o := range parseOptions(m.proc.commandLine()) {
-		if o.name != "drive" {
-			continue
-		}
-		if kv := parseKeyval(o.value, true); drive != "" && driveID(kv, count) == drive {
-			return kv.get("werror")
-		}
+	g := newGraph(parseOptions(m.proc.commandLine()))
+	if i, ok := g.drives[drive]; ok && g.options[i].name == "drive" {
+		return parseKeyval(g.options[i].value, false).get("werror")
 	}
 	return ""
 }
