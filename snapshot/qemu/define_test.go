@@ -103,6 +103,13 @@ func TestRewrite(t *testing.T) {
 				"-netdev user,id=n0 -device virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01 -qmp unix:./qmp.sock,server=on,wait=off",
 		},
 		{
+			name: "served by others",
+			was: "-chardev socket,id=c0,path=/run/blk.sock,server=on -device vhost-user-blk-pci,chardev=c0,id=fast " +
+				"-chardev socket,id=c1,path=/run/fs -device {\"driver\":\"vhost-user-fs-pci\",\"chardev\":\"c1\",\"tag\":\"home\"} " +
+				"-device vhost-scsi-pci,wwpn=naa.5001405 -chardev socket,id=c2,path=/run/net -netdev vhost-user,id=n0,chardev=c2 -device virtio-net-pci,netdev=n0",
+			want: "-netdev user,id=n0 -device virtio-net-pci,netdev=n0 -qmp unix:./qmp.sock,server=on,wait=off",
+		},
+		{
 			name: "firmware and kernel",
 			was: "-drive if=pflash,unit=0,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd -drive if=pflash,unit=1,format=raw,file=/vm/vars.fd " +
 				"-kernel vmlinuz -initrd /boot/initrd -append quiet",

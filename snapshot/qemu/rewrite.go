@@ -21,12 +21,13 @@ type rewriter struct {
 	qmp    bool            // a QMP socket is there
 	agents map[string]bool // chardevs of guest-agent channels
 	mons   map[string]bool // chardevs of monitors
+	lost   map[string]bool // chardevs to processes that served devices
 	serial int
 }
 
 // rewrite makes the command that starts a restored VM.
 func rewrite(dir string, vm snapshot.Restored) start {
-	r := &rewriter{dir: dir, vm: vm, agents: map[string]bool{}, mons: map[string]bool{}}
+	r := &rewriter{dir: dir, vm: vm, agents: map[string]bool{}, mons: map[string]bool{}, lost: map[string]bool{}}
 	r.out.program = program(vm.Hardware)
 	options := parseOptions(vm.Hardware.CommandLine)
 	if len(options) == 0 {
@@ -66,8 +67,14 @@ func (r *rewriter) channels(options []option) {
 	for _, o := range options {
 		switch o.name {
 		case "device":
-			if kv := parseKeyval(o.value, true); strings.HasPrefix(kv.get("name"), "org.qemu.guest_agent.") {
+			kv := parseKeyval(o.value, true)
+			if strings.HasPrefix(kv.get("name"), "org.qemu.guest_agent.") {
 				r.agents[kv.get("chardev")] = true
+			}
+			r.lost[kv.get("chardev")] = r.lost[kv.get("chardev")] || served(kv.first("driver"))
+		case "netdev":
+			if kv := parseKeyval(o.value, true); kv.first("type") == "vhost-user" {
+				r.lost[kv.get("chardev")] = true
 			}
 		case "mon":
 			if kv := parseKeyval(o.value, true); kv.has("chardev") || kv.first("chardev") != "" {
@@ -75,6 +82,12 @@ func (r *rewriter) channels(options []option) {
 			}
 		}
 	}
+}
+
+// served tells whether another process serves a kind of device. QEMU would wait for
+// that process for ever.
+func served(driver string) bool {
+	return strings.HasPrefix(driver, "vhost-user-") || strings.HasPrefix(driver, "vhost-scsi")
 }
 
 // option rewrites one option.
@@ -97,6 +110,13 @@ func (r *rewriter) option(i int, o option) {
 		r.file(o, snapshot.RoleKernel)
 	case "initrd":
 		r.file(o, snapshot.RoleInitrd)
+	case "device":
+		kv := parseKeyval(o.value, true)
+		if driver := kv.first("driver"); served(driver) {
+			r.remark("the device %s (%s) is left out: another process served it", cmp.Or(kv.get("id"), "without id"), driver)
+			return
+		}
+		r.out.options = append(r.out.options, o)
 	case "chardev":
 		r.chardev(o)
 	case "serial", "parallel", "debugcon":
@@ -135,8 +155,8 @@ func (r *rewriter) file(o option, role snapshot.FileRole) {
 func (r *rewriter) chardev(o option) {
 	kv := parseKeyval(o.value, true)
 	id, kind := kv.get("id"), kv.first("backend")
-	if r.mons[id] {
-		return // its monitor is not kept either
+	if r.mons[id] || r.lost[id] {
+		return // its monitor or device is not kept either
 	}
 	switch {
 	case r.agents[id]:
@@ -178,9 +198,9 @@ func (r *rewriter) console(o option) {
 // them again.
 func (r *rewriter) network(o option) {
 	kv := parseKeyval(o.value, true)
-	if kv.has("fd") || kv.has("fds") || kv.has("vhostfd") || kv.has("vhostfds") {
+	if kv.has("fd") || kv.has("fds") || kv.has("vhostfd") || kv.has("vhostfds") || kv.first("type") == "vhost-user" {
 		id := cmp.Or(kv.get("id"), kv.get("netdev"))
-		r.remark("the network %s was passed by another program; it is a user-mode network now", id)
+		r.remark("the network %s was another program's; it is a user-mode network now", id)
 		user := keyval{pairs: []pair{{value: "user"}}}
 		for _, key := range []string{"id", "model", "mac"} {
 			if v := kv.get(key); v != "" {
