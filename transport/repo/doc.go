@@ -60,6 +60,10 @@
 // object or its point would go. Every name is created at most once, so two maintainers
 // that race do so for one name. TestProtocol runs this code in every order.
 //
+// What the store keeps locked is no obstacle: a point that is locked is not forgotten, a pack
+// that is locked stays known, and what proves to be locked after a decision is no part of
+// the repository and is deleted later (locked.go).
+//
 // Everything that is read is authenticated, bounded before it is allocated, and
 // blocks are compared with their names before they are handed out.
 package repo

@@ -176,13 +176,6 @@ func (d *doubts) packs() (bad map[[32]byte]bool, all bool) {
 	return bad, all
 }
 
-// has tells whether this host has met damage in an object.
-func (d *doubts) has(object string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.objects[object]
-}
-
 // count grows whenever damage comes to light.
 func (d *doubts) count() int {
 	d.mu.Lock()
