@@ -131,6 +131,9 @@ func (s *survey) readIndexes(ctx context.Context, m *marks) error {
 	defer load.Close()
 	for _, id := range ids {
 		packs, err := s.r.readIndex(ctx, s.r.store, infos[id])
+		if errors.Is(err, blob.ErrNotFound) {
+			return errRace // it was listed just now
+		}
 		if err != nil {
 			return err
 		}
