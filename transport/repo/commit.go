@@ -57,6 +57,9 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 	if read > 0 {
 		p.Stats.Read = read
 	}
+	if err := s.witnessed(ctx); err != nil {
+		return err
+	}
 	object := s.sid.point()
 	sealed, err := s.r.sealPoint(object, p)
 	if err != nil {

@@ -91,12 +91,12 @@ func (s *late) release(op, name string) error {
 // marked packs (Doubt in refresh): "writer and maintainer" fails. That it does not build on
 // a parent which the mark has not read (marks.trusts): no schedule within the usual bounds
 // needs it, as that takes two writers, who forgets and a maintainer, each at the right
-// moment; TestParentThatTheMarkDidNotRead is that schedule, and fails then.
+// moment; TestParentThatTheMarkDidNotRead is that schedule, and fails then. A session that is
+// announced too late finds out before it commits (witnessed).
 func TestProtocolIsNeeded(t *testing.T) {
 	base := newProtocolBase(t)
 	shared := newSharedBase(t)
 	mixed := append(bytes.Clone(base.disk), base.old...)
-	any := func(string, string) bool { return true }
 	for _, test := range []struct {
 		name   string
 		base   *protocolBase
@@ -107,9 +107,6 @@ func TestProtocolIsNeeded(t *testing.T) {
 		{"no fence", &base, time.Hour, nil, func(s blob.Store) blob.Store { return unfenced{s} }},
 		{"marks are ignored", &base, 100 * time.Hour, func(s blob.Store) blob.Store { return unseeing{s, "marks/"} }, nil},
 		{"sessions are ignored", &base, 100 * time.Hour, nil, func(s blob.Store) blob.Store { return unseeing{s, "sessions/"} }},
-		{"announced too late", &base, 100 * time.Hour, func(s blob.Store) blob.Store {
-			return &late{Store: s, prefix: "sessions/", before: any}
-		}, nil},
 		{"deleted before the decision", &shared, 100 * time.Hour, nil, func(s blob.Store) blob.Store {
 			return &late{Store: s, prefix: "marks/", suffix: ".done", before: func(op, name string) bool {
 				return strings.HasPrefix(name, "marks/")

@@ -192,9 +192,7 @@ func (w *world) schedule(t *testing.T, actors []*actor, choose func(can []int) i
 			defer close(a.done)
 			a.err = a.run(context.Background(), &opened{view, r})
 		}()
-	}
-	for _, a := range actors {
-		a.settle()
+		a.settle() // one after the other: they share a clock
 	}
 	var broken error
 	for {

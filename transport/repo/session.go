@@ -64,6 +64,7 @@ type Session struct {
 	trusted bool   // the parent's blocks stay where they are
 	mark    uint64
 
+	began    time.Time // by the host's clock
 	renewals atomic.Int64
 	unsure   atomic.Bool // what became of an object of its own
 	retired  bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
@@ -31,6 +32,7 @@ type fenceDoc struct {
 // announce says that the session is under way, before it looks at anything: a mark
 // that it does not see is made by who sees it.
 func (s *Session) announce(ctx context.Context) error {
+	s.began = s.r.now().Round(0)
 	err := s.r.createJSON(ctx, s.store, wire.Session, s.sid.object(0), sessionDoc{s.r.now().UTC()})
 	if err != nil {
 		return fmt.Errorf("announce session: %w", err)
@@ -81,6 +83,45 @@ func (s *Session) create(ctx context.Context, object string, data []byte) error 
 	}
 	s.unsure.Store(true)
 	return fmt.Errorf("store %s: %w", object, err)
+}
+
+// witnessed makes sure, last before the point, that maintenance has counted on the session.
+// Whoever has deleted its announcement has made it invisible: marks that came since may be
+// carried out, and take what it has built on. That takes longer than a short session lasts.
+func (s *Session) witnessed(ctx context.Context) error {
+	if t := s.r.now().Round(0).Sub(s.began); t >= 0 && t < renewEvery {
+		return nil
+	}
+	m, err := s.r.readMarks(ctx, s.store, nil)
+	if err != nil {
+		return fmt.Errorf("read marks: %w", err)
+	}
+	if m.number() == s.mark {
+		return nil
+	}
+	gone := fmt.Errorf("%w: maintenance did not see the session", ErrFenced)
+	if m.done > s.mark {
+		return gone
+	}
+	object := markObject(m.number()) + markSessions
+	info, err := s.store.Stat(ctx, object)
+	if errors.Is(err, blob.ErrNotFound) { // they are listed only now
+		if _, err = s.store.Stat(ctx, s.sid.object(0)); errors.Is(err, blob.ErrNotFound) {
+			err = gone
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	var doc sessionsDoc
+	if err := s.r.readJSON(ctx, s.store, wire.Mark, info, maxMark, &doc); err != nil {
+		return err
+	}
+	if !slices.Contains(doc.Sessions, s.sid) {
+		return gone
+	}
+	return nil
 }
 
 // choose finds the parent: it is there although the session is announced, so nothing
