@@ -18,6 +18,7 @@ var (
 	ErrExists       = errors.New("file exists")
 	ErrInexact      = errors.New("changed while the disks froze")
 	ErrNoSpace      = errors.New("no space left")
+	ErrNotSaved     = errors.New("the disks froze without the VM's memory")
 )
 
 // Hinted is an error with the next step for the administrator. The command

@@ -53,6 +53,9 @@ const (
 	RoleNVRAM  FileRole = "nvram"
 	RoleKernel FileRole = "kernel"
 	RoleInitrd FileRole = "initrd"
+	// RoleSavedState is the VM's memory and device state, in the hypervisor's own
+	// format: no small file, so a Saver reads it as a Source.
+	RoleSavedState FileRole = "saved-state"
 )
 
 // MaxFileSize bounds a file that travels whole in a restore point, in bytes.
@@ -102,9 +105,18 @@ type Plan struct {
 	// what to do.
 	Warnings []string `json:"warnings,omitempty"`
 	Hardware Hardware `json:"hardware"`
+	// Saved is where a Saver puts the VM's memory. Other hosts leave it empty.
+	Saved SavedPlan `json:"saved,omitzero"`
 	// Instance tells this start of the hypervisor process from any other, so
 	// that recovery knows whether the chain it sees can still be the planned one.
 	Instance string `json:"instance,omitempty"`
+}
+
+// SavedPlan names the file that holds the VM's memory and device state from
+// TakeSaved to Merge.
+type SavedPlan struct {
+	Path  string `json:"path,omitempty"`  // empty: the VM's state cannot be saved
+	Limit int64  `json:"limit,omitempty"` // bytes; the file never grows beyond
 }
 
 // DiskPlan is the snapshot of one disk. The fields that a host does not use
