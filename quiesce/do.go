@@ -67,8 +67,7 @@ func (r *run) rung(ctx context.Context, level Level) ([]*member, error) {
 	case LevelCrash:
 		return nil, r.takeUnfrozen(ctx)
 	case LevelSavedState:
-		r.reason(level, "saved-state is not available yet")
-		return nil, nil
+		return nil, r.takeSaved(ctx)
 	}
 	members := r.choose(level)
 	if len(members) == 0 {

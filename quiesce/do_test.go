@@ -171,7 +171,7 @@ func TestWalkDown(t *testing.T) {
 		{"document too large", func(s *scene) { s.app.Document = make([]byte, quiesce.MaxDocument+1) },
 			quiesce.LevelFilesystem, []string{"document of 1048577 bytes"}},
 		{"all fail", func(s *scene) { s.fs.On(quiescetest.Freeze, quiescetest.Act{Err: errors.New("no")}) },
-			quiesce.LevelCrash, []string{"application: writer filesystem", "filesystem: writer filesystem", "saved-state is not available yet"}},
+			quiesce.LevelCrash, []string{"application: writer filesystem", "filesystem: writer filesystem", "saved-state: this host does not save"}},
 		{"take is late", func(s *scene) {
 			s.job.Take = func(context.Context) error { s.takes++; time.Sleep(20 * time.Second); return nil }
 		}, quiesce.LevelCrash, []string{"its budget is 10s"}},

@@ -21,7 +21,8 @@
 //	application   every application writer that finds its application (one at
 //	              least), and every file-system writer that is there
 //	filesystem    every file-system writer (one at least)
-//	saved-state   not available yet: the walk goes past it, with the reason
+//	saved-state   no writer, but a host that saves the guest's memory with its
+//	              disks; the guest stands still meanwhile, and the window counts
 //	crash         nothing
 //
 // An attempt of a writer starts with Prepare and ends with Complete or Abort. A
@@ -48,6 +49,8 @@
 //   - Every writer whose Freeze was called gets Thaw or Abort, in reverse order.
 //   - In one attempt, Complete and Abort never both happen.
 //   - Take is not called again once it was called: a Take that fails ends the run.
+//     The same goes for that of Saved, but where it froze the disks and could not
+//     save the memory, they are what the crash rung would have taken.
 //   - No level is reported that was not achieved; the report says why not more.
 //
 // The clock is the time package's; tests run under testing/synctest.

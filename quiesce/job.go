@@ -37,7 +37,9 @@ type Job struct {
 	// Take freezes the disks. It is called once at most, inside the window,
 	// and must return soon after its context has ended: Do waits for it.
 	Take func(ctx context.Context) error
-	Log  *slog.Logger // nil: nothing is logged
+	// Saved takes the guest's memory too. Nil: the host cannot.
+	Saved *Saved
+	Log   *slog.Logger // nil: nothing is logged
 	// Step, where set, is called inside the window, one step after the other.
 	// What it is slow with does not lengthen the window, but Do waits for it
 	// before it returns.
@@ -45,10 +47,21 @@ type Job struct {
 	Limits Limits
 }
 
+// Saved takes the memory of a guest together with its disks.
+type Saved struct {
+	// Check says why Take would not do; nil: it would. Called outside the window.
+	Check func(ctx context.Context) error
+	// Take is called once at most, and then Job.Take is not. The same holds for it;
+	// and when it returns the guest goes on. snapshot.ErrNotSaved: only the disks
+	// were taken.
+	Take func(ctx context.Context) error
+}
+
 // Limits are the deadlines of calls outside the window. Zero: the default.
 type Limits struct {
 	Identify     time.Duration // 10 s
 	Arm          time.Duration // 30 s, for all guards; and to disarm them
+	CheckSaved   time.Duration // 30 s
 	Prepare      time.Duration // 10 min
 	PostSnapshot time.Duration // 2 min
 	Complete     time.Duration // 5 min
@@ -66,6 +79,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	set(&l.Identify, 10*time.Second)
 	set(&l.Arm, 30*time.Second)
+	set(&l.CheckSaved, 30*time.Second)
 	set(&l.Prepare, 10*time.Minute)
 	set(&l.PostSnapshot, 2*time.Minute)
 	set(&l.Complete, 5*time.Minute)

@@ -22,7 +22,7 @@ func (r *run) freezeAndTake(ctx context.Context, level Level, all []*member) ([]
 	freezeErr := r.freeze(ctx, w, members)
 	if freezeErr == nil {
 		r.step(StepFrozen)
-		w.take(ctx, r)
+		w.take(ctx, r, r.Take)
 	}
 	r.thaw(ctx, w, members)
 	r.step(StepThawed)
@@ -89,7 +89,7 @@ func (r *run) truth(level Level, w *window, members []*member) Level {
 // takeUnfrozen is the lowest rung.
 func (r *run) takeUnfrozen(ctx context.Context) error {
 	w := r.open(nil)
-	w.take(ctx, r)
+	w.take(ctx, r, r.Take)
 	if err := w.await(ctx, r); err != nil {
 		return err
 	}

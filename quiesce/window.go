@@ -78,10 +78,10 @@ func (r *run) freezeTier(ctx context.Context, members []*member) error {
 	return first
 }
 
-// take calls Take and waits for it until the freeze must end.
-func (w *window) take(ctx context.Context, r *run) {
+// take calls a Take and waits for it until the freeze must end.
+func (w *window) take(ctx context.Context, r *run, take func(context.Context) error) {
 	ctx, w.stop = context.WithDeadline(ctx, w.freezeBy)
-	w.taking, _ = ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.Take(ctx) })
+	w.taking, _ = ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) { return struct{}{}, take(ctx) })
 	select {
 	case a := <-w.taking:
 		w.answered(r, a)

@@ -1,0 +1,51 @@
+package quiesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+var errCannotSave = errors.New("this host does not save the memory of a guest")
+
+// takeSaved tries the rung that needs nothing of the guest: it stands still while
+// its memory is saved with its disks.
+func (r *run) takeSaved(ctx context.Context) error {
+	if err := r.canSave(ctx); err != nil {
+		r.reason(LevelSavedState, describe(err))
+		return context.Cause(ctx)
+	}
+	w := r.open(nil)
+	w.take(ctx, r, r.Saved.Take)
+	err := w.await(ctx, r)
+	w.closed = time.Now()
+	if err != nil && !errors.Is(err, snapshot.ErrNotSaved) {
+		return err
+	}
+	r.taken = true
+	r.report.Window = w.closed.Sub(w.opened)
+	r.report.Level = LevelSavedState
+	if err != nil {
+		r.reason(LevelSavedState, describe(err))
+		r.report.Level = LevelCrash
+	}
+	return nil
+}
+
+func (r *run) canSave(ctx context.Context) error {
+	if r.Saved == nil {
+		return errCannotSave
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Limits.CheckSaved)
+	defer cancel()
+	answers, _ := ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.Saved.Check(ctx) })
+	select {
+	case a := <-answers:
+		return a.err
+	case <-ctx.Done():
+		return fmt.Errorf("no answer whether the memory can be saved: %w", context.Cause(ctx))
+	}
+}
