@@ -82,6 +82,7 @@ type start struct {
 	program string
 	accels  []string // in the order in which they are tried; none: QEMU's choice
 	options []option
+	saved   *savedStart
 	remarks []string // what differs from the VM that was backed up
 }
 
@@ -96,6 +97,10 @@ func script(name string, s start) string {
 		fmt.Fprintf(&b, "# Not as before: %s\n", comment(r))
 	}
 	b.WriteString("set -eu\nCDPATH= cd -- \"$(dirname -- \"$0\")\"\n")
+	fmt.Fprintf(&b, "program=%s\nprogram=${LULL_QEMU:-$program}\n", snapshot.ShellWord(s.program))
+	if s.saved != nil {
+		b.WriteString(s.saved.script())
+	}
 	b.WriteString("if [ -n \"${LULL_ACCEL:-}\" ]; then\n\tset -- -accel \"$LULL_ACCEL\" \"$@\"\n")
 	if len(s.accels) > 0 {
 		b.WriteString("else\n\tset --")
@@ -105,7 +110,7 @@ func script(name string, s start) string {
 		b.WriteString(" \"$@\"\n")
 	}
 	b.WriteString("fi\n")
-	fmt.Fprintf(&b, "program=%s\nexec \"${LULL_QEMU:-$program}\" \\\n", snapshot.ShellWord(s.program))
+	b.WriteString("exec \"$program\" \\\n")
 	for _, o := range s.options {
 		words := o.argv()
 		for i := range words {

@@ -46,6 +46,11 @@
 // which that cannot be told is ErrUncertain, unless the delta holds nothing that the
 // image does not say too. Both name the commands for whoever knows more.
 //
+// TakeSaved saves the VM's memory too; the order is in save.go. The file of it is
+// the marker of a VM that may be stopped, until it is resumed: where Merge finds it
+// under that name in the same process, it ends the migration and resumes the VM before
+// all else, as a VM after a migration has let go of its images.
+//
 // Invariants:
 //
 //   - A delta that holds a write which the image may lack is never removed, and

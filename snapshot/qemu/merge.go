@@ -32,10 +32,15 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 	for range mergeTries {
 		err = l.use(ctx, func(m *monitor) error {
 			seen = p.Instance != "" && m.proc.instance == p.Instance
+			if err := h.resumeStopped(ctx, m, p); err != nil {
+				return err
+			}
 			return h.mergeLive(ctx, m, p)
 		})
 		if errors.Is(err, snapshot.ErrUnreachable) {
-			err = h.mergeOffline(ctx, p, seen)
+			if err = dropState(p); err == nil {
+				err = h.mergeOffline(ctx, p, seen)
+			}
 			break
 		}
 		if !errors.Is(err, qmp.ErrClosed) {

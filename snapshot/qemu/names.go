@@ -64,6 +64,11 @@ func deltaPath(dir, vm string, d snapshot.Disk, regular bool, run string) (strin
 	return path, nil
 }
 
+// statePath is where the VM's memory goes: beside the first delta.
+func statePath(p snapshot.Plan) string {
+	return filepath.Join(filepath.Dir(p.Disks[0].Delta), fileWord(p.VM)+".lull-"+p.Run+".state")
+}
+
 // fileWord makes any string good for a file name, reversibly enough to stay
 // unique.
 func fileWord(s string) string {

@@ -65,6 +65,7 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	p.Excluded = append(p.Excluded, unseen(p.Hardware.Devices)...)
 	p.Warnings = append(p.Warnings, unkept(p.Hardware.Devices)...)
 	p.Files = m.smallFiles(f)
+	p.Saved = planSaved(m, p)
 	return p, nil
 }
 

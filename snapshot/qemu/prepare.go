@@ -109,6 +109,15 @@ func deltaRefused(err error) error {
 // Take is one transaction: all disks change layers, or none does. The firmware's
 // variables are read around it.
 func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
+	if err := h.freeze(ctx, p); err != nil {
+		return fmt.Errorf("take %s: %w", p.VM, err)
+	}
+	h.stampFrozen(p)
+	return nil
+}
+
+// freeze is what Take does while the guest waits.
+func (h *Host) freeze(ctx context.Context, p snapshot.Plan) error {
 	var actions []args
 	for _, d := range p.Disks {
 		actions = append(actions, args{"type": "blockdev-snapshot",
@@ -119,14 +128,18 @@ func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
 		return m.Execute(ctx, "transaction", args{"actions": actions}, nil)
 	})
 	if err != nil {
-		return fmt.Errorf("take %s: %w", p.VM, err)
+		return err
 	}
 	variables.unmoved()
 	h.keep(p, variables)
+	return nil
+}
+
+// stampFrozen notes what the images were like when they froze.
+func (h *Host) stampFrozen(p snapshot.Plan) {
 	for _, d := range p.Disks {
 		if err := noteFrozen(d, false); err != nil && !errors.Is(err, errNoStamp) {
 			h.opt.Log.Warn("no stamp beside delta", "delta", d.Delta, "error", err)
 		}
 	}
-	return nil
 }

@@ -39,6 +39,7 @@ func rewrite(dir string, vm snapshot.Restored) start {
 	for i, o := range options {
 		r.option(i, o)
 	}
+	r.resume()
 	for _, name := range r.graph.unplaced(r.vm.Disks) {
 		r.remark("disk %s was restored, but its place on the command line is not known", name)
 	}
@@ -131,6 +132,10 @@ func (r *rewriter) option(i int, o option) {
 // machine takes the accelerators out, so that LULL_ACCEL can replace them.
 func (r *rewriter) machine(o option) {
 	kv := parseKeyval(o.value, true)
+	if r.state() != nil {
+		kv = versioned(kv, r.vm.Hardware.Machine)
+		o.value = kv.String()
+	}
 	if accel := kv.get("accel"); accel != "" {
 		r.out.accels = append(r.out.accels, strings.Split(accel, ":")...)
 		o.value = kv.without("accel").String()

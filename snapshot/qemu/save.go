@@ -1,0 +1,224 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
+)
+
+// A saved state is taken in this order, and no other works with QEMU 7.2:
+//
+//	marker   the file that will hold the state, durable under a name that says
+//	         that the VM may be stopped
+//	stop     the guest stands still
+//	freeze   the transaction of Take, while QEMU still has the images open: at the
+//	         end of a migration it lets go of them
+//	migrate  into a pipe, from which lull fills the file up to its limit
+//	cont     opens the images again, and the guest goes on
+//	rename   the file is whole, and nothing is owed to the guest
+//
+// Whoever finds the marker resumes the VM, if it is the process that was stopped.
+
+const (
+	// stateSlack is what a state holds beside the guest's RAM: its video memory,
+	// its devices, and the heads of its pages.
+	stateSlack     = 128 << 20
+	stateHeadShare = 64 // of the RAM
+	// resumeTimeout bounds how long a VM is tried to be resumed.
+	resumeTimeout = 30 * time.Second
+	// stateTick is how often a migration is looked at.
+	stateTick = 5 * time.Millisecond
+	// stateBandwidth is no limit, in bytes a second.
+	stateBandwidth = 64 << 30
+	// savingSuffix marks the state of a VM that may be stopped.
+	savingSuffix = ".saving"
+)
+
+var _ snapshot.Saver = (*Host)(nil)
+
+// planSaved names the file of a VM's state. A storage daemon has none, and of a VM
+// that does not say how much memory it has nobody knows how much room it takes.
+func planSaved(m *monitor, p snapshot.Plan) snapshot.SavedPlan {
+	if len(m.vm.Nodes) > 0 || p.Hardware.Memory <= 0 {
+		return snapshot.SavedPlan{}
+	}
+	ram := p.Hardware.Memory
+	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack}
+}
+
+// CanSave looks at the VM, and at the room for its state.
+func (h *Host) CanSave(ctx context.Context, p snapshot.Plan) error {
+	if p.Saved.Path == "" {
+		return fmt.Errorf("save state of %s: it has no memory that could be saved: %w", p.VM, snapshot.ErrUnsupported)
+	}
+	if hw := p.Hardware; len(hw.CommandLine) == 0 || hw.Machine == "" || hw.CPU == "" {
+		return fmt.Errorf("save state of %s: QEMU's command line, machine or CPU cannot be seen, so nobody could start it the same: %w",
+			p.VM, snapshot.ErrUnsupported)
+	}
+	err := h.roomForState(p)
+	if err == nil {
+		err = h.during(ctx, p, func(m *monitor) error { return m.migratable(ctx) })
+	}
+	if err != nil {
+		return fmt.Errorf("save state of %s: %w", p.VM, err)
+	}
+	return nil
+}
+
+// roomForState makes sure that the state could be as large as it may, and a run could
+// still begin beside it.
+func (h *Host) roomForState(p snapshot.Plan) error {
+	r, err := h.roomAt(filepath.Dir(p.Saved.Path))
+	if err != nil {
+		return fmt.Errorf("look for room: %w", err)
+	}
+	need := p.Saved.Limit + 2*max(r.least, 0)
+	if r.free >= need {
+		return nil
+	}
+	return snapshot.WithHint(fmt.Errorf("%s: up to %s are needed, and %s are free: %w", r.dir,
+		humanize.IBytes(uint64(need)), humanize.IBytes(uint64(max(r.free, 0))), snapshot.ErrNoSpace),
+		"make room there")
+}
+
+// migratable fails where the VM does not run, cannot be migrated, or would be in
+// another way than into a file.
+func (m *monitor) migratable(ctx context.Context) error {
+	status, err := m.status(ctx)
+	if err != nil {
+		return err
+	}
+	if status != "running" {
+		return fmt.Errorf("the VM does not run, it is %s: %w", status, snapshot.ErrUnsupported)
+	}
+	var now struct {
+		Blocked []string `json:"blocked-reasons"`
+	}
+	if err := m.ask(ctx, "query-migrate", nil, &now); err != nil {
+		return err
+	}
+	if len(now.Blocked) > 0 {
+		return fmt.Errorf("QEMU cannot: %s: %w", strings.Join(now.Blocked, "; "), snapshot.ErrUnsupported)
+	}
+	var abilities []struct {
+		Name string `json:"capability"`
+		On   bool   `json:"state"`
+	}
+	if err := m.ask(ctx, "query-migrate-capabilities", nil, &abilities); err != nil {
+		return err
+	}
+	for _, a := range abilities {
+		// These change nothing in a file.
+		harmless := slices.Contains([]string{"events", "auto-converge", "xbzrle", "zero-blocks", "release-ram"}, a.Name)
+		if a.On && !harmless {
+			return snapshot.WithHint(fmt.Errorf("the migration capability %s is on: %w", a.Name, snapshot.ErrUnsupported),
+				"turn it off with migrate-set-capabilities")
+		}
+	}
+	return nil
+}
+
+// TakeSaved stops the VM, takes its disks and its state, and resumes it.
+func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan) error {
+	if err := h.takeSaved(ctx, p); err != nil {
+		return fmt.Errorf("take %s with its memory: %w", p.VM, err)
+	}
+	return nil
+}
+
+func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan) error {
+	if err := h.CanSave(ctx, p); err != nil {
+		return err
+	}
+	f, err := createState(p.Saved)
+	if err != nil {
+		return err
+	}
+	s := &saving{f: f}
+	defer f.Close() // what was not written shows in the copy
+	frozen, err := h.whileStopped(ctx, p, s)
+	resumeErr := h.resume(ctx, p)
+	s.writer.Wait()
+	if resumeErr != nil {
+		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
+	}
+	if frozen {
+		h.stampFrozen(p)
+	}
+	if err == nil {
+		err = keepState(p.Saved)
+	} else {
+		err = errors.Join(err, dropState(p))
+	}
+	if err != nil && frozen {
+		return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, err)
+	}
+	return err
+}
+
+// whileStopped does all that the guest must not see. frozen: the disks are.
+func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (frozen bool, err error) {
+	var restore func(context.Context) error
+	err = h.during(ctx, p, func(m *monitor) error {
+		if restore, err = m.openThrottle(ctx); err != nil {
+			return err
+		}
+		if err := m.Execute(ctx, "stop", nil, nil); err != nil {
+			return err
+		}
+		if status, err := m.status(ctx); err != nil || status != "paused" {
+			return errors.Join(fmt.Errorf("the VM is %q when it was stopped: %w", status, snapshot.ErrBusy), err)
+		}
+		return nil
+	})
+	if restore != nil {
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
+			defer cancel()
+			if err := h.during(ctx, p, func(*monitor) error { return restore(ctx) }); err != nil {
+				h.opt.Log.Warn("give back migration bandwidth", "vm", p.VM, "error", err)
+			}
+		}()
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := h.freeze(ctx, p); err != nil {
+		return false, err
+	}
+	return true, h.during(ctx, p, func(m *monitor) error { return m.migrateInto(ctx, p, s) })
+}
+
+// openThrottle lifts the limit of a migration. It returns what sets it again.
+func (m *monitor) openThrottle(ctx context.Context) (func(context.Context) error, error) {
+	var was struct {
+		Bandwidth int64 `json:"max-bandwidth"`
+	}
+	if err := m.Execute(ctx, "query-migrate-parameters", nil, &was); err != nil {
+		return nil, err
+	}
+	if err := m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": int64(stateBandwidth)}, nil); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": was.Bandwidth}, nil)
+	}, nil
+}
+
+// SavedState opens the state that TakeSaved left.
+func (f *frozen) SavedState(ctx context.Context) (snapshot.Source, error) {
+	src, err := image.OpenChain(ctx, []snapshot.Layer{{Path: f.plan.Saved.Path, Format: snapshot.FormatRaw}})
+	if err != nil {
+		return nil, fmt.Errorf("open saved state: %w", err)
+	}
+	return src, nil
+}

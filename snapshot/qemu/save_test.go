@@ -1,0 +1,294 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// savable is a run of a VM whose guest writes all the time.
+func savable(t *testing.T, s shape) *run {
+	t.Helper()
+	r := newRun(t, s, func(v *testVM) { v.boot = writingGuest() })
+	r.ask("cont", nil, nil)
+	r.goesOn()
+	return r
+}
+
+func savedVM() shape { return shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 2} }
+
+func (r *run) runState() string {
+	r.t.Helper()
+	var s struct{ Status string }
+	r.ask("query-status", nil, &s)
+	return s.Status
+}
+
+// unsaved proves that the guest runs, and that no state is there after Merge.
+func (r *run) unsaved() {
+	r.t.Helper()
+	if s := r.runState(); s != "running" {
+		r.t.Errorf("the VM is %s", s)
+	}
+	r.goesOn()
+	if err := r.merge(); err != nil {
+		r.t.Fatalf("Merge: %v", err)
+	}
+	r.noState()
+	r.goesOn()
+}
+
+func (r *run) noState() {
+	r.t.Helper()
+	for _, path := range r.files(r.t) {
+		if strings.Contains(filepath.Base(path), ".lull-") {
+			r.t.Errorf("left behind: %s", path)
+		}
+	}
+}
+
+// onStop calls fn when QEMU stops the VM.
+func (r *run) onStop(fn func()) (wait func()) {
+	sub := r.hands.Subscribe("STOP")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer sub.Close()
+		select {
+		case <-sub.Events():
+			fn()
+		case <-r.ctx.Done():
+		}
+	}()
+	return func() { <-done }
+}
+
+func TestTakeSaved(t *testing.T) {
+	t.Parallel()
+	for _, s := range []shape{
+		savedVM(),
+		{format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 1},
+		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
+	} {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			r := savable(t, s)
+			var before, after struct {
+				Bandwidth int64 `json:"max-bandwidth"`
+			}
+			r.ask("query-migrate-parameters", nil, &before)
+			if err := r.host.TakeSaved(r.ctx, r.plan); err != nil {
+				t.Fatal(err)
+			}
+			r.ask("query-migrate-parameters", nil, &after)
+			if before != after {
+				t.Errorf("migration bandwidth was %v, is %v", before, after)
+			}
+			if s := r.runState(); s != "running" {
+				t.Errorf("the VM is %s", s)
+			}
+			f, err := r.host.Open(r.ctx, r.plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			src, err := f.(snapshot.FrozenState).SavedState(r.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			magic := make([]byte, 4)
+			if err := src.ReadAt(r.ctx, magic, 0); err != nil || string(magic) != "QEVM" || src.Size() > r.plan.Saved.Limit {
+				t.Errorf("the state has %d bytes and begins %q, %v", src.Size(), magic, err)
+			}
+			if info, err := os.Stat(r.plan.Saved.Path); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("others may read the guest's memory: %v, %v", info.Mode(), err)
+			}
+			if err := errors.Join(src.Close(), f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			r.unsaved()
+		})
+	}
+}
+
+func TestCannotSave(t *testing.T) {
+	t.Parallel()
+	r := savable(t, savedVM())
+	check := func(want error) {
+		t.Helper()
+		r.wantErr(r.host.CanSave(r.ctx, r.plan), want)
+		if err := r.host.TakeSaved(r.ctx, r.plan); !errors.Is(err, want) || errors.Is(err, snapshot.ErrNotSaved) {
+			t.Errorf("TakeSaved: %v", err)
+		}
+	}
+	r.host.opt.MinFree = 1 << 60
+	check(snapshot.ErrNoSpace)
+	r.hinted(r.host.CanSave(r.ctx, r.plan))
+	r.host.opt.MinFree = 1
+	ability := func(on bool) args {
+		return args{"capabilities": []args{{"capability": "x-ignore-shared", "state": on}}}
+	}
+	r.ask("migrate-set-capabilities", ability(true), nil)
+	check(snapshot.ErrUnsupported)
+	r.ask("migrate-set-capabilities", ability(false), nil)
+	r.ask("stop", nil, nil)
+	check(snapshot.ErrUnsupported)
+	if s := r.runState(); s != "paused" {
+		t.Errorf("a VM that was paused is %s", s)
+	}
+	r.ask("cont", nil, nil)
+	r.unsaved()
+}
+
+// A state that does not come to its end leaves a guest that runs, and frozen disks.
+func TestSaveFails(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(*testing.T, *run) (ctx context.Context, wait func())
+		want  error
+	}{
+		"larger than its limit": {func(_ *testing.T, r *run) (context.Context, func()) {
+			r.plan.Saved.Limit = 100 << 10
+			return r.ctx, func() {}
+		}, snapshot.ErrUnsupported},
+		"no room": {func(t *testing.T, r *run) (context.Context, func()) {
+			dir := filepath.Join(r.dir, "small")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			smallFS(t, dir, "256k")
+			r.plan.Saved = snapshot.SavedPlan{Path: filepath.Join(dir, "web.lull-run.state"), Limit: 1 << 10}
+			r.host.opt.MinFree = 1
+			r.plan.Saved.Limit = 200 << 10 // and another takes the room meanwhile
+			return r.ctx, r.onStop(func() { fill(t, dir) })
+		}, snapshot.ErrNotSaved},
+		"deadline": {func(_ *testing.T, r *run) (context.Context, func()) {
+			ctx, cancel := context.WithCancel(r.ctx)
+			return ctx, r.onStop(cancel)
+		}, context.Canceled},
+		"migration fails": {func(_ *testing.T, r *run) (context.Context, func()) {
+			return r.ctx, r.onStop(func() {
+				for r.runState() == "paused" {
+					r.ask("migrate_cancel", nil, nil)
+				}
+			})
+		}, nil},
+		"monitor dies": {func(_ *testing.T, r *run) (context.Context, func()) {
+			l := r.host.lines["web"]
+			return r.ctx, r.onStop(func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.m.Close()
+			})
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := savable(t, savedVM())
+			ctx, wait := c.spoil(t, r)
+			err := r.host.TakeSaved(ctx, r.plan)
+			wait()
+			if c.want != nil {
+				r.wantErr(err, c.want)
+			}
+			t.Logf("%v", err)
+			r.unsaved()
+		})
+	}
+}
+
+// The disk that the state goes to hangs: at the deadline the guest goes on all the same.
+func TestSaveHangs(t *testing.T) {
+	t.Parallel()
+	r := savable(t, savedVM())
+	pr, pw, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pr.Close()
+	defer pw.Close()
+	s := &saving{f: pw}
+	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
+	defer cancel()
+	frozen, err := r.host.whileStopped(ctx, r.plan, s)
+	if !frozen {
+		t.Error("the disks are not frozen")
+	}
+	r.wantErr(err, context.DeadlineExceeded)
+	if err := r.host.resume(ctx, r.plan); err != nil {
+		t.Fatal(err)
+	}
+	if st := r.runState(); st != "running" {
+		t.Errorf("the VM is %s", st)
+	}
+	pr.Close()
+	s.writer.Wait()
+	r.unsaved()
+}
+
+// lull dies at any point while the VM stands still: the next start finds the marker
+// and resumes it.
+func TestSaveKilled(t *testing.T) {
+	t.Parallel()
+	for name, die := range map[string]func(*testing.T, *run, *os.File){
+		"before the stop": func(*testing.T, *run, *os.File) {},
+		"stopped":         func(_ *testing.T, r *run, _ *os.File) { r.ask("stop", nil, nil) },
+		"frozen": func(t *testing.T, r *run, _ *os.File) {
+			r.ask("stop", nil, nil)
+			r.take()
+		},
+		"saved": func(t *testing.T, r *run, f *os.File) {
+			if frozen, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil || !frozen {
+				t.Fatal(frozen, err)
+			}
+		},
+		"while it is saved": func(t *testing.T, r *run, f *os.File) {
+			r.ask("stop", nil, nil)
+			r.take()
+			pr, pw, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = r.hands.ExecuteFD(r.ctx, "getfd", args{"fdname": "half"}, nil, pw)
+			if err := errors.Join(err, pw.Close()); err != nil {
+				t.Fatal(err)
+			}
+			r.ask("migrate", args{"uri": "fd:half"}, nil)
+			if _, err := pr.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			pr.Close() // as the kernel does with what a dead process had open
+		},
+		"QEMU too": func(t *testing.T, r *run, f *os.File) {
+			if _, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil {
+				t.Fatal(err)
+			}
+			r.kill()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := savable(t, savedVM())
+			f, err := createState(r.plan.Saved)
+			if err != nil {
+				t.Fatal(err)
+			}
+			die(t, r, f)
+			f.Close()
+			r.host.Close()
+			r.host = r.testVM.host()
+			if err := r.merge(); err != nil {
+				t.Fatalf("Merge: %v", err)
+			}
+			r.noState()
+			if name != "QEMU too" {
+				r.goesOn()
+			}
+		})
+	}
+}

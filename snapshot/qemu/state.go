@@ -1,0 +1,82 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// enlarge is best effort: a small pipe is slower.
+func enlarge(f *os.File) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+}
+
+// createState makes the file of a state as the marker that it is at first. It
+// holds all that the guest has in memory: nobody else may read it.
+func createState(s snapshot.SavedPlan) (*os.File, error) {
+	f, err := os.OpenFile(s.Path+savingSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = syncDir(f.Name())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create saved state: %w", err)
+	}
+	return f, nil
+}
+
+// keepState gives the file its name: the VM runs. That it need not be durable
+// under it is no loss; after a crash the marker at worst makes recovery look.
+func keepState(s snapshot.SavedPlan) error {
+	if err := os.Rename(s.Path+savingSuffix, s.Path); err != nil {
+		return fmt.Errorf("name saved state: %w", err)
+	}
+	return nil
+}
+
+// dropState removes the file of a state under either name.
+func dropState(p snapshot.Plan) error {
+	if p.Saved.Path == "" {
+		return nil
+	}
+	gone := false
+	for _, path := range []string{p.Saved.Path, p.Saved.Path + savingSuffix} {
+		err := os.Remove(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove saved state: %w", err)
+		}
+		gone = gone || err == nil
+	}
+	if !gone {
+		return nil
+	}
+	return syncDir(p.Saved.Path)
+}
+
+// resumeStopped is Merge's part: it resumes the VM where the run did not come to
+// that, and removes the file.
+func (h *Host) resumeStopped(ctx context.Context, m *monitor, p snapshot.Plan) error {
+	if p.Saved.Path == "" {
+		return nil
+	}
+	_, err := os.Lstat(p.Saved.Path + savingSuffix)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look for saved state: %w", err)
+	}
+	if err == nil && m.proc.instance == p.Instance {
+		h.opt.Log.Info("resuming a VM whose memory was being saved", "vm", p.VM)
+		if err := h.resume(ctx, p); err != nil {
+			return fmt.Errorf("resume: %w", err)
+		}
+	}
+	return dropState(p)
+}
