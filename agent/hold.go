@@ -32,7 +32,7 @@ func (b *backup) hold(ctx context.Context) error {
 	}
 	job := quiesce.Job{
 		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, NoGuest: noGuest, Log: b.Log,
-		Take: b.take, Step: func(s quiesce.Step) { b.step(Step(s), "") },
+		Take: b.take, Saved: b.saved(), Step: func(s quiesce.Step) { b.step(Step(s), "") },
 	}
 	if guest != nil {
 		job.Guest, job.Guards = guest, b.guards(guest)
@@ -71,6 +71,24 @@ func (b *backup) take(ctx context.Context) error {
 	}
 	b.instant = b.Now()
 	return nil
+}
+
+// saved is take for a guest whose memory is saved too, where the host can.
+func (b *backup) saved() *quiesce.Saved {
+	host, ok := b.job.Host.(snapshot.Saver)
+	if !ok {
+		return nil
+	}
+	return &quiesce.Saved{
+		Check: func(ctx context.Context) error { return host.CanSave(ctx, b.plan) },
+		Take: func(ctx context.Context) error {
+			err := host.TakeSaved(ctx, b.plan)
+			if err == nil || errors.Is(err, snapshot.ErrNotSaved) {
+				b.instant = b.Now()
+			}
+			return err
+		},
+	}
 }
 
 // mayFreeze reports whether the run may ask the guest to freeze.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/transport"
 	"github.com/lull-backup/lull/transport/repo"
@@ -104,7 +105,35 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 		}
 		point.Files = append(point.Files, repo.File{File: f, Root: root})
 	}
+	if b.report.Level == quiesce.LevelSavedState && b.plan.State != snapshot.StateOff {
+		state, read, err := b.readState(ctx)
+		if err != nil {
+			return point, fmt.Errorf("read saved state: %w", err)
+		}
+		point.Files = append(point.Files, state)
+		point.Stats.Read += read
+	}
 	return point, nil
+}
+
+var errNoState = errors.New("the host does not hand it out")
+
+// readState stores the memory of a VM. Without it the point is not what its level
+// says, so here an error ends the run.
+func (b *backup) readState(ctx context.Context) (_ repo.File, read int64, err error) {
+	f := repo.File{File: snapshot.File{Role: snapshot.RoleSavedState, Path: b.plan.Saved.Path}}
+	frozen, ok := b.frozen.(snapshot.FrozenState)
+	if !ok {
+		return f, 0, errNoState
+	}
+	src, err := frozen.SavedState(ctx)
+	if err != nil {
+		return f, 0, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	stored, err := transport.Backup(ctx, b.session, src, nil, transport.Options{Workers: b.Workers})
+	f.Root = stored.Root
+	return f, stored.Read, err
 }
 
 func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Point, progress func(int64)) (_ repo.Disk, read int64, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,9 +30,12 @@ type RestoreJob struct {
 	// BestEffort goes on past what is damaged, and tells what is missing. A disk
 	// with holes gets a name that says so. Not together with Overwrite.
 	BestEffort bool
-	Observe    Observer // may be nil
-	Now        func() time.Time
-	Workers    int // 0: the transfer's default
+	// Cold leaves the memory of a VM away: it starts from its disks alone. A
+	// best-effort restore does so always, as its disks may not be those of the memory.
+	Cold    bool
+	Observe Observer // may be nil
+	Now     func() time.Time
+	Workers int // 0: the transfer's default
 }
 
 // RestoreResult is what a restore wrote.
@@ -71,6 +75,7 @@ type restore struct {
 	started time.Time
 	disks   []restoreDisk
 	files   []snapshot.RestoredFile
+	memory  *restoreMemory // nil: none
 	staged  []staged
 	result  RestoreResult
 }
@@ -120,6 +125,9 @@ func (r *restore) do(ctx context.Context) (err error) {
 	if err := r.writeFiles(ctx); err != nil {
 		return err
 	}
+	if err := r.writeMemory(ctx); err != nil {
+		return err
+	}
 	if err := r.commit(); err != nil {
 		return err
 	}
@@ -143,6 +151,12 @@ func (r *restore) commit() (err error) {
 			return fmt.Errorf("finish file: %w", err)
 		}
 		placed = append(placed, f.path)
+	}
+	if r.memory != nil {
+		if err := r.memory.target.Commit(); err != nil {
+			return fmt.Errorf("finish memory: %w", err)
+		}
+		placed = append(placed, r.memory.path)
 	}
 	for i := range r.disks {
 		d := &r.disks[i]
@@ -173,6 +187,9 @@ func (r *restore) abort() error {
 			errs = append(errs, d.target.Abort())
 		}
 	}
+	if r.memory != nil && r.memory.target != nil {
+		errs = append(errs, r.memory.target.Abort())
+	}
 	for _, f := range r.staged {
 		errs = append(errs, f.abort())
 	}
@@ -199,6 +216,10 @@ func (r *restore) place() {
 		r.disks = append(r.disks, restoreDisk{Disk: d, path: filepath.Join(r.Dir, name), format: format})
 	}
 	for _, f := range r.Point.Files {
+		if f.Role == snapshot.RoleSavedState {
+			r.placeMemory(f, names)
+			continue
+		}
 		r.files = append(r.files, snapshot.RestoredFile{File: f.File, Now: filepath.Join(r.Dir, names.pick(f.Path, string(f.Role)))})
 	}
 }
@@ -218,6 +239,9 @@ func (r *restore) check(ctx context.Context) error {
 			return fmt.Errorf("disk %s: write format %q: %w", d.Name, d.format, snapshot.ErrUnsupported)
 		}
 		need += d.Root.Data
+	}
+	if r.memory != nil {
+		need += r.memory.Root.Data
 	}
 	if info, err := os.Stat(r.Dir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
 		return snapshot.WithHint(fmt.Errorf("%s: not a folder", r.Dir), "choose another")
@@ -246,6 +270,9 @@ func (r *restore) paths() []string {
 	}
 	for _, f := range r.files {
 		all = append(all, f.Now)
+	}
+	if r.memory != nil {
+		all = append(all, r.memory.path)
 	}
 	if r.definable() {
 		all = append(all, r.Definer.Writes(r.Dir)...)
@@ -312,7 +339,8 @@ func (r *restore) writeDisk(ctx context.Context, d *restoreDisk, o transport.Opt
 // writeFiles stages the small files; they get their names with the disks.
 func (r *restore) writeFiles(ctx context.Context) error {
 	var kept []snapshot.RestoredFile
-	for i, f := range r.Point.Files {
+	small := slices.DeleteFunc(slices.Clone(r.Point.Files), func(f repo.File) bool { return f.Role == snapshot.RoleSavedState })
+	for i, f := range small {
 		data, err := transport.RestoreBytes(ctx, r.Repository, f.Root, snapshot.MaxFileSize)
 		if err != nil && r.dropFile(f, err) {
 			continue
