@@ -19,6 +19,7 @@ type restoreFlags struct {
 	to         string
 	force      bool
 	bestEffort bool
+	cold       bool
 	format     string
 }
 
@@ -41,6 +42,7 @@ func (in *invocation) restoreCommand() *cobra.Command {
 	f.StringVar(&flags.to, "to", "", "folder `DIR` to restore into; made when missing")
 	f.BoolVar(&flags.force, "force", false, "replace files that are there")
 	f.BoolVar(&flags.bestEffort, "best-effort", false, "go on past what is damaged; a disk with holes gets the ending .incomplete")
+	f.BoolVar(&flags.cold, "cold", false, "leave a saved memory away: the VM starts from its disks alone")
 	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were)")
 	return cmd
 }
@@ -80,6 +82,7 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 		}
 		return in.restorePoint(ctx, agent.RestoreJob{
 			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force, BestEffort: flags.bestEffort,
+			Cold: flags.cold,
 		})
 	})
 }

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot/guesttest"
+)
+
+// counting is a program of the guest that holds its number nowhere but in memory;
+// the file is on the root file system, which is memory too.
+const counting = "(i=0; while :; do i=$((i+1)); echo $i >/run/count.new; mv /run/count.new /run/count; sleep 0.05; done) </dev/null >/dev/null 2>&1 &"
+
+// told is what a guest says of itself, through the agent's socket that lull does not
+// know.
+func (l *lab) told(side, script string) string {
+	l.t.Helper()
+	out, err := guesttest.Exec(l.ctx, side, "/bin/sh", "-c", script)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func (l *lab) number(side, script string) float64 {
+	l.t.Helper()
+	n, err := strconv.ParseFloat(l.told(side, script), 64)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return n
+}
+
+const (
+	countIs  = "cat /run/count"
+	uptimeIs = "cut -d ' ' -f 1 /proc/uptime"
+	bootIs   = "cat /proc/sys/kernel/random/boot_id"
+)
+
+// TestGuestSavedState: a guest whose agent lull does not know is saved while it runs,
+// and comes back running: its uptime and a counter in its memory go on, once; then, and
+// with --cold, it starts from its disks.
+func TestGuestSavedState(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, guesttest.Options{})
+	vm := "{name: web, qmp: " + l.guest.QMP + "}"
+	l.configure(vm, "schedule: manual, consistency: {ladder: [saved-state, crash], floor: saved-state, window: 60s}")
+	l.inGuest(counting)
+	var atThaw uint64
+	l.hear = func(e agent.Event) {
+		if e.Step == agent.StepReading && atThaw == 0 {
+			atThaw = l.acked()
+			l.goesOn()
+		}
+	}
+	boot, ran, counted, written := l.told(l.guest.Side, bootIs), l.number(l.guest.Side, uptimeIs), l.number(l.guest.Side, countIs), l.acked()
+	l.lull(exitDone, "backup", "lab/web")
+	l.hear = nil
+	l.tidy()
+	if later := l.number(l.guest.Side, countIs); later <= counted || l.told(l.guest.Side, bootIs) != boot {
+		t.Errorf("the guest did not go on: it counted to %v, then to %v", counted, later)
+	}
+	point := l.result().Point
+	if point.Quiesce.Level != quiesce.LevelSavedState || point.Quiesce.Window <= 0 {
+		t.Errorf("the point is %+v", point.Quiesce)
+	}
+	l.lull(exitDone, "check", "--all")
+	running, cold := filepath.Join(l.dir, "running"), filepath.Join(l.dir, "cold")
+	l.lull(exitDone, "restore", "web", "--to", running)
+	l.lull(exitDone, "restore", "web", "--to", cold, "--cold")
+	if _, err := os.Stat(filepath.Join(cold, "memory.state")); err == nil {
+		t.Error("--cold restored the memory")
+	}
+	l.destroy()
+	l.refusesForeign(running)
+
+	side, stop := l.goOn(running)
+	if got := l.told(side, bootIs); got != boot {
+		t.Fatalf("the guest was booted anew: %s is not %s", got, boot)
+	}
+	if got := l.number(side, uptimeIs); got < ran {
+		t.Errorf("the uptime was %v, and is %v", ran, got)
+	}
+	first := l.number(side, countIs)
+	if first < counted {
+		t.Errorf("it had counted to %v, and has to %v", counted, first)
+	}
+	l.counts(side, first+10)
+	stop()
+	if _, err := os.Stat(filepath.Join(running, "memory.state")); err == nil {
+		t.Error("the memory could be used a second time")
+	}
+	l.boot(running, written)
+	l.boot(cold, written)
+}
+
+// counts waits until the guest has counted beyond n.
+func (l *lab) counts(side string, n float64) {
+	l.t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for l.number(side, countIs) <= n {
+		select {
+		case <-tick.C:
+		case <-l.ctx.Done():
+			l.t.Fatal("the restored guest does not count on")
+		}
+	}
+}
+
+// goOn starts a restored VM, and waits until the agent that lull does not know answers.
+func (l *lab) goOn(dir string) (side string, stop func()) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.ctx, filepath.Join(dir, "boot.sh"))
+	cmd.Env = append(os.Environ(), "LULL_ACCEL=tcg,thread=multi")
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // killed: an error tells nothing
+	}()
+	stop = func() {
+		_ = cmd.Process.Kill() // the script has become QEMU
+		<-ended
+	}
+	l.t.Cleanup(stop)
+	side = filepath.Join(dir, "side0.sock")
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for guesttest.Ping(l.ctx, side) != nil {
+		select {
+		case <-tick.C:
+		case <-ended:
+			l.t.Fatalf("the restored VM has ended: %s", &said)
+		case <-l.ctx.Done():
+			l.t.Fatalf("the restored VM does not answer: %s", &said)
+		}
+	}
+	return side, stop
+}
+
+// refusesForeign starts the VM with a QEMU that is too old, and with one that does
+// not know its machine: both refuse before they touch anything.
+func (l *lab) refusesForeign(dir string) {
+	l.t.Helper()
+	for version, want := range map[string]string{"5.2": "saved by QEMU", "99.0": "machine type"} {
+		foreign := filepath.Join(l.dir, "qemu-"+version)
+		l.write(foreign, "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version "+version+".0 (x)';; *) echo none;; esac\n")
+		if err := os.Chmod(foreign, 0o700); err != nil {
+			l.t.Fatal(err)
+		}
+		cmd := exec.CommandContext(l.ctx, filepath.Join(dir, "boot.sh"))
+		cmd.Env = append(os.Environ(), "LULL_QEMU="+foreign)
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), "--cold") {
+			l.t.Errorf("QEMU %s: %v\n%s", version, err, out)
+		}
+	}
+}
