@@ -24,6 +24,17 @@ import (
 // says so.
 const modeEnv = "LULL_TEST_MODE"
 
+// seenEnv names a file that the plugin makes once it does what its mode says.
+const seenEnv = "LULL_TEST_SEEN"
+
+func tellSeen() {
+	if path := os.Getenv(seenEnv); path != "" {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, err) // the test misses the file
+		}
+	}
+}
+
 func TestMain(m *testing.M) {
 	mode := os.Getenv(modeEnv)
 	switch verb, _, _ := strings.Cut(mode, " "); verb {
@@ -32,6 +43,7 @@ func TestMain(m *testing.M) {
 	case "host":
 		exit(runHost())
 	case "silent":
+		tellSeen()
 		select {} // no handshake
 	case "garbage":
 		fmt.Println("Welcome to this plugin! " + strings.Repeat("x", 300))
@@ -101,6 +113,7 @@ func (w *odd) act(call quiescetest.Call) error {
 	if what != string(call) {
 		return nil
 	}
+	tellSeen()
 	switch verb {
 	case "hang":
 		select {} // deaf to its context

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -158,15 +160,38 @@ func each(p quiesce.Writer) map[quiescetest.Call]func(context.Context) error {
 
 func callOdd(t *testing.T, verb string, call quiescetest.Call, limit time.Duration) (*plugins.Plugin, *quiesce.Failure) {
 	t.Helper()
-	p := started(t, spec(verb+" "+string(call)), quiescetest.NewGuest())
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	err := each(p)[call](ctx)
+	var p *plugins.Plugin
+	var err error
+	untilSeen(t, limit, func(seen string, limit time.Duration) {
+		if p != nil { // it was too slow to come so far
+			_ = p.Close()
+		}
+		s := spec(verb + " " + string(call))
+		s.Env = append(s.Env, seen)
+		p = started(t, s, quiescetest.NewGuest())
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		err = each(p)[call](ctx)
+	})
 	var f *quiesce.Failure
 	if !errors.As(err, &f) {
 		t.Fatalf("%s in %s: %v, want a failure", verb, call, err)
 	}
 	return p, f
+}
+
+// untilSeen tries again with more time what ended before the plugin did its part: a
+// limit that is over too early proves nothing.
+func untilSeen(t *testing.T, limit time.Duration, try func(seen string, limit time.Duration)) {
+	t.Helper()
+	for i := 0; ; i++ {
+		path := filepath.Join(t.TempDir(), fmt.Sprint("seen", i))
+		try(seenEnv+"="+path, limit)
+		if _, err := os.Stat(path); err == nil || limit >= patience {
+			return
+		}
+		limit *= 4
+	}
 }
 
 func TestEveryCall(t *testing.T) {
@@ -236,7 +261,7 @@ func TestTooLargeDocument(t *testing.T) {
 
 func TestDeafToAbort(t *testing.T) {
 	p, _ := callOdd(t, "hang", quiescetest.Abort, 200*time.Millisecond)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := p.Abort(ctx, quiesce.Request{}); !errors.Is(err, quiesce.ErrWriterGone) {
 		t.Errorf("second Abort: %v, want the plugin killed", err)

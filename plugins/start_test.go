@@ -58,13 +58,16 @@ func TestStartEndsWithItsContext(t *testing.T) {
 	for _, mode := range []string{"silent", "hang connect", "stop connect"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Cleanup(func() { goleak.VerifyNone(t) })
-			s := spec(mode)
-			s.RuntimeDir = runtimeDir(t)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			if _, err := plugins.Start(ctx, s, quiescetest.NewGuest(), discard()); err == nil {
-				t.Error("no error")
-			}
+			untilSeen(t, time.Second, func(seen string, limit time.Duration) {
+				s := spec(mode)
+				s.RuntimeDir = runtimeDir(t)
+				s.Env = append(s.Env, seen)
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				if _, err := plugins.Start(ctx, s, quiescetest.NewGuest(), discard()); err == nil {
+					t.Error("no error")
+				}
+			})
 		})
 	}
 }
