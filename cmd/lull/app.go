@@ -14,6 +14,7 @@ import (
 
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 // App is lull with its surroundings. The zero value of an optional field turns
@@ -36,6 +37,8 @@ type App struct {
 	Patience time.Duration
 	// MinFree is what qemu.Options.MinFree is; 0: the usual.
 	MinFree int64
+	// Cost is what trying a passphrase of a new key costs; zero: the usual cost.
+	Cost repo.Cost
 	// Version is what `lull version` says and restore points record.
 	Version string
 }

@@ -110,7 +110,7 @@ func (l *lab) attempt(ctx context.Context, args ...string) (code int, stdout, st
 	var out, diag bytes.Buffer
 	app := &App{
 		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &diag, Env: func(string) string { return "" },
-		Program: l.program, Version: "test", Observe: l.note, MinFree: l.minFree,
+		Program: l.program, Version: "test", Cost: cheap(), Observe: l.note, MinFree: l.minFree,
 	}
 	code = app.Run(ctx, append([]string{"--config", l.config}, args...))
 	return code, out.String(), diag.String()

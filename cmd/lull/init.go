@@ -49,7 +49,7 @@ func (in *invocation) initRepository(ctx context.Context) (err error) {
 	if err := in.probeNew(ctx, r, store); err != nil {
 		return fmt.Errorf("init %s: %w", r.Name, err)
 	}
-	id, err := repo.Init(ctx, store, repo.InitOptions{Passphrase: secret})
+	id, err := repo.Init(ctx, store, repo.InitOptions{Passphrase: secret, Cost: in.Cost})
 	if err != nil {
 		return fmt.Errorf("init %s: %w", r.Name, err)
 	}

@@ -211,7 +211,7 @@ func (in *invocation) keyAddCommand() *cobra.Command {
 			return withHint(&marked{fmt.Errorf("key add: %w", err), errUsage}, "choose backup, restore, maintain or owner")
 		}
 		return in.withKeys(cmd.Context(), func(r *repo.Repository) error {
-			return in.addKey(cmd.Context(), r, repo.NewKey{Label: args[0], Roles: set}, file)
+			return in.addKey(cmd.Context(), r, repo.NewKey{Label: args[0], Roles: set, Cost: in.Cost}, file)
 		})
 	})
 	return cmd

@@ -15,12 +15,13 @@ import (
 // stays well below 256 MiB. $GOGC is not asked.
 const garbage = 40
 
-// main leaves every decision to App.Run. The signals stay caught until it
+func main() { os.Exit(serve(processApp())) }
+
+// serve leaves every decision to App.Run. The signals stay caught until it
 // returns: a second one must not end the process in the middle of a merge.
-func main() {
+func serve(app *App) (code int) {
 	debug.SetGCPercent(garbage)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := processApp().Run(ctx, os.Args[1:])
-	stop()
-	os.Exit(code)
+	defer stop()
+	return app.Run(ctx, os.Args[1:])
 }

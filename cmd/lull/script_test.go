@@ -17,14 +17,24 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 // TestMain makes the test binary stand in for lull, so that the scripts run the
-// real main in processes of their own.
+// real lull in processes of their own; but for keys whose passphrases are cheap to try,
+// which hundreds of commands do.
 func TestMain(m *testing.M) {
 	crashing()
-	testscript.Main(m, map[string]func(){"lull": main})
+	testscript.Main(m, map[string]func(){"lull": func() {
+		app := processApp()
+		app.Cost = cheap()
+		os.Exit(serve(app))
+	}})
 }
+
+// cheap is a key that is tried in no time.
+func cheap() repo.Cost { return repo.Cost{Time: 1, Memory: 64, Threads: 1} }
 
 // TestScripts runs testdata/script/*.txtar, one for each command and each kind
 // of bad input that needs no guest. One alone: go test -run TestScripts/NAME

@@ -60,7 +60,7 @@ agent: {state_dir: %s/state, cache_dir: %s/cache}
 func (h *storeHost) lull(code int, args ...string) (stdout, stderr string) {
 	h.t.Helper()
 	var out, errs strings.Builder
-	app := &App{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Env: func(string) string { return "" }, Version: "test"}
+	app := &App{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Env: func(string) string { return "" }, Version: "test", Cost: cheap()}
 	if got := app.Run(h.t.Context(), append(args, "--config", filepath.Join(h.dir, "lull.yaml"))); got != code {
 		h.t.Fatalf("lull %s: exit %d, want %d\n%s%s", strings.Join(args, " "), got, code, out.String(), errs.String())
 	}
