@@ -14,8 +14,11 @@ GUESTS := ^TestGuest
 S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
 UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
+# Tests that start their own binary again and again, as lull or as a plugin: under the
+# race detector each start takes three times as long. `make test-race` has them too.
+PROCESS_PACKAGES = $(shell go list ./cmd/... ./plugins/plugintest/...)
 
-.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
+.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-race test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
 all: build ## build bin/lull (the default)
 
@@ -40,7 +43,11 @@ test: setup ## every tier, real guests and a real S3 server included
 	$(MAKE) --no-print-directory test-s3
 
 test-unit: setup ## units and conformance kits, with the race detector
-	go test -race -timeout 12m -skip '$(GUESTS)' $(UNIT_PACKAGES)
+	go test -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(PROCESS_PACKAGES),$(UNIT_PACKAGES))
+	go test -timeout 12m -skip '$(GUESTS)' $(PROCESS_PACKAGES)
+
+test-race: setup ## units, all of them with the race detector
+	go test -race -timeout 20m -skip '$(GUESTS)' $(UNIT_PACKAGES)
 
 test-guest: setup ## what boots real virtual machines; two at a time
 	go test -p 1 -parallel 2 -timeout 12m -run '$(GUESTS)' $(GUEST_PACKAGES)
