@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,13 +153,14 @@ func checksThenActs() blob.Store {
 // lagging lists what was there one creation ago.
 func lagging() blob.Store {
 	w := &wrong{Store: mem.New()}
-	behind := w.Store.Clone()
+	var behind atomic.Pointer[mem.Store]
+	behind.Store(w.Store.Clone())
 	w.create = func(ctx context.Context, name string, data []byte) error {
-		behind = w.Store.Clone()
+		behind.Store(w.Store.Clone())
 		return w.Store.Create(ctx, name, data)
 	}
 	w.list = func(ctx context.Context, prefix string, fn func(blob.Info) error) error {
-		return behind.List(ctx, prefix, fn)
+		return behind.Load().List(ctx, prefix, fn)
 	}
 	return w
 }
@@ -166,10 +168,9 @@ func lagging() blob.Store {
 // slowToAppear does not have an object at the first read.
 func slowToAppear() blob.Store {
 	w := &wrong{Store: mem.New()}
-	asked := map[string]bool{}
+	var asked sync.Map
 	w.read = func(ctx context.Context, name string, off, length int64) ([]byte, error) {
-		if !asked[name] {
-			asked[name] = true
+		if _, again := asked.LoadOrStore(name, true); !again {
 			return nil, blob.ErrNotFound
 		}
 		return w.Store.Read(ctx, name, off, length)
