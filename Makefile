@@ -14,9 +14,10 @@ GUESTS := ^TestGuest
 S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
 UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
-# Tests that start their own binary again and again, as lull or as a plugin: under the
-# race detector each start takes three times as long. `make test-race` has them too.
-PROCESS_PACKAGES = $(shell go list ./cmd/... ./plugins/plugintest/...)
+# What takes many minutes under the race detector: tests that start their own binary
+# again and again, as lull or as a plugin, and the many lives of a repository.
+# `make test-race` has them too: run it after changes there.
+SLOW_RACES = $(shell go list ./cmd/... ./plugins/plugintest/... ./transport/repo)
 
 .PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-race test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
@@ -43,8 +44,8 @@ test: setup ## every tier, real guests and a real S3 server included
 	$(MAKE) --no-print-directory test-s3
 
 test-unit: setup ## units and conformance kits, with the race detector
-	go test -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(PROCESS_PACKAGES),$(UNIT_PACKAGES))
-	go test -timeout 12m -skip '$(GUESTS)' $(PROCESS_PACKAGES)
+	go test -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(SLOW_RACES),$(UNIT_PACKAGES))
+	go test -timeout 12m -skip '$(GUESTS)' $(SLOW_RACES)
 
 test-race: setup ## units, all of them with the race detector
 	go test -race -timeout 20m -skip '$(GUESTS)' $(UNIT_PACKAGES)
