@@ -11,6 +11,7 @@ The hold ends by itself after HOLD seconds, should lull and this program be gone
 """
 
 import sys
+import time
 
 import lullplugin
 import writer_pb2 as pb
@@ -19,21 +20,28 @@ HOLD = 70  # seconds; a window is 60 at most
 STATE = "/run/lull-sqlite"
 
 # Exit codes of the scripts below.
-DONE, BUSY, NOT_HELD, ABSENT = 0, 2, 3, 4
+DONE, BUSY, NOT_HELD, ABSENT, OVER = 0, 2, 3, 4, 5
 
-# The holder feeds sqlite3 and stays: with its end the lock ends. Its process group is
-# what Thaw kills, and its name is in the command line, so that a number that is
+# A freeze that was given up may still be on its way in the guest while the thaw runs,
+# or even start after it. So calls have numbers that only grow; thaw writes its own down,
+# and a freeze with a lower one does nothing, both under one lock.
+#
+# The holder feeds sqlite3 and stays: with its end the database's lock ends. Its process
+# group is what thaw kills, and its name is in the command line, so that a number that is
 # another's by now is left alone.
 FREEZE = r"""
-db=$1 state=$2 hold=$3
+db=$1 state=$2 turn=$3 hold=$4
 [ -f "$db" ] && command -v sqlite3 >/dev/null || exit 4
-mkdir -p "$state" && rm -f "$state/held" "$state/pid" || exit 1
+mkdir -p "$state" && exec 9>"$state/lock" && flock 9 || exit 1
+[ "$turn" -gt "$(cat "$state/over" 2>/dev/null || echo 0)" ] || exit 5
+rm -f "$state/held" "$state/pid"
 setsid sh -c '
-    echo $$ > "$2/pid"
+    echo $$ > "$2/pid" && exec 9>&- || exit 1
     { echo ".bail on"; echo ".timeout 5000"; echo "PRAGMA wal_checkpoint(TRUNCATE);"
       echo "BEGIN IMMEDIATE;"; echo ".shell touch $2/held"; exec sleep "$3"; } | sqlite3 "$1"
     rm -f "$2/held"
 ' lull-sqlite-holder "$db" "$state" "$hold" </dev/null >/dev/null 2>&1 &
+exec 9>&- # the lock is the holder's now, until its number is written
 for i in $(seq 60); do
     [ -e "$state/held" ] && exit 0
     sleep 0.1
@@ -42,7 +50,8 @@ exit 2
 """
 
 THAW = r"""
-state=$2
+state=$2 turn=$3
+mkdir -p "$state" && exec 9>"$state/lock" && flock 9 && echo "$turn" > "$state/over" || exit 1
 pid=$(cat "$state/pid" 2>/dev/null) || exit 3
 held=3
 if tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -q lull-sqlite-holder; then
@@ -62,6 +71,7 @@ class SQLite:
     def __init__(self, database):
         self.database = database
         self.guest = None
+        self.turn = 0
 
     def connect(self, guest):
         self.guest = guest
@@ -72,9 +82,10 @@ class SQLite:
         )
 
     def run(self, script, timeout):
+        self.turn = max(time.time_ns(), self.turn + 1)
         if self.guest is None:
             raise lullplugin.Failure("no way into the guest", pb.FAILURE_CLASS_NOT_PRESENT)
-        args = ["-c", script, "lull-sqlite", self.database, STATE, str(HOLD)]
+        args = ["-c", script, "lull-sqlite", self.database, STATE, str(self.turn), str(HOLD)]
         result = self.guest.execute("/bin/sh", args, timeout)
         if result.exit_code == ABSENT:
             raise lullplugin.Failure(
@@ -94,6 +105,8 @@ class SQLite:
                 component=self.database,
                 hint="look for a long transaction",
             )
+        if result.exit_code == OVER:
+            raise lullplugin.Failure("a later call came first", hint="if it stays: did the clock of the host go back?")
         if result.exit_code != DONE:
             raise lullplugin.Failure("freeze ended with %d: %s" % (result.exit_code, result.stderr[:200]))
 
