@@ -173,7 +173,7 @@ func TestWalkDown(t *testing.T) {
 		{"all fail", func(s *scene) { s.fs.On(quiescetest.Freeze, quiescetest.Act{Err: errors.New("no")}) },
 			quiesce.LevelCrash, []string{"application: writer filesystem", "filesystem: writer filesystem", "saved-state: this host does not save"}},
 		{"take is late", func(s *scene) {
-			s.job.Take = func(context.Context) error { s.takes++; time.Sleep(20 * time.Second); return nil }
+			s.job.Take = func(context.Context) error { s.takes++; time.Sleep(20 * time.Second); return nil } // of the bubble
 		}, quiesce.LevelCrash, []string{"its budget is 10s"}},
 		{"thaw is late", func(s *scene) { s.app.On(quiescetest.Thaw, quiescetest.Act{Delay: time.Hour, Deaf: true}) },
 			quiesce.LevelFilesystem, []string{"writer db: timeout: thaw"}},
@@ -242,7 +242,7 @@ func TestTakeIgnoresTheWindow(t *testing.T) {
 		s := newScene()
 		opened := time.Now()
 		s.job.Take = func(context.Context) error {
-			time.Sleep(8500 * time.Millisecond)
+			time.Sleep(8500 * time.Millisecond) // of the bubble
 			if s.guest.IsFrozen() {
 				t.Errorf("guest still frozen after %v in Take", time.Since(opened))
 			}

@@ -152,7 +152,7 @@ func (tr *trial) play(ctx context.Context) []string {
 func (tr *trial) doTake(context.Context) error {
 	tr.takes++
 	if tr.take > 0 {
-		time.Sleep(tr.take)
+		time.Sleep(tr.take) // of the bubble
 	}
 	for _, w := range tr.writers() {
 		tr.atTake = append(tr.atTake, w.Frozen())

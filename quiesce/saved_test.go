@@ -38,7 +38,7 @@ func TestSavedState(t *testing.T) {
 		}}, quiesce.LevelCrash, "no room", 0},
 		{"past its time", &quiesce.Saved{Check: ok, Take: func(ctx context.Context) error {
 			<-ctx.Done()
-			time.Sleep(3 * time.Second) // the guest is resumed
+			time.Sleep(3 * time.Second) // of the bubble: the guest is resumed
 			return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, ctx.Err())
 		}}, quiesce.LevelCrash, "deadline", 0},
 		{"fails", &quiesce.Saved{Check: ok, Take: func(context.Context) error { return broken }}, quiesce.LevelNone, "", 0},
