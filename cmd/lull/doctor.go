@@ -62,6 +62,11 @@ func (in *invocation) doctor(ctx context.Context, locks bool) error {
 		}
 		all = append(all, e.found...)
 	}
+	return in.conclude("doctor", all)
+}
+
+// conclude shows what a doctor found; that something failed is its error.
+func (in *invocation) conclude(doctor string, all []diagnosis) error {
 	if err := in.showDiagnoses(all); err != nil {
 		return err
 	}
@@ -72,7 +77,7 @@ func (in *invocation) doctor(ctx context.Context, locks bool) error {
 		}
 	}
 	if failed > 0 {
-		return withHint(fmt.Errorf("doctor: %s failed", count(failed, "check")), "do what the lines marked failed say")
+		return withHint(fmt.Errorf("%s: %s failed", doctor, count(failed, "check")), "do what the lines marked failed say")
 	}
 	return nil
 }

@@ -35,19 +35,7 @@ func (in *invocation) pluginDoctor(ctx context.Context) error {
 			return fmt.Errorf("plugin doctor: %w", ctx.Err())
 		}
 	}
-	if err := in.showDiagnoses(all); err != nil {
-		return err
-	}
-	failed := 0
-	for _, d := range all {
-		if d.Result == resultFailed {
-			failed++
-		}
-	}
-	if failed > 0 {
-		return withHint(fmt.Errorf("plugin doctor: %s failed", count(failed, "check")), "do what the lines marked failed say")
-	}
-	return nil
+	return in.conclude("plugin doctor", all)
 }
 
 func (in *invocation) diagnosePlugin(ctx context.Context, cfg *config.Config, name string) []diagnosis {
