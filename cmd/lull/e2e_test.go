@@ -221,9 +221,9 @@ func (l *lab) compare(format snapshot.Format, a, b string) {
 	}
 }
 
-// boot starts a restored VM by the script that came with it, and proves that it holds
-// every record up to upTo, none torn. It returns the socket of the guest's agent.
-func (l *lab) boot(dir string, upTo uint64) (agent string) {
+// start runs the script that came with a restored VM; ended is closed when the VM has
+// ended, which stop, or the end of the test, sees to.
+func (l *lab) start(dir string) (stop func(), ended <-chan struct{}) {
 	l.t.Helper()
 	cmd := exec.CommandContext(l.ctx, filepath.Join(dir, "boot.sh"))
 	cmd.Env = append(os.Environ(), "LULL_ACCEL=tcg,thread=multi")
@@ -232,18 +232,29 @@ func (l *lab) boot(dir string, upTo uint64) (agent string) {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	ended := make(chan struct{})
+	done := make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(done)
 		_ = cmd.Wait() // killed: an error tells nothing
 	}()
-	l.t.Cleanup(func() {
+	stop = func() {
 		_ = cmd.Process.Kill() // the script has become QEMU
-		<-ended
+		<-done
+	}
+	l.t.Cleanup(func() {
+		stop()
 		if l.t.Failed() {
 			l.t.Logf("boot.sh: %s", &said)
 		}
 	})
+	return stop, done
+}
+
+// boot starts a restored VM by the script that came with it, and proves that it holds
+// every record up to upTo, none torn. It returns the socket of the guest's agent.
+func (l *lab) boot(dir string, upTo uint64) (agent string) {
+	l.t.Helper()
+	_, ended := l.start(dir)
 	agent = filepath.Join(dir, "qga.sock")
 	found := l.awaitFound(agent, ended)
 	if err := found.Err(); err != nil {

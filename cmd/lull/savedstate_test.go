@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,23 +118,7 @@ func (l *lab) counts(side string, n float64) {
 // goOn starts a restored VM, and waits until the agent that lull does not know answers.
 func (l *lab) goOn(dir string) (side string, stop func()) {
 	l.t.Helper()
-	cmd := exec.CommandContext(l.ctx, filepath.Join(dir, "boot.sh"))
-	cmd.Env = append(os.Environ(), "LULL_ACCEL=tcg,thread=multi")
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // killed: an error tells nothing
-	}()
-	stop = func() {
-		_ = cmd.Process.Kill() // the script has become QEMU
-		<-ended
-	}
-	l.t.Cleanup(stop)
+	stop, ended := l.start(dir)
 	side = filepath.Join(dir, "side0.sock")
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -143,9 +126,9 @@ func (l *lab) goOn(dir string) (side string, stop func()) {
 		select {
 		case <-tick.C:
 		case <-ended:
-			l.t.Fatalf("the restored VM has ended: %s", &said)
+			l.t.Fatal("the restored VM has ended")
 		case <-l.ctx.Done():
-			l.t.Fatalf("the restored VM does not answer: %s", &said)
+			l.t.Fatal("the restored VM does not answer")
 		}
 	}
 	return side, stop
