@@ -105,20 +105,12 @@ func (r *run) lookup(name *block.Name, h *hit) error {
 
 func (r *run) lookupIn(number int, name *block.Name, h *hit) error {
 	p, err := r.entryPage(number)
-	if err != nil || !bytes.HasPrefix(name[:], p.shared) {
+	if err != nil {
 		return err
 	}
-	rest := name[len(p.shared):]
-	lo := 0
-	for hi := p.count; lo < hi; {
-		if mid := (lo + hi) / 2; bytes.Compare(p.rest(mid), rest) < 0 {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	for ; lo < p.count && !h.good && bytes.Equal(p.rest(lo), rest); lo++ {
-		if err := h.at(r, p.place(lo)); err != nil {
+	first, found := p.find(name)
+	for at := first; found && at < p.count && !h.good && bytes.Equal(p.rest(at), p.rest(first)); at++ {
+		if err := h.at(r, p.place(at)); err != nil {
 			return err
 		}
 	}
