@@ -43,7 +43,7 @@ func layers() []layer {
 		{"plugins/writers/*", "quiesce snapshot plugins/sdk"},
 		{"plugins/plugintest", "quiesce quiesce/quiescetest snapshot plugins/sdk plugins/proto"},
 
-		{"transport/repo", "transport/blob transport/block snapshot quiesce transport/repo/internal/*"},
+		{"transport/repo", "transport/blob transport/blob/count transport/block snapshot quiesce transport/repo/internal/*"},
 		{"transport/repo/internal/*", "transport/blob transport/block transport/repo/internal/*"},
 		{"transport", "snapshot quiesce transport/repo transport/block"},
 

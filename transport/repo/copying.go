@@ -38,15 +38,7 @@ func (r *Repository) BeginCopy(ctx context.Context, vm, id string) (*Session, er
 	if err := r.Allow(RoleBackup, "store copies"); err != nil {
 		return nil, err
 	}
-	s, err := r.begin(ctx, vm, id)
-	if err != nil {
-		return nil, fmt.Errorf("begin session: %w", err)
-	}
-	if err := s.choose(ctx); err != nil {
-		return nil, fmt.Errorf("begin session: %w", errors.Join(err, s.Close()))
-	}
-	s.doubts = r.doubts.count()
-	return s, nil
+	return r.beginPoint(ctx, vm, id)
 }
 
 // Inherits tells whether the stream has a parent to Keep windows of.

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lull-backup/lull/transport/blob/count"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
@@ -53,7 +54,7 @@ type Session struct {
 	vm    string
 	id    string // of the point to be
 	sid   sid
-	store *counted
+	store *count.Store
 	data  lane
 	nodes lane
 	count counters
@@ -111,7 +112,13 @@ func (r *Repository) Begin(ctx context.Context, vm string, at time.Time) (*Sessi
 	if err := r.Allow(RoleBackup, "back up"); err != nil {
 		return nil, err
 	}
-	s, err := r.begin(ctx, vm, newPointID(at))
+	return r.beginPoint(ctx, vm, newPointID(at))
+}
+
+// beginPoint starts the session of the point of an id, which builds on the newest of its
+// VM.
+func (r *Repository) beginPoint(ctx context.Context, vm, id string) (*Session, error) {
+	s, err := r.begin(ctx, vm, id)
 	if err != nil {
 		return nil, fmt.Errorf("begin session: %w", err)
 	}
@@ -137,7 +144,7 @@ func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error)
 		vm:     vm,
 		id:     id,
 		sid:    sessionID(r.ring.VM(vm), id),
-		store:  &counted{Store: r.store},
+		store:  count.New(r.store),
 		index:  r.index.Session(),
 		jobs:   make(chan job),
 		stop:   make(chan struct{}),
@@ -163,11 +170,11 @@ func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error)
 
 // Stats tells what the session did until now.
 func (s *Session) Stats() Stats {
-	c := &s.count
+	c, asked := &s.count, s.store.Totals()
 	return Stats{
 		Read: c.read.Load(), Zero: c.zero.Load(), Dedup: c.dedup.Load(), New: c.fresh.Load(),
 		Blocks: c.blocks.Load(), NewBlocks: c.newBlocks.Load(),
-		Stored: s.store.stored.Load(), Requests: s.store.requests.Load(), Objects: s.store.objects.Load(),
+		Stored: asked.Written, Requests: asked.Requests, Objects: asked.Created,
 	}
 }
 
