@@ -129,6 +129,8 @@ type DiskPlan struct {
 	DeltaNode string  `json:"delta_node,omitempty"` // its node; the file below it is DeltaNode + "-file"
 	Export    string  `json:"export,omitempty"`     // name under which the frozen node is served
 	Chain     []Layer `json:"chain"`                // frozen layers, top first
+	// Track is how a Tracker records what changes on the disk.
+	Track TrackPlan `json:"track,omitzero"`
 }
 
 // Layer is one file of a backing chain.

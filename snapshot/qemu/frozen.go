@@ -102,11 +102,11 @@ var errClosed = errors.New("frozen disks are closed")
 
 // Disk opens a disk.
 func (f *frozen) Disk(ctx context.Context, name string) (snapshot.Source, error) {
-	i := slices.IndexFunc(f.plan.Disks, func(d snapshot.DiskPlan) bool { return d.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("no disk %q in the plan", name)
+	d, err := f.planned(name)
+	if err != nil {
+		return nil, err
 	}
-	s, err := f.source(ctx, f.plan.Disks[i])
+	s, err := f.source(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +117,14 @@ func (f *frozen) Disk(ctx context.Context, name string) (snapshot.Source, error)
 	}
 	f.readers = append(f.readers, s)
 	return s, nil
+}
+
+func (f *frozen) planned(disk string) (snapshot.DiskPlan, error) {
+	i := slices.IndexFunc(f.plan.Disks, func(d snapshot.DiskPlan) bool { return d.Name == disk })
+	if i < 0 {
+		return snapshot.DiskPlan{}, fmt.Errorf("no disk %q in the plan", disk)
+	}
+	return f.plan.Disks[i], nil
 }
 
 // source connects to the export of a disk, or opens its files.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -28,7 +29,11 @@ func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
 			if err != nil {
 				return err
 			}
-			if err := h.prepareDisk(ctx, m, d, in); err != nil {
+			err = h.prepareDisk(ctx, m, d, in)
+			if err == nil {
+				err = h.tidy(ctx, m, d, in)
+			}
+			if err != nil {
 				return fmt.Errorf("disk %d, %s: %w", i, d.Name, err)
 			}
 		}
@@ -123,9 +128,16 @@ func (h *Host) freeze(ctx context.Context, p snapshot.Plan) error {
 		actions = append(actions, args{"type": "blockdev-snapshot",
 			"data": args{"node": d.Node, "overlay": d.DeltaNode}})
 	}
+	records := startRecords(p)
 	variables := holdVariables(p)
 	err := h.during(ctx, p, func(m *monitor) error {
-		return m.Execute(ctx, "transaction", args{"actions": actions}, nil)
+		err := m.Execute(ctx, "transaction", args{"actions": slices.Concat(records, actions)}, nil)
+		if len(records) > 0 && refused(err) {
+			// A point without a record is worth more than none.
+			h.opt.Log.Warn("freeze again, without records of changes", "vm", p.VM, "error", err)
+			err = m.Execute(ctx, "transaction", args{"actions": actions}, nil)
+		}
+		return err
 	})
 	if err != nil {
 		return err

@@ -32,6 +32,16 @@ type inserted struct {
 	DetectZeroes string    `json:"detect_zeroes"`
 	Cache        cacheMode `json:"cache"`
 	Image        layer     `json:"image"`
+	Bitmaps      []bitmap  `json:"dirty-bitmaps"`
+}
+
+// bitmap is a dirty bitmap of a node. QEMU's jobs have some without a name.
+type bitmap struct {
+	Name         string `json:"name"`
+	Granularity  int64  `json:"granularity"`
+	Recording    bool   `json:"recording"`
+	Persistent   bool   `json:"persistent"`
+	Inconsistent bool   `json:"inconsistent"`
 }
 
 type cacheMode struct {
@@ -45,6 +55,12 @@ type layer struct {
 	Format   string `json:"format"`
 	Size     int64  `json:"virtual-size"`
 	Backing  *layer `json:"backing-image"`
+	Specific struct {
+		Data struct {
+			Compat   string `json:"compat"`
+			DataFile string `json:"data-file"`
+		} `json:"data"`
+	} `json:"format-specific"`
 }
 
 // job is a background job, as query-jobs shows it.

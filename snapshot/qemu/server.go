@@ -93,10 +93,18 @@ func privateDir(dir string) error {
 	return nil
 }
 
-// export serves a frozen node.
+// export serves a frozen node, and the record of what changed on it, where there is
+// one.
 func (m *monitor) export(ctx context.Context, d snapshot.DiskPlan) error {
-	return m.Execute(ctx, "block-export-add", args{"type": "nbd", "id": d.Export, "node-name": d.Node,
-		"name": d.Export, "writable": false}, nil)
+	a := args{"type": "nbd", "id": d.Export, "node-name": d.Node, "name": d.Export, "writable": false}
+	if d.Track.Since != "" {
+		a["bitmaps"] = []string{d.Track.Since}
+		if err := m.Execute(ctx, "block-export-add", a, nil); !refused(err) {
+			return err
+		}
+		delete(a, "bitmaps") // then all is read
+	}
+	return m.Execute(ctx, "block-export-add", a, nil)
 }
 
 // unserve ends the exports of a run and the server, if it is ours. It is right
