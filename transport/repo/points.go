@@ -174,8 +174,14 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	if err := r.trust.allows(sealed.Signer, RoleBackup, info.Created); err != nil {
 		return Point{}, err
 	}
+	if err := r.timelyName(info.Name, info.Created); err != nil {
+		return Point{}, err
+	}
 	p, err := r.decodeSealed(info, b, sealed)
 	if err != nil || p.ID == "" {
+		return Point{}, err
+	}
+	if err := r.timely(p.Frozen, info.Created); err != nil {
 		return Point{}, err
 	}
 	if pointObject(r.ring.VM(p.VM), p.ID) != info.Name {

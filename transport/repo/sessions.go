@@ -155,7 +155,7 @@ func (s *Session) choose(ctx context.Context) error {
 func (s *Session) newestName(ctx context.Context) (newest string, err error) {
 	infos, err := list(ctx, s.store, vmPrefix(s.r.ring.VM(s.vm)))
 	for _, i := range infos {
-		if id, ok := pointID(i.Name); ok {
+		if id, ok := pointID(i.Name); ok && s.r.timelyName(i.Name, i.Created) == nil {
 			newest = max(newest, id)
 		}
 	}
