@@ -151,9 +151,13 @@ func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Poin
 }
 
 // parent is the VM's point before, or the zero Point. Damaged ones are passed
-// over: they are no reason to make no new one.
+// over: they are no reason to make no new one. Nor is one of another key, but somebody is
+// to know of it.
 func (b *backup) parent() repo.Point {
 	p, damaged := b.session.Parent()
+	if own := b.job.Repository.Label(); p.SignedBy != "" && p.SignedBy != own {
+		b.warnOnce(fmt.Sprintf("the restore point before is of key %q, this host's key is %q: keep counts each key's points on their own, see lull forget --dry-run", p.SignedBy, own))
+	}
 	if damaged != nil {
 		b.warnOnce("an earlier restore point cannot be used: " + strings.ReplaceAll(damaged.Error(), "\n", "; "))
 	}

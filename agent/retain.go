@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/agent/retention"
@@ -18,30 +19,68 @@ type Verdict struct {
 	Reasons []string
 }
 
-// Judge applies rules to the restore points of one VM, oldest first. Points that are held
-// stay whatever the rules say, and the newest always does.
+// Judge applies rules to the restore points of one VM, oldest first: to those of each key
+// on their own. A host that was taken over signs points of any VM, of any day: they take
+// no place of another key's. Points that are held stay whatever the rules say, and the
+// newest of each key always does.
 func Judge(keep retention.Keep, points []repo.Point, held map[string]repo.Held, loc *time.Location) []Verdict {
-	times := make([]time.Time, len(points))
-	for i := range points {
-		times[i] = points[i].Frozen
-	}
 	out := make([]Verdict, len(points))
-	for i, d := range retention.Decide(keep, times, loc) {
-		out[i] = Verdict{Point: points[i], Keep: d.Keep, Reasons: d.Reasons}
-		h, is := held[points[i].ID]
-		if !is {
-			continue
+	signers := Signers(points)
+	for _, signer := range signers {
+		var places []int
+		var times []time.Time
+		for i := range points {
+			if points[i].SignedBy == signer {
+				places, times = append(places, i), append(times, points[i].Frozen)
+			}
 		}
-		if !d.Keep {
-			out[i].Reasons = nil
+		for n, d := range retention.Decide(keep, times, loc) {
+			i := places[n]
+			out[i] = Verdict{Point: points[i], Keep: d.Keep, Reasons: d.Reasons}
+			if len(signers) > 1 {
+				out[i].Reasons = append(d.Reasons, "counted with those of key "+signer)
+			}
 		}
-		reason := "held"
-		if h.Reason != "" {
-			reason += ": " + h.Reason
+	}
+	for i := range out {
+		if h, is := held[points[i].ID]; is {
+			out[i].hold(h)
 		}
-		out[i].Keep, out[i].Reasons = true, append(slices.Clip(out[i].Reasons), reason)
 	}
 	return out
+}
+
+func (v *Verdict) hold(h repo.Held) {
+	if !v.Keep {
+		v.Reasons = nil
+	}
+	reason := "held"
+	if h.Reason != "" {
+		reason += ": " + h.Reason
+	}
+	v.Keep, v.Reasons = true, append(slices.Clip(v.Reasons), reason)
+}
+
+// Signers are the labels of the keys that made the restore points of one VM, which are
+// oldest first; that of the newest point comes first.
+func Signers(points []repo.Point) (labels []string) {
+	for i := range slices.Backward(points) {
+		if by := points[i].SignedBy; !slices.Contains(labels, by) {
+			labels = append(labels, by)
+		}
+	}
+	return labels
+}
+
+// ManySigners is what the administrator is to know of a VM whose restore points several
+// keys made, the newest first; else nothing.
+func ManySigners(vm string, signers []string) string {
+	if len(signers) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("the newest restore point of %s is of key %q, others are of %s: keep counts each key's on their own; "+
+		"if a key was replaced, lull forget --signed-by thins out the old one's; if not, find out who holds key %[2]q",
+		vm, signers[0], strings.Join(signers[1:], ", "))
 }
 
 // Going are the points that do not stay.
@@ -115,7 +154,18 @@ func (d *Daemon) retain(ctx context.Context, g Group, job Job) {
 	case err != nil && ctx.Err() == nil:
 		d.Log.Error("forget restore points", "vm", job.Name, "error", err)
 	}
+	if warning := ManySigners(job.Name, Signers(pointsOf(verdicts))); warning != "" {
+		d.Log.Warn("restore points of several keys", "vm", job.Name, "warning", warning)
+	}
 	for _, p := range Going(verdicts) {
 		d.Log.Info("restore point forgotten", "vm", job.Name, "point", p.ID, "why", "no rule of keep wants it")
 	}
+}
+
+func pointsOf(verdicts []Verdict) []repo.Point {
+	points := make([]repo.Point, len(verdicts))
+	for i := range verdicts {
+		points[i] = verdicts[i].Point
+	}
+	return points
 }

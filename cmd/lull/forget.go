@@ -23,6 +23,8 @@ type forgetFlags struct {
 	dry    bool
 	// damaged are points that cannot be read, [VM@]ID.
 	damaged []string
+	// signer is the label of the key whose points rules go over; empty: all keys'.
+	signer string
 }
 
 func (in *invocation) forgetCommand() *cobra.Command {
@@ -32,13 +34,15 @@ func (in *invocation) forgetCommand() *cobra.Command {
 		Short: "Remove restore points that no rule keeps",
 		Long: "Remove restore points of the VMs, or of all: by the keep rules of their groups, by those\n" +
 			"of the --keep flags, or those that --point names. Try it with --dry-run first: it says\n" +
-			"of each point why it stays or goes. The newest point of a VM always stays, unless\n" +
-			"--point names it and --even-last is given; a point that is held stays in any case.\n" +
+			"of each point why it stays or goes. The points of each key are counted on their own, and\n" +
+			"the newest of a VM always stays, unless --point names it and --even-last is given; a\n" +
+			"point that is held stays in any case.\n" +
 			"What the points alone needed is deleted by `lull prune`. What the store keeps locked\n" +
 			"stays until its time is over. A point that cannot be read, which `lull check` names,\n" +
 			"stops all rules and prunes: get it back from a copy of the store, or give it up with\n" +
 			"--damaged.",
 		Example: "  lull forget --dry-run\n  lull forget lab/web --keep-daily 14 --keep-monthly 6 --dry-run\n" +
+			"  lull forget lab/web --signed-by oldhost --keep-last 1\n" +
 			"  lull forget --point 20261121T013000Z-9f86d081",
 		Args: cobra.ArbitraryArgs,
 		RunE: in.run(func(cmd *cobra.Command, args []string) error { return in.forget(cmd.Context(), args, o) }),
@@ -48,6 +52,7 @@ func (in *invocation) forgetCommand() *cobra.Command {
 	f.StringSliceVar(&o.points, "point", nil, "forget the points with these `ID`s, and no others")
 	f.StringSliceVar(&o.damaged, "damaged", nil, "give up the points with these `ID`s, or VM@ID, which cannot be read")
 	f.BoolVar(&o.last, "even-last", false, "with --point: even the last point of a VM")
+	f.StringVar(&o.signer, "signed-by", "", "only the points of the key `LABEL`, by rules")
 	f.IntVar(&o.keep.Last, "keep-last", 0, "keep the `N` newest points")
 	f.IntVar(&o.keep.Daily, "keep-daily", 0, "keep the newest of each of `N` days")
 	f.IntVar(&o.keep.Weekly, "keep-weekly", 0, "keep the newest of each of `N` weeks")
@@ -59,6 +64,9 @@ func (in *invocation) forgetCommand() *cobra.Command {
 func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) error {
 	if len(o.points) > 0 && !o.keep.IsZero() || len(o.points) == 0 && o.last {
 		return withHint(usagef("forget: --point and rules exclude each other, and --even-last needs --point"), "run lull twice")
+	}
+	if o.signer != "" && len(o.points)+len(o.damaged) > 0 {
+		return usagef("forget: --signed-by goes with rules, not with --point or --damaged")
 	}
 	t, err := in.target()
 	if err != nil {
@@ -76,6 +84,7 @@ func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) e
 		if err != nil {
 			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
 		}
+		in.warnSigners(points)
 		verdicts, err := judge(t, points, held, o)
 		if err != nil {
 			return err
@@ -125,10 +134,22 @@ func forgettable(ctx context.Context, r *repo.Repository, vms []string) (points 
 	return points, nil
 }
 
+// warnSigners tells of VMs whose points several keys made.
+func (in *invocation) warnSigners(points []repo.Point) {
+	for of := range byVM(points) {
+		if w := agent.ManySigners(of[0].VM, agent.Signers(of)); w != "" {
+			in.warn("%s", w)
+		}
+	}
+}
+
 // judge says of each point what becomes of it.
 func judge(t target, points []repo.Point, held map[string]repo.Held, o forgetFlags) ([]agent.Verdict, error) {
 	if len(o.points) > 0 {
 		return judgeNamed(points, o)
+	}
+	if o.signer != "" {
+		points = slices.DeleteFunc(points, func(p repo.Point) bool { return p.SignedBy != o.signer })
 	}
 	var out []agent.Verdict
 	for of := range byVM(points) {
@@ -208,6 +229,7 @@ type forgotten struct {
 	VM      string    `json:"vm"`
 	Point   string    `json:"point"`
 	Frozen  time.Time `json:"frozen"`
+	Signer  string    `json:"signed_by,omitempty"`
 	Keep    bool      `json:"keep"`
 	Reasons []string  `json:"reasons"`
 }
@@ -217,7 +239,7 @@ func (in *invocation) showVerdicts(verdicts []agent.Verdict, dry bool) error {
 	if in.flags.json {
 		list := []forgotten{}
 		for _, v := range verdicts {
-			list = append(list, forgotten{v.Point.VM, v.Point.ID, v.Point.Frozen, v.Keep, v.Reasons})
+			list = append(list, forgotten{v.Point.VM, v.Point.ID, v.Point.Frozen, v.Point.SignedBy, v.Keep, v.Reasons})
 		}
 		return writeJSON(in.Stdout, map[string]any{"dry_run": dry, "points": list})
 	}

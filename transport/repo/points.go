@@ -93,7 +93,8 @@ func (r *Repository) readPoints(ctx context.Context, infos []blob.Info) ([]Point
 // Newest returns the newest restore point of a VM that can be read, or the zero
 // Point when there is none. Those that are newer and damaged are in the error, as with
 // Points. A key that only backs up gets what this host remembers of the point that it made
-// last, if that is the newest.
+// last, if that is the newest; else a point without an ID, that tells no more than who
+// signed the newest.
 func (r *Repository) Newest(ctx context.Context, vm string) (Point, error) {
 	return r.newestOf(ctx, r.store, vm)
 }
@@ -165,7 +166,8 @@ func (r *Repository) readPoint(ctx context.Context, store blob.Store, info blob.
 }
 
 // openPoint opens a manifest as far as the key goes: for who only maintains, roots stand
-// for disks and files.
+// for disks and files; for who only backs up, nothing is left of a point that this host
+// does not remember but who signed it.
 func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	sealed, err := r.ring.ParsePoint(info.Name, b)
 	if err != nil {
@@ -178,8 +180,14 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 		return Point{}, err
 	}
 	p, err := r.decodeSealed(info, b, sealed)
-	if err != nil || p.ID == "" {
+	if err != nil {
 		return Point{}, err
+	}
+	if sealed.Signer != nil {
+		p.SignedBy = sealed.Signer.Label
+	}
+	if p.ID == "" {
+		return p, nil
 	}
 	if err := r.timely(p.Frozen, info.Created); err != nil {
 		return Point{}, err
@@ -188,9 +196,6 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 		return Point{}, fmt.Errorf("%w: holds point %.40q", wire.ErrDamaged, p.ID)
 	}
 	p.Hash = sum(b)
-	if sealed.Signer != nil {
-		p.SignedBy = sealed.Signer.Label
-	}
 	r.adopt(&p, sealed.Signer)
 	return p, nil
 }

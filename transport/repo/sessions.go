@@ -163,7 +163,8 @@ func (s *Session) newestName(ctx context.Context) (newest string, err error) {
 }
 
 // Parent is the newest point of the VM that could be read when the session began, or
-// the zero Point. Newer ones that are damaged are in the error, as with Points.
+// the zero Point, as Newest has it. Newer ones that are damaged are in the error, as with
+// Points.
 func (s *Session) Parent() (Point, error) { return s.parent, s.damaged }
 
 // buildsOn tells whether root is a map of the parent that may be built on.
