@@ -30,7 +30,7 @@ type layer struct {
 // it may import its ancestors only. The first row that matches counts.
 func layers() []layer {
 	return []layer{
-		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image"},
+		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate"},
 		{"snapshot/snapshottest", "snapshot snapshot/qmp snapshot/nbd"},
 		{"snapshot/guesttest", "snapshot snapshot/qmp snapshot/nbd snapshot/guesttest/record"},
 		{"snapshot/guesttest/recorder", "snapshot/guesttest/record"},
