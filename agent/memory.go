@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -10,33 +13,78 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// restoreMemory is the saved state of a VM, and the file that it is written into:
-// like a raw disk, as it may be as large.
+// restoreMemory is the saved state of a VM, and the file that it comes to be in.
 type restoreMemory struct {
 	repo.File
-	path   string
-	target snapshot.Target
+	path    string
+	definer snapshot.StateDefiner
 }
 
 func (r *restore) placeMemory(f repo.File, n *names) {
-	if r.Cold || r.BestEffort || !r.definable() || r.memory != nil {
+	definer, ok := r.Definer.(snapshot.StateDefiner)
+	if !ok || r.Cold || r.BestEffort || !r.definable() || r.memory != nil {
 		return
 	}
-	r.memory = &restoreMemory{File: f, path: filepath.Join(r.Dir, n.pick("memory.state", string(f.Role)))}
+	r.memory = &restoreMemory{File: f, path: filepath.Join(r.Dir, n.pick("memory.state", string(f.Role))), definer: definer}
 }
 
-// writeMemory writes the memory; it gets its name with the disks.
-func (r *restore) writeMemory(ctx context.Context) (err error) {
-	m := r.memory
+// need is the room that the memory takes until it is there: as it is stored, and in
+// the hypervisor's own form.
+func (m *restoreMemory) need() int64 {
 	if m == nil {
+		return 0
+	}
+	return 2 * m.Root.Data
+}
+
+// writeMemory stages the memory; it gets its name with the disks.
+func (r *restore) writeMemory(ctx context.Context) (err error) {
+	if r.memory == nil {
 		return nil
 	}
-	if m.target, err = r.Images.Create(ctx, m.path, snapshot.FormatRaw, m.Root.Size, r.Overwrite); err != nil {
+	f, err := os.CreateTemp(r.Dir, ".lull-*.partial")
+	if err != nil {
 		return fmt.Errorf("create file of memory: %w", err)
 	}
-	if err := transport.Restore(ctx, r.Repository, m.Root, m.target, transport.Options{Workers: r.Workers}); err != nil {
-		return fmt.Errorf("memory: %w", err)
+	_ = lockPartial(f)
+	s := staged{f, r.memory.path}
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err = r.takeMemory(ctx, w); err == nil {
+		err = errors.Join(w.Flush(), f.Sync())
 	}
-	r.files = append(r.files, snapshot.RestoredFile{File: m.File.File, Now: m.path})
+	if err != nil {
+		return errors.Join(fmt.Errorf("memory: %w", err), s.abort())
+	}
+	r.staged = append(r.staged, s)
+	r.files = append(r.files, snapshot.RestoredFile{File: r.memory.File.File, Now: r.memory.path})
 	return nil
 }
+
+// takeMemory writes the memory as it is stored into a file that has no name any more,
+// for its pieces come in any order, and from there as the hypervisor wants it.
+func (r *restore) takeMemory(ctx context.Context, w *bufio.Writer) (err error) {
+	f, err := os.CreateTemp(r.Dir, ".lull-*.partial")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	root := r.memory.Root
+	if err := errors.Join(os.Remove(f.Name()), f.Truncate(root.Size)); err != nil {
+		return err
+	}
+	if err := transport.Restore(ctx, r.Repository, root, nameless{f}, transport.Options{Workers: r.Workers}); err != nil {
+		return err
+	}
+	return r.memory.definer.RestoreState(ctx, w, f, root.Size)
+}
+
+// nameless is a snapshot.Target that is never more than bytes.
+type nameless struct{ f *os.File }
+
+func (n nameless) WriteAt(_ context.Context, p []byte, off int64) error {
+	_, err := n.f.WriteAt(p, off)
+	return err
+}
+
+func (nameless) Commit() error { return nil }
+func (nameless) Abort() error  { return nil }

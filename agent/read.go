@@ -106,7 +106,7 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 		point.Files = append(point.Files, repo.File{File: f, Root: root})
 	}
 	if b.report.Level == quiesce.LevelSavedState && b.plan.State != snapshot.StateOff {
-		state, read, err := b.readState(ctx)
+		state, read, err := b.readState(ctx, parent)
 		if err != nil {
 			return point, fmt.Errorf("read saved state: %w", err)
 		}
@@ -120,7 +120,7 @@ var errNoState = errors.New("the host does not hand it out")
 
 // readState stores the memory of a VM. Without it the point is not what its level
 // says, so here an error ends the run.
-func (b *backup) readState(ctx context.Context) (_ repo.File, read int64, err error) {
+func (b *backup) readState(ctx context.Context, parent repo.Point) (_ repo.File, read int64, err error) {
 	f := repo.File{File: snapshot.File{Role: snapshot.RoleSavedState, Path: b.plan.Saved.Path}}
 	frozen, ok := b.frozen.(snapshot.FrozenState)
 	if !ok {
@@ -131,7 +131,7 @@ func (b *backup) readState(ctx context.Context) (_ repo.File, read int64, err er
 		return f, 0, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	stored, err := transport.Backup(ctx, b.session, src, nil, transport.Options{Workers: b.Workers})
+	stored, err := transport.Backup(ctx, b.session, src, stateOf(parent, src.Size()), transport.Options{Workers: b.Workers})
 	f.Root = stored.Root
 	return f, stored.Read, err
 }
@@ -170,6 +170,16 @@ func rootOf(p repo.Point, d snapshot.Disk) *repo.Root {
 	for i := range p.Disks {
 		if p.Disks[i].Name == d.Name && p.Disks[i].Root.Size == d.Size {
 			return &p.Disks[i].Root
+		}
+	}
+	return nil
+}
+
+// stateOf is the map of the memory in the point before, if that was as large.
+func stateOf(p repo.Point, size int64) *repo.Root {
+	for i := range p.Files {
+		if p.Files[i].Role == snapshot.RoleSavedState && p.Files[i].Root.Size == size {
+			return &p.Files[i].Root
 		}
 	}
 	return nil

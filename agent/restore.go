@@ -59,7 +59,7 @@ type RestoreResult struct {
 func Restore(ctx context.Context, job RestoreJob) (RestoreResult, error) {
 	r := &restore{RestoreJob: job, started: job.Now()}
 	if err := r.do(ctx); err != nil {
-		if errors.Is(err, snapshot.ErrNoSpace) {
+		if errors.Is(err, snapshot.ErrNoSpace) || errors.Is(err, unix.ENOSPC) {
 			err = snapshot.WithHint(err, "make room in "+job.Dir+" and run again, or restore elsewhere")
 		}
 		err = fmt.Errorf("restore %s@%s: %w", job.Point.VM, job.Point.ID, because(ctx, err))
@@ -152,12 +152,6 @@ func (r *restore) commit() (err error) {
 		}
 		placed = append(placed, f.path)
 	}
-	if r.memory != nil {
-		if err := r.memory.target.Commit(); err != nil {
-			return fmt.Errorf("finish memory: %w", err)
-		}
-		placed = append(placed, r.memory.path)
-	}
 	for i := range r.disks {
 		d := &r.disks[i]
 		if err := d.target.Commit(); err != nil {
@@ -186,9 +180,6 @@ func (r *restore) abort() error {
 		if d.target != nil {
 			errs = append(errs, d.target.Abort())
 		}
-	}
-	if r.memory != nil && r.memory.target != nil {
-		errs = append(errs, r.memory.target.Abort())
 	}
 	for _, f := range r.staged {
 		errs = append(errs, f.abort())
@@ -240,9 +231,7 @@ func (r *restore) check(ctx context.Context) error {
 		}
 		need += d.Root.Data
 	}
-	if r.memory != nil {
-		need += r.memory.Root.Data
-	}
+	need += r.memory.need()
 	if info, err := os.Stat(r.Dir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
 		return snapshot.WithHint(fmt.Errorf("%s: not a folder", r.Dir), "choose another")
 	}

@@ -1,6 +1,9 @@
 package snapshot
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 // Saver is a Host that can take a VM's memory and device state together with its
 // disks: what hibernation gives a guest that cannot hold still.
@@ -24,6 +27,17 @@ type Saver interface {
 type FrozenState interface {
 	Frozen
 
-	// SavedState opens the state that TakeSaved saved. The caller closes it.
+	// SavedState opens the state that TakeSaved saved, in a form in which two nights
+	// of one VM have much in common: see StateDefiner. The caller closes it.
 	SavedState(ctx context.Context) (Source, error)
+}
+
+// StateDefiner is a Definer that brings back what a FrozenState handed out.
+type StateDefiner interface {
+	Definer
+
+	// RestoreState writes to w the hypervisor's own form of a state, which is what
+	// Define's RoleSavedState file has to hold. src has the size bytes of a
+	// FrozenState.SavedState. ErrCorrupt: they are none; part may have been written.
+	RestoreState(ctx context.Context, w io.Writer, src io.ReaderAt, size int64) error
 }

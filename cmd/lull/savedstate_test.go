@@ -71,6 +71,13 @@ func TestGuestSavedState(t *testing.T) {
 	if point.Quiesce.Level != quiesce.LevelSavedState || point.Quiesce.Window <= 0 {
 		t.Errorf("the point is %+v", point.Quiesce)
 	}
+	counted = l.number(l.guest.Side, countIs)
+	l.lull(exitDone, "backup", "lab/web")
+	l.tidy()
+	// Two nights share most of the memory.
+	if next := l.result().Point; next.Stats.New > point.Stats.New/4 {
+		t.Errorf("the first point took %+v, the second %+v", point.Stats, next.Stats)
+	}
 	l.lull(exitDone, "check", "--all")
 	running, cold := filepath.Join(l.dir, "running"), filepath.Join(l.dir, "cold")
 	l.lull(exitDone, "restore", "web", "--to", running)

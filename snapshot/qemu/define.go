@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/vmstate"
 )
 
 // Names of what Define writes.
@@ -24,7 +26,7 @@ const (
 // implements snapshot.Definer.
 type Definer struct{}
 
-var _ snapshot.Definer = Definer{}
+var _ snapshot.StateDefiner = Definer{}
 
 // Writes is vm.json and boot.sh.
 func (Definer) Writes(dir string) []string {
@@ -51,6 +53,20 @@ func (Definer) Define(ctx context.Context, dir string, vm snapshot.Restored) err
 		if err := writeFile(filepath.Join(dir, f.name), f.content, f.mode, vm.Overwrite); err != nil {
 			return fmt.Errorf("define %s: %w", vm.Name, err)
 		}
+	}
+	return nil
+}
+
+// RestoreState takes a state out of its layout.
+func (Definer) RestoreState(ctx context.Context, w io.Writer, src io.ReaderAt, size int64) error {
+	laid, err := vmstate.IsLayout(src)
+	if err == nil && !laid { // as early versions stored it
+		_, err = io.Copy(w, io.NewSectionReader(src, 0, size))
+	} else if err == nil {
+		err = vmstate.Unpack(ctx, w, src, size)
+	}
+	if err != nil {
+		return fmt.Errorf("take saved state out of its layout: %w", err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
+	"github.com/lull-backup/lull/snapshot/vmstate"
 )
 
 // pipeSize is what the kernel holds between QEMU and the file, in bytes: the most
@@ -58,14 +59,14 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 // saving is the file of a state, and who writes it. A disk that hangs must not keep
 // the guest from going on, so the writer is waited for only after that.
 type saving struct {
-	f      *os.File
+	f      io.WriterAt
 	writer sync.WaitGroup
 }
 
 // fill starts the writer.
 func (s *saving) fill(r io.ReadCloser, limit int64) <-chan error {
 	copied := make(chan error, 1)
-	s.writer.Go(func() { copied <- copyState(s.f, r, limit) })
+	s.writer.Go(func() { copied <- layState(s.f, r, limit) })
 	return copied
 }
 
@@ -105,11 +106,11 @@ func underWay(migration string) bool {
 	return !slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, migration)
 }
 
-// copyState copies at most limit bytes.
-func copyState(f *os.File, r io.ReadCloser, limit int64) error {
-	n, err := io.CopyBuffer(onlyWriter{f}, io.LimitReader(r, limit+1), make([]byte, pipeSize))
-	if err == nil && n > limit {
-		err = fmt.Errorf("the state is larger than %d bytes: %w", limit, snapshot.ErrUnsupported)
+// layState writes what comes out of the pipe, at most limit bytes, so that the guest's
+// pages lie where the guest has them.
+func layState(f io.WriterAt, r io.ReadCloser, limit int64) error {
+	err := vmstate.Pack(f, r, limit)
+	if errors.Is(err, vmstate.ErrTooLarge) {
 		err = errors.Join(err, r.Close()) // QEMU's next write fails
 	}
 	if err != nil {
@@ -117,9 +118,6 @@ func copyState(f *os.File, r io.ReadCloser, limit int64) error {
 	}
 	return nil
 }
-
-// onlyWriter hides ReadFrom, which would not use the buffer.
-type onlyWriter struct{ io.Writer }
 
 // resume lets a VM go on that TakeSaved stopped, over a new connection where the
 // one there was is gone.

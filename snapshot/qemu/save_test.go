@@ -1,8 +1,10 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,10 +103,7 @@ func TestTakeSaved(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			magic := make([]byte, 4)
-			if err := src.ReadAt(r.ctx, magic, 0); err != nil || string(magic) != "QEVM" || src.Size() > r.plan.Saved.Limit {
-				t.Errorf("the state has %d bytes and begins %q, %v", src.Size(), magic, err)
-			}
+			checkState(r.ctx, t, src)
 			if info, err := os.Stat(r.plan.Saved.Path); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("others may read the guest's memory: %v, %v", info.Mode(), err)
 			}
@@ -114,6 +113,32 @@ func TestTakeSaved(t *testing.T) {
 			r.unsaved()
 		})
 	}
+}
+
+// checkState proves that a state is the stream that QEMU wrote, which its layout has
+// the sum of, and that the guest's memory lies in pages there.
+func checkState(ctx context.Context, t *testing.T, src snapshot.Source) {
+	t.Helper()
+	at := io.NewSectionReader(readerAt{ctx, src}, 0, src.Size())
+	var stream bytes.Buffer
+	if err := (Definer{}).RestoreState(ctx, &stream, at, src.Size()); err != nil || !bytes.HasPrefix(stream.Bytes(), []byte("QEVM")) {
+		t.Errorf("the state has %d bytes and makes a stream of %d: %v", src.Size(), stream.Len(), err)
+	}
+	if src.Size() < int64(stream.Len()) || src.Size() < 64<<20 {
+		t.Errorf("the memory of a VM with 64 MiB is not laid out in %d bytes", src.Size())
+	}
+}
+
+type readerAt struct {
+	ctx context.Context
+	src snapshot.Source
+}
+
+func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.src.ReadAt(r.ctx, p, off); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 func TestCannotSave(t *testing.T) {
@@ -206,13 +231,8 @@ func TestSaveFails(t *testing.T) {
 func TestSaveHangs(t *testing.T) {
 	t.Parallel()
 	r := savable(t, savedVM())
-	pr, pw, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pr.Close()
-	defer pw.Close()
-	s := &saving{f: pw}
+	disk := hungDisk{make(chan struct{})}
+	s := &saving{f: disk}
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
 	frozen, err := r.host.whileStopped(ctx, r.plan, s)
@@ -226,9 +246,16 @@ func TestSaveHangs(t *testing.T) {
 	if st := r.runState(); st != "running" {
 		t.Errorf("the VM is %s", st)
 	}
-	pr.Close()
+	close(disk.comesBack)
 	s.writer.Wait()
 	r.unsaved()
+}
+
+type hungDisk struct{ comesBack chan struct{} }
+
+func (d hungDisk) WriteAt([]byte, int64) (int, error) {
+	<-d.comesBack
+	return 0, io.ErrShortWrite
 }
 
 // lull dies at any point while the VM stands still: the next start finds the marker
