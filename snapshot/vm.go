@@ -25,6 +25,9 @@ type Format string
 const (
 	FormatRaw   Format = "raw"
 	FormatQcow2 Format = "qcow2"
+	FormatVHD   Format = "vhd"  // and its AVHD
+	FormatVHDX  Format = "vhdx" // and its AVHDX
+	FormatVMDK  Format = "vmdk"
 )
 
 // Disk is one disk of a VM, by the hypervisor's word.

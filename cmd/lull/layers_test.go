@@ -30,6 +30,9 @@ type layer struct {
 // it may import its ancestors only. The first row that matches counts.
 func layers() []layer {
 	return []layer{
+		{"snapshot/image", "snapshot/image/*"},
+		{"snapshot/image/vhd", "snapshot/image/layer"},
+		{"snapshot/image/vhdx", "snapshot/image/layer"},
 		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate"},
 		{"snapshot/snapshottest", "snapshot snapshot/qmp snapshot/nbd"},
 		{"snapshot/guesttest", "snapshot snapshot/qmp snapshot/nbd snapshot/guesttest/record"},

@@ -2,12 +2,12 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 // MaxDepth is the largest number of layers in a chain.
@@ -15,8 +15,8 @@ const MaxDepth = 64
 
 // chain is a disk made of layers, top first.
 type chain struct {
-	layers []layer
-	files  []*file
+	open   *opener
+	layers []layer.Layer
 	bytes  int64 // Size
 	end    sync.Once
 }
@@ -32,59 +32,49 @@ func OpenChain(ctx context.Context, layers []snapshot.Layer) (snapshot.Source, e
 	if len(layers) == 0 || len(layers) > MaxDepth {
 		return nil, fmt.Errorf("open chain of %d layers: 1 to %d are possible: %w", len(layers), MaxDepth, snapshot.ErrUnsupported)
 	}
-	c := &chain{}
-	tables, inflat := newTableCache(), &inflater{}
+	c := &chain{open: newOpener(true)}
 	for i, l := range layers {
 		err := ctx.Err()
 		if err == nil {
-			err = c.add(l, i == len(layers)-1, tables, inflat)
+			err = c.add(l, i == len(layers)-1)
 		}
 		if err != nil {
 			c.Close()
 			return nil, fmt.Errorf("open image: %w", err)
 		}
 	}
-	c.bytes = virtualSize(layers[0].Format, c.layers[0].size())
+	c.bytes = c.open.images[0].info.Size
 	return c, nil
 }
 
 // virtualSize is the size of the disk that an image of n bytes holds. A raw image
-// is its disk to the byte, so that it comes back as it was; qcow2 counts sectors.
+// is its disk to the byte, so that it comes back as it was; others count sectors.
 func virtualSize(format snapshot.Format, n int64) int64 {
 	if format == snapshot.FormatRaw {
 		return n
 	}
-	return roundUp(n, sectorSize)
+	return layer.RoundUp(n, layer.SectorSize)
 }
 
-func (c *chain) add(l snapshot.Layer, last bool, tables *tableCache, inflat *inflater) error {
-	f, err := openFile(l.Path)
+func (c *chain) add(l snapshot.Layer, last bool) error {
+	i, err := c.open.open(l)
 	if err != nil {
 		return err
 	}
-	c.files = append(c.files, f)
-	if err := lockForReading(f.File); err != nil {
-		return err
+	f := i.files[0]
+	switch {
+	case l.Format == snapshot.FormatRaw && !last:
+		return f.Unsupported("raw image with a backing file")
+	case last && i.info.Backing != "":
+		return f.Corrupt("backing file %q is not in the chain", i.info.Backing)
 	}
-	switch l.Format {
-	case snapshot.FormatRaw:
-		if !last {
-			return f.unsupported("raw image with a backing file")
-		}
-		c.layers = append(c.layers, raw{f})
-		return nil
-	case snapshot.FormatQcow2:
-		h, err := readHeader(f)
-		if err != nil {
+	if n := len(c.layers); n > 0 {
+		if err := i.fits(c.open.images[n-1]); err != nil {
 			return err
 		}
-		if last && h.backing != "" {
-			return f.corrupt("backing file %q is not in the chain", h.backing)
-		}
-		c.layers = append(c.layers, &qcow2{f: f, h: h, number: len(c.layers), tables: tables, inflat: inflat})
-		return nil
 	}
-	return f.unsupported("format %q", l.Format)
+	c.layers = append(c.layers, i.Layer)
+	return nil
 }
 
 func (c *chain) Size() int64 { return c.bytes }
@@ -109,12 +99,12 @@ func (c *chain) read(ctx context.Context, depth int, p []byte, off int64) error 
 		return nil
 	}
 	l := c.layers[depth]
-	have := max(0, min(int64(len(p)), l.size()-off))
+	have := max(0, min(int64(len(p)), l.Size()-off))
 	clear(p[have:])
 	if have == 0 {
 		return nil
 	}
-	return l.read(p[:have], off, func(p []byte, off int64) error {
+	return l.Read(p[:have], off, func(p []byte, off int64) error {
 		return c.read(ctx, depth+1, p, off)
 	})
 }
@@ -143,34 +133,30 @@ func (c *chain) walk(ctx context.Context, depth int, off, n int64, emit func(off
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if depth == len(c.layers) || off >= c.layers[depth].size() {
+		if depth == len(c.layers) || off >= c.layers[depth].Size() {
 			emit(off, n, true)
 			return nil
 		}
 		l := c.layers[depth]
-		pc, err := l.lookup(off, min(n, l.size()-off))
+		pc, err := l.Lookup(off, min(n, l.Size()-off))
 		if err != nil {
 			return err
 		}
-		if pc.kind != kindAbsent {
-			emit(off, pc.length, pc.kind == kindZero)
-		} else if err := c.walk(ctx, depth+1, off, pc.length, emit); err != nil {
+		if pc.Kind != layer.Absent {
+			emit(off, pc.Length, pc.Kind == layer.Zero)
+		} else if err := c.walk(ctx, depth+1, off, pc.Length, emit); err != nil {
 			return err
 		}
-		off, n = off+pc.length, n-pc.length
+		off, n = off+pc.Length, n-pc.Length
 	}
 	return nil
 }
 
 // Close gives the locks back. Safe to call twice.
 func (c *chain) Close() error {
-	var errs []error
-	c.end.Do(func() {
-		for _, f := range c.files {
-			errs = append(errs, f.Close())
-		}
-	})
-	return errors.Join(errs...)
+	var err error
+	c.end.Do(func() { err = c.open.close() })
+	return err
 }
 
 func (c *chain) check(off, length int64) error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 var be = binary.BigEndian
@@ -61,16 +62,16 @@ type header struct {
 }
 
 // readHeader reads and checks the header of a qcow2 image.
-func readHeader(f *file) (header, error) {
-	b := make([]byte, min(f.size, 64<<10))
+func readHeader(f *layer.File) (header, error) {
+	b := make([]byte, min(f.Size, 64<<10))
 	if len(b) < headerSizeV2 {
-		return header{}, f.corrupt("%d bytes are too short for a qcow2 header", f.size)
+		return header{}, f.Corrupt("%d bytes are too short for a qcow2 header", f.Size)
 	}
-	if err := f.read(b, 0, "header"); err != nil {
+	if err := f.Read(b, 0, "header"); err != nil {
 		return header{}, err
 	}
 	if be.Uint32(b) != qcow2Magic {
-		return header{}, f.corrupt("no qcow2 image: its first bytes are %x", b[:4])
+		return header{}, f.Corrupt("no qcow2 image: its first bytes are %x", b[:4])
 	}
 	length, err := headerLength(f, b)
 	if err != nil {
@@ -93,38 +94,38 @@ func readHeader(f *file) (header, error) {
 }
 
 // headerLength is the length of the header without its extensions.
-func headerLength(f *file, b []byte) (int, error) {
+func headerLength(f *layer.File, b []byte) (int, error) {
 	switch version := be.Uint32(b[4:]); {
 	case version == 2:
 		return headerSizeV2, nil
 	case version != 3:
-		return 0, f.unsupported("qcow2 version %d", version)
+		return 0, f.Unsupported("qcow2 version %d", version)
 	case len(b) < headerSizeV3:
-		return 0, f.corrupt("%d bytes are too short for a qcow2 header", f.size)
+		return 0, f.Corrupt("%d bytes are too short for a qcow2 header", f.Size)
 	}
 	length := int64(be.Uint32(b[100:]))
 	if length < headerSizeV3 || length > int64(len(b)) {
-		return 0, f.corrupt("header of %d bytes", length)
+		return 0, f.Corrupt("header of %d bytes", length)
 	}
 	return int(length), nil
 }
 
-func (h *header) readFixed(f *file, b []byte) error {
+func (h *header) readFixed(f *layer.File, b []byte) error {
 	bits := be.Uint32(b[20:])
 	if bits < minClusterBits || bits > maxClusterBits {
-		return f.corrupt("clusters of 2^%d bytes", bits)
+		return f.Corrupt("clusters of 2^%d bytes", bits)
 	}
 	h.clusterBits = uint(bits)
 	if len(b) > 1<<bits {
-		return f.corrupt("header of %d bytes is larger than a cluster", len(b))
+		return f.Corrupt("header of %d bytes is larger than a cluster", len(b))
 	}
 	size := be.Uint64(b[24:])
-	if size > math.MaxInt64-sectorSize {
-		return f.corrupt("virtual size of %d bytes", size)
+	if size > math.MaxInt64-layer.SectorSize {
+		return f.Corrupt("virtual size of %d bytes", size)
 	}
 	h.size = int64(size)
 	if method := be.Uint32(b[32:]); method != 0 {
-		return f.unsupported("encrypted image (%s)", map[uint32]string{1: "AES", 2: "LUKS"}[method])
+		return f.Unsupported("encrypted image (%s)", map[uint32]string{1: "AES", 2: "LUKS"}[method])
 	}
 	h.l1Entries = int64(be.Uint32(b[36:]))
 	h.l1Offset = int64(min(be.Uint64(b[40:]), math.MaxInt64))
@@ -134,7 +135,7 @@ func (h *header) readFixed(f *file, b []byte) error {
 	}
 	h.features = be.Uint64(b[72:])
 	if order := be.Uint32(b[96:]); order > 6 {
-		return f.corrupt("reference counts of 2^%d bits", order)
+		return f.Corrupt("reference counts of 2^%d bits", order)
 	}
 	h.extendedL2 = h.features&featureExtendedL2 != 0
 	if len(b) > headerSizeV3 {
@@ -145,7 +146,7 @@ func (h *header) readFixed(f *file, b []byte) error {
 
 // readExtensions reads the list of header extensions, which ends with the
 // header's cluster at the latest.
-func (h *header) readExtensions(f *file, b []byte) error {
+func (h *header) readExtensions(f *layer.File, b []byte) error {
 	for range maxExtensions {
 		if len(b) < 8 || be.Uint32(b) == extensionEnd {
 			return nil
@@ -153,7 +154,7 @@ func (h *header) readExtensions(f *file, b []byte) error {
 		kind, length := be.Uint32(b), int64(be.Uint32(b[4:]))
 		b = b[8:]
 		if length > int64(len(b)) {
-			return f.corrupt("header extension %#x of %d bytes is larger than the header", kind, length)
+			return f.Corrupt("header extension %#x of %d bytes is larger than the header", kind, length)
 		}
 		switch kind {
 		case extensionBackingFormat:
@@ -161,9 +162,9 @@ func (h *header) readExtensions(f *file, b []byte) error {
 		case extensionFeatureNames:
 			h.readFeatureNames(b[:length])
 		}
-		b = b[min(roundUp(length, 8), int64(len(b))):]
+		b = b[min(layer.RoundUp(length, 8), int64(len(b))):]
 	}
-	return f.corrupt("more than %d header extensions", maxExtensions)
+	return f.Corrupt("more than %d header extensions", maxExtensions)
 }
 
 func (h *header) readFeatureNames(b []byte) {
@@ -176,36 +177,36 @@ func (h *header) readFeatureNames(b []byte) {
 	}
 }
 
-func (h *header) readBacking(f *file, b []byte) error {
+func (h *header) readBacking(f *layer.File, b []byte) error {
 	off, length := be.Uint64(b[8:]), uint64(be.Uint32(b[16:]))
 	if off == 0 {
 		return nil
 	}
 	if length > maxNameLength || off > uint64(len(b)) || length > uint64(len(b))-off || off+length > 1<<h.clusterBits {
-		return f.corrupt("name of the backing file at %#x (%d bytes) lies outside of the header", off, length)
+		return f.Corrupt("name of the backing file at %#x (%d bytes) lies outside of the header", off, length)
 	}
 	h.backing = string(b[off : off+length])
 	if strings.ContainsRune(h.backing, 0) {
-		return f.corrupt("name of the backing file holds a zero byte")
+		return f.Corrupt("name of the backing file holds a zero byte")
 	}
 	return nil
 }
 
-func (h *header) checkFeatures(f *file) error {
+func (h *header) checkFeatures(f *layer.File) error {
 	if unknown := h.features &^ featuresKnown; unknown != 0 {
-		return f.unsupported("image needs %s", strings.Join(h.names(unknown), ", "))
+		return f.Unsupported("image needs %s", strings.Join(h.names(unknown), ", "))
 	}
 	switch {
 	case h.features&featureCorrupt != 0:
-		return snapshot.WithHint(f.corrupt("QEMU marked the image as corrupt"), "repair it with qemu-img check -r all")
+		return snapshot.WithHint(f.Corrupt("QEMU marked the image as corrupt"), "repair it with qemu-img check -r all")
 	case h.features&featureDataFile != 0:
-		return f.unsupported("image keeps its data in an external file")
+		return f.Unsupported("image keeps its data in an external file")
 	case h.compression > compressionZstd:
-		return f.unsupported("compression type %d", h.compression)
+		return f.Unsupported("compression type %d", h.compression)
 	case (h.features&featureCompression != 0) != (h.compression != compressionZlib):
-		return f.corrupt("compression type %d contradicts the feature bits", h.compression)
+		return f.Corrupt("compression type %d contradicts the feature bits", h.compression)
 	case h.extendedL2 && h.clusterBits < 14:
-		return f.corrupt("extended L2 entries with clusters of %d bytes", 1<<h.clusterBits)
+		return f.Corrupt("extended L2 entries with clusters of %d bytes", 1<<h.clusterBits)
 	}
 	return nil
 }
@@ -226,19 +227,19 @@ func (h *header) names(features uint64) []string {
 }
 
 // checkTables sees that the L1 table is there and covers the disk.
-func (h *header) checkTables(f *file) error {
+func (h *header) checkTables(f *layer.File) error {
 	need := h.l1Needed()
 	if h.l1Entries*8 > maxL1Bytes || need*8 > maxL1Bytes {
-		return f.corrupt("L1 table of %d entries, %d needed, is too large", h.l1Entries, need)
+		return f.Corrupt("L1 table of %d entries, %d needed, is too large", h.l1Entries, need)
 	}
 	if h.l1Entries < need {
-		return f.corrupt("L1 table of %d entries, but %d are needed for %d bytes", h.l1Entries, need, h.size)
+		return f.Corrupt("L1 table of %d entries, but %d are needed for %d bytes", h.l1Entries, need, h.size)
 	}
 	if need > 0 && h.l1Offset&(1<<h.clusterBits-1) != 0 {
-		return f.corrupt("L1 table at %#x is not aligned", h.l1Offset)
+		return f.Corrupt("L1 table at %#x is not aligned", h.l1Offset)
 	}
-	if need > 0 && (h.l1Offset < 1<<h.clusterBits || h.l1Offset > f.size || need*8 > f.size-h.l1Offset) {
-		return f.corrupt("L1 table at %#x (%d entries) lies outside of the file of %#x bytes", h.l1Offset, need, f.size)
+	if need > 0 && (h.l1Offset < 1<<h.clusterBits || h.l1Offset > f.Size || need*8 > f.Size-h.l1Offset) {
+		return f.Corrupt("L1 table at %#x (%d entries) lies outside of the file of %#x bytes", h.l1Offset, need, f.Size)
 	}
 	return nil
 }

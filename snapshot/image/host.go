@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 // HostKind is Plan.Host of this package's plans.
@@ -134,7 +135,7 @@ func planDisks(vm VM) ([]snapshot.DiskPlan, error) {
 
 func unwritten(layers []snapshot.Layer) error {
 	for _, l := range layers {
-		f, err := openFile(l.Path)
+		f, err := layer.Open(l.Path)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 // zstdWindow is the largest window of a zstd frame that is accepted, in bytes.
@@ -74,13 +76,13 @@ func (q *qcow2) readCompressed(p []byte, off int64, entry uint64) error {
 	start := int64(entry & (1<<shift - 1))
 	sectors := int64(entry&(entryCompressed-1)>>shift) + 1
 	// The last sector may be longer than the file: the stream ends before.
-	end := min(start/sectorSize*sectorSize+sectors*sectorSize, q.f.size)
+	end := min(start/layer.SectorSize*layer.SectorSize+sectors*layer.SectorSize, q.f.Size)
 	if start < q.clusterSize() || start >= end {
-		return q.f.corrupt("compressed cluster at %#x lies outside of the file", start)
+		return q.f.Corrupt("compressed cluster at %#x lies outside of the file", start)
 	}
 	packed := q.inflat.buffer(end - start)
 	defer q.inflat.buffers.Put(packed)
-	if err := q.f.read(*packed, start, "compressed cluster"); err != nil {
+	if err := q.f.Read(*packed, start, "compressed cluster"); err != nil {
 		return err
 	}
 	if int64(len(p)) == q.clusterSize() {
@@ -97,7 +99,7 @@ func (q *qcow2) readCompressed(p []byte, off int64, entry uint64) error {
 
 func (q *qcow2) expanded(at int64, err error) error {
 	if err != nil {
-		return fmt.Errorf("%w (%w)", q.f.corrupt("compressed cluster at %#x does not expand", at), err)
+		return fmt.Errorf("%w (%w)", q.f.Corrupt("compressed cluster at %#x does not expand", at), err)
 	}
 	return nil
 }

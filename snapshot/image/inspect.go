@@ -1,128 +1,153 @@
 package image
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 // Info is what the header of an image says.
 type Info struct {
 	Path          string
 	Format        snapshot.Format
-	Size          int64  // virtual; of qcow2 a multiple of 512
-	ClusterSize   int64  // 0 for raw
+	Kind          string // of formats that have several, such as "dynamic"; empty for others
+	Size          int64  // virtual; but for raw a multiple of 512
+	ClusterSize   int64  // or that of blocks; 0 for raw
 	Version       int    // of qcow2
-	Backing       string // as the image names it; empty for none
+	Backing       string // as the image names it, of VHD and its like without the folder; empty for none
 	BackingFormat string // as the image declares it; empty when it does not
-	Dirty         bool   // reference counts may be wrong; reading does not need them
+	Dirty         bool   // of qcow2: reference counts may be wrong; reading does not need them. Of VHDX: its log is to be replayed
 	Snapshots     int    // internal snapshots, which lull ignores
+
+	// Of formats that keep them: who the image is, whom it was made on, and where
+	// that one was for whoever made it.
+	ID          string
+	ParentID    string
+	ParentPaths []string
 }
 
 // Inspect reads the header of an image, which may be in use. Errors:
 // snapshot.ErrCorrupt, ErrUnsupported, and those of opening a file.
 func Inspect(path string, format snapshot.Format) (Info, error) {
-	info, f, err := inspect(path, format)
+	i, closing, err := inspect(snapshot.Layer{Path: path, Format: format})
 	if err != nil {
 		return Info{}, fmt.Errorf("inspect image: %w", err)
 	}
-	f.Close()
-	return info, nil
+	defer closing()
+	return i.info, nil
 }
 
-func inspect(path string, format snapshot.Format) (Info, *file, error) {
-	f, err := openFile(path)
-	if err != nil {
-		return Info{}, nil, err
+// inspect opens an image for a look; closing ends that.
+func inspect(l snapshot.Layer) (i *openImage, closing func() error, err error) {
+	o := newOpener(false)
+	if i, err = o.open(l); err != nil {
+		o.close()
+		return nil, nil, err
 	}
-	info, err := f.inspect(format)
-	if err != nil {
-		f.Close()
-		return Info{}, nil, err
-	}
-	return info, f, nil
-}
-
-func (f *file) inspect(format snapshot.Format) (Info, error) {
-	switch format {
-	case snapshot.FormatRaw:
-		return Info{Path: f.path, Format: format, Size: virtualSize(format, f.size)}, nil
-	case snapshot.FormatQcow2:
-		h, err := readHeader(f)
-		return Info{
-			Path: f.path, Format: format, Size: virtualSize(format, h.size), ClusterSize: 1 << h.clusterBits,
-			Version: h.version, Backing: h.backing, BackingFormat: h.backingFormat,
-			Dirty: h.features&featureDirty != 0, Snapshots: h.snapshots,
-		}, err
-	}
-	return Info{}, f.unsupported("format %q", format)
+	return i, o.close, nil
 }
 
 // ResolveChain finds the layers of a loose image, top first, by its headers. A
-// name in a header is taken from the folder of the image that holds it. An image
-// that does not declare the format of its backing file is refused with a hint:
-// probing would let the guest choose. Loops and chains of more than MaxDepth
-// layers are snapshot.ErrCorrupt.
-func ResolveChain(path string, format snapshot.Format) ([]snapshot.Layer, error) {
-	layers, err := resolve(snapshot.Layer{Path: path, Format: format})
+// name in a qcow2 header is taken from the folder of the image that holds it, and
+// an image that does not declare the format of its backing file is refused with a
+// hint: probing would let the guest choose. VHD, VHDX and VMDK name parents by the
+// paths of the machine that made them, of which only the file's name counts: it is
+// looked for among parents, which the administrator names, and then beside the
+// image. Loops and chains of more than MaxDepth layers are snapshot.ErrCorrupt, and
+// so is a parent that is not the one that the image was made on.
+func ResolveChain(path string, format snapshot.Format, parents ...string) ([]snapshot.Layer, error) {
+	layers, err := resolve(snapshot.Layer{Path: path, Format: format}, parents)
 	if err != nil {
 		return nil, fmt.Errorf("resolve chain of %s: %w", path, err)
 	}
 	return layers, nil
 }
 
-func resolve(next snapshot.Layer) ([]snapshot.Layer, error) {
+func resolve(next snapshot.Layer, parents []string) ([]snapshot.Layer, error) {
+	o := newOpener(false)
+	defer o.close()
 	var layers []snapshot.Layer
 	var seen []os.FileInfo
 	for {
-		info, f, err := inspect(next.Path, next.Format)
+		i, err := o.open(next)
 		if err != nil {
 			return nil, err
 		}
-		stat, err := f.Stat()
-		f.Close()
+		stat, err := i.files[0].Stat()
 		if err != nil {
 			return nil, err
 		}
 		for _, other := range seen {
 			if os.SameFile(stat, other) {
-				return nil, f.corrupt("image is its own backing file")
+				return nil, i.files[0].Corrupt("image is its own backing file")
+			}
+		}
+		if n := len(layers); n > 0 {
+			if err := i.fits(o.images[n-1]); err != nil {
+				return nil, err
 			}
 		}
 		layers, seen = append(layers, next), append(seen, stat)
-		if info.Backing == "" {
+		if i.info.Backing == "" {
 			return layers, nil
 		}
 		if len(layers) == MaxDepth {
-			return nil, f.corrupt("chain of more than %d layers", MaxDepth)
+			return nil, i.files[0].Corrupt("chain of more than %d layers", MaxDepth)
 		}
-		if next, err = below(f, info); err != nil {
+		if next, err = below(i.files[0], i.info, parents); err != nil {
 			return nil, err
 		}
 	}
 }
 
 // below is the layer that an image names as its backing file.
-func below(f *file, info Info) (snapshot.Layer, error) {
+func below(f *layer.File, info Info, parents []string) (snapshot.Layer, error) {
+	if info.ParentID != "" {
+		return parent(f, info, parents)
+	}
 	name, format := info.Backing, snapshot.Format(info.BackingFormat)
 	if before, _, found := strings.Cut(name, ":"); found && !strings.Contains(before, "/") {
-		return snapshot.Layer{}, f.unsupported("backing file %q is no file", name)
+		return snapshot.Layer{}, f.Unsupported("backing file %q is no file", name)
 	}
 	if format == "" {
 		return snapshot.Layer{}, snapshot.WithHint(
-			f.unsupported("image does not say which format its backing file %q has", name),
+			f.Unsupported("image does not say which format its backing file %q has", name),
 			fmt.Sprintf("declare it: qemu-img rebase -u -b %s -F FORMAT %s", shellWord(name), shellWord(info.Path)))
 	}
 	if format != snapshot.FormatRaw && format != snapshot.FormatQcow2 {
-		return snapshot.Layer{}, f.unsupported("backing file %q of format %q", name, info.BackingFormat)
+		return snapshot.Layer{}, f.Unsupported("backing file %q of format %q", name, info.BackingFormat)
 	}
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(filepath.Dir(info.Path), name)
 	}
 	return snapshot.Layer{Path: name, Format: format}, nil
+}
+
+// parent finds the parent of an image that knows it by its identity. Where it was
+// for the machine that made the image is of no use here, and not to be followed.
+func parent(f *layer.File, info Info, parents []string) (snapshot.Layer, error) {
+	path := filepath.Join(filepath.Dir(info.Path), info.Backing)
+	for _, p := range parents {
+		if strings.EqualFold(filepath.Base(p), info.Backing) {
+			path = p
+			break
+		}
+	}
+	if _, err := os.Lstat(path); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			return snapshot.Layer{}, err
+		}
+		return snapshot.Layer{}, snapshot.WithHint(
+			fmt.Errorf("%s: its parent %q is not in its folder: %w", f.Path, info.Backing, fs.ErrNotExist),
+			"put it there, or name it with --parent PATH; it was made on "+strings.Join(info.ParentPaths, " or "))
+	}
+	return snapshot.Layer{Path: path, Format: info.Format}, nil
 }
 
 // shellWord quotes s for a command that the administrator may copy. The name

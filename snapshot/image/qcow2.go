@@ -1,5 +1,7 @@
 package image
 
+import "github.com/lull-backup/lull/snapshot/image/layer"
+
 const (
 	entryCompressed = 1 << 62
 	entryZero       = 1 << 0 // version 3, without extended entries
@@ -13,86 +15,71 @@ const (
 
 // qcow2 is a layer in the format of that name.
 type qcow2 struct {
-	f      *file
+	f      *layer.File
 	h      header
-	number int // of the layer in its chain
-	tables *tableCache
+	tables layer.Tables
 	inflat *inflater
 }
 
-func (q *qcow2) size() int64 { return q.h.size }
+func (q *qcow2) Size() int64 { return q.h.size }
+
+func (q *qcow2) Identity() layer.Identity { return layer.Identity{} }
 
 func (q *qcow2) clusterSize() int64 { return 1 << q.h.clusterBits }
 
-func (q *qcow2) read(p []byte, off int64, below func([]byte, int64) error) error {
-	for len(p) > 0 {
-		pc, err := q.lookup(off, int64(len(p)))
-		if err != nil {
-			return err
+func (q *qcow2) Read(p []byte, off int64, below layer.Below) error {
+	return layer.Fill(p, off, q.Lookup, func(p []byte, off int64, pc layer.Piece) error {
+		if pc.Kind == layer.Compressed {
+			return q.readCompressed(p, off, pc.Entry)
 		}
-		part := p[:pc.length]
-		switch pc.kind {
-		case kindZero:
-			clear(part)
-		case kindData:
-			err = q.f.read(part, pc.host, "data cluster")
-		case kindCompressed:
-			err = q.readCompressed(part, off, pc.entry)
-		default:
-			err = below(part, off)
-		}
-		if err != nil {
-			return err
-		}
-		p, off = p[pc.length:], off+pc.length
-	}
-	return nil
+		return q.f.Read(p, pc.Host, "data cluster")
+	}, below)
 }
 
-// lookup finds the run of clusters of one kind that starts at off, no further
+// Lookup finds the run of clusters of one kind that starts at off, no further
 // than one L2 table tells.
-func (q *qcow2) lookup(off, n int64) (piece, error) {
+func (q *qcow2) Lookup(off, n int64) (layer.Piece, error) {
 	l2Bits, bits := q.h.l2Bits(), q.h.clusterBits
 	l1Index := off >> (bits + l2Bits)
 	n = min(n, (l1Index+1)<<(bits+l2Bits)-off)
 	table, err := q.l2Table(l1Index)
 	if err != nil {
-		return piece{}, err
+		return layer.Piece{}, err
 	}
 	if table == 0 {
-		return piece{kind: kindAbsent, length: n}, nil
+		return layer.Piece{Kind: layer.Absent, Length: n}, nil
 	}
 	run := run{q: q}
-	for int64(run.length) < n {
-		at := off + run.length
+	for run.Length < n {
+		at := off + run.Length
 		index := at >> bits & (1<<l2Bits - 1)
 		entry, err := q.l2Entry(table, index, &run.seen)
 		if err != nil {
-			return piece{}, err
+			return layer.Piece{}, err
 		}
 		more, err := run.extend(at, entry)
 		if err != nil {
-			return piece{}, err
+			return layer.Piece{}, err
 		}
 		if !more {
 			break
 		}
 	}
-	run.length = min(run.length, n)
-	return run.piece, q.checkData(run.piece)
+	run.Length = min(run.Length, n)
+	return run.Piece, q.checkData(run.Piece)
 }
 
 // checkData sees that data lies in the file, and not in its header or L1 table.
-func (q *qcow2) checkData(pc piece) error {
-	if pc.kind != kindData {
+func (q *qcow2) checkData(pc layer.Piece) error {
+	if pc.Kind != layer.Data {
 		return nil
 	}
-	end := pc.host + pc.length
-	if pc.host < q.clusterSize() || (pc.host < q.h.l1Offset+q.h.l1Needed()*8 && end > q.h.l1Offset) {
-		return q.f.corrupt("data cluster at %#x overlaps the header or the L1 table", pc.host)
+	end := pc.Host + pc.Length
+	if pc.Host < q.clusterSize() || (pc.Host < q.h.l1Offset+q.h.l1Needed()*8 && end > q.h.l1Offset) {
+		return q.f.Corrupt("data cluster at %#x overlaps the header or the L1 table", pc.Host)
 	}
-	if end > q.f.size {
-		return q.f.corrupt("data cluster at %#x (%d bytes) reaches past the end of the file at %#x", pc.host, pc.length, q.f.size)
+	if end > q.f.Size {
+		return q.f.Corrupt("data cluster at %#x (%d bytes) reaches past the end of the file at %#x", pc.Host, pc.Length, q.f.Size)
 	}
 	return nil
 }
@@ -108,13 +95,13 @@ func (q *qcow2) l2Table(index int64) (int64, error) {
 	table := int64(entry & entryOffset)
 	switch {
 	case entry&l1Reserved != 0:
-		return 0, q.f.corrupt("L1 entry at %#x has reserved bits set: %#x", at, entry)
+		return 0, q.f.Corrupt("L1 entry at %#x has reserved bits set: %#x", at, entry)
 	case table == 0:
 		return 0, nil
-	case table&(q.clusterSize()-1) != 0 || table > q.f.size-q.clusterSize():
-		return 0, q.f.corrupt("L1 entry at %#x points to an L2 table at %#x, unaligned or past the end of the file", at, table)
+	case table&(q.clusterSize()-1) != 0 || table > q.f.Size-q.clusterSize():
+		return 0, q.f.Corrupt("L1 entry at %#x points to an L2 table at %#x, unaligned or past the end of the file", at, table)
 	case table < q.h.l1Offset+q.h.l1Needed()*8 && table+q.clusterSize() > q.h.l1Offset:
-		return 0, q.f.corrupt("L2 table at %#x overlaps the L1 table", table)
+		return 0, q.f.Corrupt("L2 table at %#x overlaps the L1 table", table)
 	}
 	return table, nil
 }
@@ -151,17 +138,5 @@ type tableView struct {
 // tableBytes returns the bytes of a table from at to the end of the cached
 // piece that holds them, width at least.
 func (q *qcow2) tableBytes(table, length, at, width int64, what string) ([]byte, error) {
-	start := at / tablePiece * tablePiece
-	data, err := q.tables.get(tableKey{q.number, table + start}, func() ([]byte, error) {
-		b := make([]byte, min(tablePiece, length-start))
-		return b, q.f.read(b, table+start, what)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if at-start > int64(len(data))-width {
-		// Another table begins at the same place, with another length.
-		return nil, q.f.corrupt("%s at %#x overlaps another table", what, table)
-	}
-	return data[at-start:], nil
+	return q.tables.Bytes(q.f, layer.Table{Name: what, Start: table, Length: length}, at, width)
 }

@@ -3,6 +3,8 @@ package image
 import (
 	"maps"
 	"slices"
+
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 // layout says where the metadata of a new image lies, in clusters.
@@ -23,13 +25,13 @@ const (
 // refcount blocks count themselves and their table, so their number is found by
 // trying.
 func planLayout(next, n, l1Entries int64) layout {
-	clusters := func(bytes int64) int64 { return roundUp(bytes, writerCluster) / writerCluster }
+	clusters := func(bytes int64) int64 { return layer.RoundUp(bytes, writerCluster) / writerCluster }
 	l := layout{l2Start: next, l2Count: n}
 	l.l1Start = l.l2Start + l.l2Count
 	l.l1Count = clusters(l1Entries * 8)
 	l.blockStart = l.l1Start + l.l1Count
 	for l.total = l.blockStart; ; {
-		l.blockCount = roundUp(l.total, refcountsPerBlock) / refcountsPerBlock
+		l.blockCount = layer.RoundUp(l.total, refcountsPerBlock) / refcountsPerBlock
 		l.refTableStart = l.blockStart + l.blockCount
 		l.refTableLen = clusters(l.blockCount * 8)
 		total := l.refTableStart + l.refTableLen
@@ -44,7 +46,7 @@ func planLayout(next, n, l1Entries int64) layout {
 func (t *qcow2Target) writeMetadata() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l1Entries := roundUp(t.size, writerL2Span) / writerL2Span
+	l1Entries := layer.RoundUp(t.size, writerL2Span) / writerL2Span
 	used := slices.Sorted(maps.Keys(t.l2))
 	l := planLayout(int64(t.next), int64(len(used)), l1Entries)
 	if err := t.draft.f.Truncate(l.total * writerCluster); err != nil {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 const (
@@ -31,7 +32,7 @@ type qcow2Target struct {
 }
 
 func newQcow2Target(d *draft, size int64) *qcow2Target {
-	return &qcow2Target{draft: d, asked: size, size: roundUp(size, sectorSize), next: 1, l2: map[int64]*[writerEntries]uint32{}}
+	return &qcow2Target{draft: d, asked: size, size: layer.RoundUp(size, layer.SectorSize), next: 1, l2: map[int64]*[writerEntries]uint32{}}
 }
 
 func (t *qcow2Target) WriteAt(ctx context.Context, p []byte, off int64) error {
