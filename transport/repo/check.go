@@ -97,9 +97,9 @@ type checker struct {
 	links  []Point // of the chain: what points are in it, and no more
 	nodes  *nodes
 
-	manifests, indexes    []blob.Info // in the store
-	sessions, quarantines []blob.Info
-	packs                 map[[32]byte]*packState
+	manifests, indexes, quarantines []blob.Info        // in the store
+	sessions                        map[sid]*announced // under way
+	packs                           map[[32]byte]*packState
 
 	mu     sync.Mutex          // guards what follows
 	bad    map[string]*Problem // by object
@@ -220,9 +220,11 @@ func (c *checker) list(ctx context.Context) (err error) {
 	if c.quarantines, err = list(ctx, c.r.store, quarantinePrefix); err != nil {
 		return err
 	}
-	if c.sessions, err = list(ctx, c.r.store, sessionPrefix); err != nil {
+	sessions, err := c.r.announcedSessions(ctx)
+	if err != nil {
 		return err
 	}
+	c.sessions = underWay(sessions)
 	if c.manifests, err = list(ctx, c.r.store, pointPrefix); err != nil {
 		return err
 	}

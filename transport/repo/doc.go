@@ -52,8 +52,8 @@
 //	list marks                      create marks/<n>: packs that nothing needs
 //	choose a parent that is there   list sessions -> marks/<n>.sessions
 //	packs, index/<s>.<k>, point     ... later: those are over, or fenced
-//	delete sessions/<s>             walk all maps again; create marks/<n>.done
-//	                                delete index objects, packs, the mark
+//	create sessions/<s>.end         walk all maps again; create marks/<n>.done
+//	                                delete index objects, packs, the mark, ended sessions
 //
 // Either the writer sees the mark, and needs nothing of it, or the maintainer sees the
 // session, and waits. Whoever is silent for too long finds a fence where its next index

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
@@ -77,6 +78,36 @@ func PruneAlone(ctx context.Context, r *Repository, o PruneOptions, now time.Tim
 		err = nil
 	}
 	return p.report, err
+}
+
+// Announce makes a session object, signed by r's key.
+func Announce(ctx context.Context, r *Repository, object string) error {
+	return r.createJSON(ctx, r.store, wire.Session, object, sessionDoc{})
+}
+
+// Ended tells whether maintenance takes a session for over.
+func Ended(ctx context.Context, r *Repository, object string) (bool, error) {
+	all, err := r.announcedSessions(ctx)
+	s, _, _ := cutSID(object, sessionPrefix)
+	return err == nil && all[s].ended, err
+}
+
+// EndSessions says of every session that it is over, signed by r's key, through a store.
+func EndSessions(ctx context.Context, r *Repository, store blob.Store) error {
+	infos, err := list(ctx, store, sessionPrefix)
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		s, _, ok := cutSID(i.Name, sessionPrefix)
+		if !ok {
+			continue
+		}
+		if err := r.createJSON(ctx, store, wire.Session, s.end(), sessionDoc{}); err != nil && !errors.Is(err, blob.ErrExists) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Poison does what a host does that was taken over: it puts other content under the names

@@ -220,8 +220,7 @@ func (r *Repository) forgetDamaged(ctx context.Context, vm, id string) error {
 		return err
 	}
 	// Was it a fence once, it must go on keeping its session from making the point.
-	_, err = r.fencePoint(ctx, s)
-	return err
+	return r.fencePoint(ctx, s)
 }
 
 // findObject is the one object of a point that has that id.

@@ -192,13 +192,15 @@ func TestGoldenRepositoryIsWrittenAlike(t *testing.T) {
 	}
 }
 
-// kinds is how many objects there are of each kind.
+// kinds is how many objects there are of each kind, but for those that maintenance takes
+// away: when the golden repository was made, sessions still did that themselves.
 func kinds(store *mem.Store) map[string]int {
 	n := map[string]int{}
 	for _, name := range store.Names() {
 		kind, _, _ := strings.Cut(name, "/")
 		n[kind]++
 	}
+	delete(n, "sessions")
 	return n
 }
 

@@ -97,21 +97,31 @@ func TestProtocolIsNeeded(t *testing.T) {
 	base := newProtocolBase(t)
 	shared := newSharedBase(t)
 	mixed := append(bytes.Clone(base.disk), base.old...)
+	undisturbed := func(w *world) func(context.Context, blob.Store) error { return w.maintainer(100 * time.Hour) }
 	for _, test := range []struct {
-		name   string
-		base   *protocolBase
-		away   time.Duration
-		writer func(blob.Store) blob.Store
-		other  func(blob.Store) blob.Store
+		name       string
+		base       *protocolBase
+		maintainer func(*world) func(context.Context, blob.Store) error
+		writer     func(blob.Store) blob.Store
+		other      func(blob.Store) blob.Store
 	}{
-		{"no fence", &base, time.Hour, nil, func(s blob.Store) blob.Store { return unfenced{s} }},
-		{"marks are ignored", &base, 100 * time.Hour, func(s blob.Store) blob.Store { return unseeing{s, "marks/"} }, nil},
-		{"sessions are ignored", &base, 100 * time.Hour, nil, func(s blob.Store) blob.Store { return unseeing{s, "sessions/"} }},
-		{"deleted before the decision", &shared, 100 * time.Hour, nil, func(s blob.Store) blob.Store {
+		{"no fence", &base, func(w *world) func(context.Context, blob.Store) error {
+			return w.maintainer(time.Hour)
+		}, nil, func(s blob.Store) blob.Store { return unfenced{s} }},
+		{"marks are ignored", &base, undisturbed, func(s blob.Store) blob.Store { return unseeing{s, "marks/"} }, nil},
+		{"sessions are ignored", &base, undisturbed, nil, func(s blob.Store) blob.Store { return unseeing{s, "sessions/"} }},
+		{"deleted before the decision", &shared, undisturbed, nil, func(s blob.Store) blob.Store {
 			return &late{Store: s, prefix: "marks/", suffix: ".done", before: func(op, name string) bool {
 				return strings.HasPrefix(name, "marks/")
 			}}
 		}},
+		// What a thief must not be able to do: end a session with the key of its host.
+		{"sessions ended by their own key", &base, func(w *world) func(context.Context, blob.Store) error {
+			return w.robbed(w.thief("owner"))
+		}, nil, nil},
+		{"no fence for what has vanished", &base, func(w *world) func(context.Context, blob.Store) error {
+			return w.robbed(w.eraser())
+		}, nil, func(s blob.Store) blob.Store { return unfenced{s} }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -120,7 +130,7 @@ func TestProtocolIsNeeded(t *testing.T) {
 				w := test.base.world()
 				actors := []*actor{
 					{name: "writer", run: w.writer("lab/web", mixed), view: test.writer},
-					{name: "maintainer", run: w.maintainer(test.away), view: test.other},
+					{name: "maintainer", run: test.maintainer(w), view: test.other},
 				}
 				if found = w.schedule(t, actors, choose); found == nil {
 					found = w.afterwards(t.Context(), base.old)

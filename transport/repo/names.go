@@ -24,7 +24,7 @@ const (
 
 	quarantinePrefix = "quarantine/" // BLAKE3 of the object
 
-	sessionPrefix = "sessions/" // session id [. renewal]
+	sessionPrefix = "sessions/" // session id [. renewal | .end]
 	markPrefix    = "marks/"    // number [.sessions | .done]
 	leasePrefix   = "leases/"   // what / number [. renewal | .end]
 	holdPrefix    = "holds/"    // session id of the point
@@ -103,6 +103,9 @@ func (s sid) object(renewal int) string {
 	}
 	return sessionPrefix + string(s) + "." + strconv.Itoa(renewal)
 }
+
+// end is the object that says that the session is over.
+func (s sid) end() string { return sessionPrefix + string(s) + ".end" }
 
 // index is the name of the session's kth index object.
 func (s sid) index(k int) string { return indexPrefix + string(s) + "." + strconv.Itoa(k) }

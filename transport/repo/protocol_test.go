@@ -152,6 +152,59 @@ func (w *world) maintainer(away time.Duration) func(context.Context, blob.Store)
 	}
 }
 
+// robbed is a maintainer before each of whose prunes somebody gets at the sessions, and whose
+// grace is so short that sessions do not ask for the marks again before they commit.
+func (w *world) robbed(crime func(context.Context, blob.Store) error) func(context.Context, blob.Store) error {
+	return func(ctx context.Context, store blob.Store) error {
+		for range 2 {
+			if err := crime(ctx, store); err != nil {
+				return err
+			}
+			w.sleep(20 * time.Minute)
+			o := repo.PruneOptions{Grace: 10 * time.Minute}
+			if _, err := repo.PruneAlone(ctx, store.(*opened).r, o, w.now(), 100*time.Hour); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// thief has a host's store credentials and a key, and ends the sessions that it sees.
+func (w *world) thief(label string) func(context.Context, blob.Store) error {
+	return func(ctx context.Context, store blob.Store) error {
+		o := repo.OpenOptions{Passphrase: secretOf(label), Label: label, Now: w.now}
+		if label == "owner" {
+			o.Passphrase = passphrase
+		}
+		r, err := repo.Open(ctx, w.store, o)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		return repo.EndSessions(ctx, r, store)
+	}
+}
+
+// eraser has store credentials that may delete announcements, and does so as soon as
+// maintenance relies on having seen them.
+func (w *world) eraser() func(context.Context, blob.Store) error {
+	return func(ctx context.Context, store blob.Store) error {
+		if _, err := store.Stat(ctx, "marks/0000000000000001.sessions"); err != nil {
+			return nil // not yet
+		}
+		var names []string
+		err := store.List(ctx, "sessions/", func(i blob.Info) error {
+			names = append(names, i.Name)
+			return nil
+		})
+		for _, name := range names {
+			err = errors.Join(err, store.Delete(ctx, name))
+		}
+		return err
+	}
+}
+
 // forgetter forgets the newest point that was there in the beginning.
 func (w *world) forgetter(p repo.Point) func(context.Context, blob.Store) error {
 	return func(ctx context.Context, store blob.Store) error {
@@ -351,6 +404,7 @@ func pointName(t *testing.T, store *mem.Store, id string) string {
 
 func TestProtocol(t *testing.T) {
 	base := newProtocolBase(t)
+	addKey(t, base.store, "thief", repo.RoleBackup)
 	mixed := append(bytes.Clone(base.disk), base.old...)
 	for _, test := range []struct {
 		name   string
@@ -367,6 +421,18 @@ func TestProtocol(t *testing.T) {
 			return []*actor{
 				{name: "writer", run: w.writer("lab/web", mixed)},
 				{name: "maintainer", run: w.maintainer(time.Hour)},
+			}
+		}},
+		{"sessions ended by a stranger", 1, func(w *world) []*actor {
+			return []*actor{
+				{name: "writer", run: w.writer("lab/web", mixed)},
+				{name: "robbed", run: w.robbed(w.thief("thief"))},
+			}
+		}},
+		{"announcements that vanish", 1, func(w *world) []*actor {
+			return []*actor{
+				{name: "writer", run: w.writer("lab/web", mixed)},
+				{name: "robbed", run: w.robbed(w.eraser())},
 			}
 		}},
 		{"writers and maintainers", 0, func(w *world) []*actor {

@@ -97,16 +97,11 @@ type pruner struct {
 	away   time.Duration // after which a session is given up
 	now    time.Time     // of the store
 	marks  *marks
-	alive  map[sid]announced
+	all    map[sid]*announced // sessions, those that are over too
+	alive  map[sid]*announced // those under way
 	survey *survey
 	locks  locks
 	report PruneReport
-}
-
-// announced is a session that is under way.
-type announced struct {
-	first, last time.Time // of the store
-	objects     []string
 }
 
 func (p *pruner) leased(ctx context.Context) error {
@@ -143,6 +138,9 @@ func (p *pruner) run(ctx context.Context) (err error) {
 		if p.report.Waiting != "" && !p.o.DryRun {
 			return nil
 		}
+		if err := p.fenceVanished(ctx, witness); err != nil {
+			return err
+		}
 	}
 	if p.survey, err = p.r.survey(ctx, p.marks, witness); err != nil {
 		return err
@@ -163,6 +161,9 @@ func (p *pruner) run(ctx context.Context) (err error) {
 		if err := p.decide(ctx); err != nil {
 			return err
 		}
+	}
+	if err := p.tidy(ctx); err != nil {
+		return err
 	}
 	return p.mark(ctx)
 }
@@ -216,27 +217,11 @@ func (p *pruner) foresee(ctx context.Context) error {
 // sessions lists those that are under way, and fences those that were away for longer than
 // the grace.
 func (p *pruner) sessions(ctx context.Context) error {
-	infos, err := list(ctx, p.r.store, sessionPrefix)
-	if err != nil {
+	var err error
+	if p.all, err = p.r.announcedSessions(ctx); err != nil {
 		return err
 	}
-	p.alive = map[sid]announced{}
-	for _, i := range infos {
-		s, _, ok := cutSID(i.Name, sessionPrefix)
-		if !ok {
-			continue
-		}
-		a := p.alive[s]
-		if a.first.IsZero() || i.Created.Before(a.first) {
-			a.first = i.Created
-		}
-		if i.Created.After(a.last) {
-			a.last = i.Created
-		}
-		a.objects = append(a.objects, i.Name)
-		p.alive[s] = a
-	}
-	if p.o.DryRun {
+	if p.alive = underWay(p.all); p.o.DryRun {
 		return nil
 	}
 	for _, s := range slices.Sorted(maps.Keys(p.alive)) {
@@ -255,14 +240,53 @@ func (p *pruner) giveUp(ctx context.Context, s sid) error {
 	if err := p.r.fence(ctx, s); err != nil {
 		return err
 	}
-	for _, object := range p.alive[s].objects {
-		// One that the store keeps is fenced once more by each prune, which is no harm.
+	// One that the store keeps is fenced once more by each prune, which is no harm.
+	if err := p.withdraw(ctx, p.alive[s]); err != nil {
+		return err
+	}
+	delete(p.alive, s)
+	p.report.Fenced++
+	return nil
+}
+
+// withdraw removes what announces a session.
+func (p *pruner) withdraw(ctx context.Context, a *announced) error {
+	for _, object := range a.objects {
 		if _, err := remove(ctx, p.r.store, object); err != nil {
 			return err
 		}
 	}
-	delete(p.alive, s)
-	p.report.Fenced++
+	return nil
+}
+
+// tidy removes what is left of sessions that are over. There is no open mark: of one that
+// waits for a session no maintainer removes it.
+func (p *pruner) tidy(ctx context.Context) error {
+	for _, s := range slices.Sorted(maps.Keys(p.all)) {
+		if a := p.all[s]; a.ended {
+			if err := p.withdraw(ctx, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fenceVanished fences those sessions that the open mark waits for and that are announced
+// no more, though no maintainer has removed what announces them: the points must be read
+// when nothing of theirs can come any more. On two maintainers at once that is lost labour.
+func (p *pruner) fenceVanished(ctx context.Context, witness []sid) error {
+	if p.o.DryRun {
+		return nil
+	}
+	for _, s := range witness {
+		if p.all[s] != nil {
+			continue
+		}
+		if err := p.r.fence(ctx, s); err != nil {
+			return fmt.Errorf("give up session %s, which has vanished: %w", s, err)
+		}
+	}
 	return nil
 }
 
@@ -396,18 +420,12 @@ func (p *pruner) putMark(ctx context.Context, doc markDoc) error {
 	}
 	// Only a session that is listed now may not know of the mark.
 	p.report.Waiting, p.report.Until = "the grace", p.now.Add(p.o.Grace)
-	infos, err := list(ctx, p.r.store, sessionPrefix)
+	all, err := p.r.announcedSessions(ctx)
 	if err != nil {
 		return err
 	}
-	var all []sid
-	for _, i := range infos {
-		if s, _, ok := cutSID(i.Name, sessionPrefix); ok {
-			all = append(all, s)
-		}
-	}
-	slices.Sort(all)
-	err = p.r.createJSON(ctx, p.r.store, wire.Mark, object+markSessions, sessionsDoc{slices.Compact(all)})
+	doubtful := sessionsDoc{slices.Sorted(maps.Keys(underWay(all)))}
+	err = p.r.createJSON(ctx, p.r.store, wire.Mark, object+markSessions, doubtful)
 	if errors.Is(err, blob.ErrExists) {
 		return nil
 	}

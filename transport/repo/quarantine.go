@@ -156,7 +156,7 @@ func (c *checker) publish(ctx context.Context, found *quarantine) (object string
 // points were listed that this check has walked over.
 func (c *checker) settled(info blob.Info, q, found *quarantine) bool {
 	for _, s := range c.sessions {
-		if !s.Created.After(info.Created) {
+		if !s.first.After(info.Created) {
 			return false
 		}
 	}

@@ -14,7 +14,7 @@ import (
 const (
 	// renewEvery is how often a session says that it goes on.
 	renewEvery = time.Hour
-	// retireTime bounds the removal of a session's objects.
+	// retireTime bounds how long a session tries to say that it is over.
 	retireTime = 30 * time.Second
 )
 
@@ -56,9 +56,11 @@ func (s *Session) renew(ctx context.Context) {
 	}
 }
 
-// retire says that the session is over. When that fails maintenance finds out, later.
-// A session that does not know what became of an object stays announced: the object
-// may come to be after all, and must find the packs that it needs, or a fence.
+// retire says that the session is over: nothing of its own is under way any more. Nothing is
+// deleted for that, which leaves hosts without any right to delete; maintenance does. When
+// it fails maintenance finds out, later. A session that does not know what became of an
+// object does not end: the object may come to be after all, and must find the packs that it
+// needs, or a fence.
 func (s *Session) retire(ctx context.Context) {
 	if s.unsure.Load() || s.retired {
 		return
@@ -66,9 +68,7 @@ func (s *Session) retire(ctx context.Context) {
 	s.retired = true
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retireTime)
 	defer cancel()
-	for n := int(s.renewals.Load()); n >= 0; n-- {
-		_ = s.store.Delete(ctx, s.sid.object(n))
-	}
+	_ = s.r.createJSON(ctx, s.store, wire.Session, s.sid.end(), sessionDoc{s.began.UTC()})
 }
 
 // create puts an object into the store under a name that is this session's own, so
@@ -186,29 +186,20 @@ var errFence = errors.New("a fence in place of a restore point")
 // fence makes sure that a session can change nothing any more: it has committed, or it
 // never will, nor make blocks known.
 func (r *Repository) fence(ctx context.Context, s sid) error {
-	committed, err := r.fencePoint(ctx, s)
-	if err != nil || committed {
+	if err := r.fencePoint(ctx, s); err != nil {
 		return err
 	}
+	// Even where the point is there: another host may have taken its name.
 	return r.fenceIndex(ctx, s)
 }
 
-// fencePoint puts a fence in the way of the session's manifest, unless that is there.
-func (r *Repository) fencePoint(ctx context.Context, s sid) (committed bool, err error) {
-	object := s.point()
-	err = r.createJSON(ctx, r.store, wire.Fence, object, fenceDoc{s})
-	if !errors.Is(err, blob.ErrExists) {
-		return false, err
+// fencePoint puts a fence in the way of the session's manifest, unless something is there.
+func (r *Repository) fencePoint(ctx context.Context, s sid) error {
+	err := r.createJSON(ctx, r.store, wire.Fence, s.point(), fenceDoc{s})
+	if errors.Is(err, blob.ErrExists) {
+		return nil
 	}
-	info, err := r.store.Stat(ctx, object)
-	if err != nil {
-		return false, err
-	}
-	b, err := readSized(ctx, r.store, info, maxManifest)
-	if err != nil {
-		return false, fmt.Errorf("read %s: %w", object, err)
-	}
-	return !r.isFence(info, b), nil
+	return err
 }
 
 // fenceIndex puts a fence in the way of the session's next index object. The session

@@ -1,10 +1,13 @@
 package repo_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
@@ -52,5 +55,56 @@ func TestHiddenSessionCommitsNothing(t *testing.T) {
 			}
 			wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
 		})
+	}
+}
+
+// versioned is a store that keeps what was written over.
+type versioned struct {
+	*mem.Store
+	hidden []blob.Hidden
+}
+
+func (s *versioned) Hidden(_ context.Context, prefix string, fn func(blob.Hidden) error) error {
+	for _, h := range s.hidden {
+		if err := fn(h); strings.HasPrefix(h.Name, prefix) && err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (*versioned) Reveal(context.Context, string) error { return blob.ErrNoVersions }
+
+// Who may write over objects makes an announcement his own and ends it. Where the store keeps
+// versions, maintenance sees that, and waits for the session all the same.
+func TestOverwrittenAnnouncement(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	addKey(t, store, "thief", repo.RoleBackup)
+	thief := openAs(t, store, "thief", repo.OpenOptions{})
+	s := beginAt(t, openRepo(t, store), clock())
+	name := namesUnder(store, "sessions/")[0]
+	v := &versioned{Store: store, hidden: []blob.Hidden{{Name: name, Created: clock()}}}
+	if err := store.Delete(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	if err := repo.Announce(t.Context(), thief, name); err != nil {
+		t.Fatal(err)
+	}
+	if err := repo.EndSessions(t.Context(), thief, store); err != nil {
+		t.Fatal(err)
+	}
+	ended := func(store blob.Store) bool {
+		ended, err := repo.Ended(t.Context(), openRepo(t, store), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ended
+	}
+	if !ended(store) || ended(v) {
+		t.Errorf("the session has ended: %t without versions, %t with them", ended(store), ended(v))
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -31,7 +31,7 @@ type roleTest struct {
 
 func roleTests() map[policy.Role]roleTest {
 	return map[policy.Role]roleTest{
-		policy.Backup:  {"packs/aa/p index/i points/vm/p sessions/vm.p probe/x", "sessions/vm.p probe/x"},
+		policy.Backup:  {"packs/aa/p index/i points/vm/p sessions/vm.p probe/x", "probe/x"},
 		policy.Restore: {"", ""},
 		policy.Maintain: {
 			"packs/aa/p index/i points/vm/p sessions/vm.p marks/m leases/prune/1 quarantine/q forgotten/f revoked/r holds/vm.p probe/x",

@@ -78,7 +78,7 @@ func rightsOf(r Role) (rights, error) {
 	notes := []string{"forgotten/*", "revoked/*"} // that maintenance adds, and nobody takes back
 	switch r {
 	case Backup:
-		return rights{create: backup, remove: []string{"sessions/*", "probe/*"}, lock: locked}, nil
+		return rights{create: backup, remove: []string{"probe/*"}, lock: locked}, nil
 	case Restore:
 		return rights{}, nil
 	case Maintain:
