@@ -16,7 +16,7 @@ type run struct {
 	unknown []string // writers that could not say who they are, and why
 	report  Report
 	taken   bool
-	armed   int // of Guards
+	armed   inForce // the Guards
 	// following, where not nil, gets the end of a thaw of the guest that runs
 	// beside the writers'.
 	following <-chan error
@@ -37,7 +37,7 @@ func Do(ctx context.Context, job Job) (held *Held, err error) {
 	if job.Log == nil {
 		job.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &run{Job: job, report: Report{Asked: job.Policy.Ladder[0]}}
+	r := &run{Job: job, armed: inForce{guards: job.Guards}, report: Report{Asked: job.Policy.Ladder[0]}}
 	defer r.heard()
 	defer func() { r.disarm(ctx, err) }()
 	r.identify(ctx)

@@ -37,7 +37,8 @@
 // the caller's.
 //
 // Guards thaw the guest where this process cannot: on each rung they are armed before
-// the first Freeze, and a rung whose guards do not arm is out of reach. The DeadMan is a child
+// the first Freeze, and a rung whose guards do not arm is out of reach. The rung that saves
+// the guest's memory has guards of its own (Saved.Guards). The DeadMan is a child
 // process that acts when this one dies; the Timer is a shell in the guest that acts
 // when nobody has for a while.
 //

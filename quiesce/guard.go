@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// Guard thaws the guest when this process no longer can.
+// Guard lets the guest go on when this process no longer can.
 type Guard interface {
-	// Arm comes before the first Freeze of a rung, once more after each Disarm. On
+	// Arm comes before the first Freeze of a rung, or before the guest is stopped for
+	// its memory to be saved, once more after each Disarm. On
 	// return without error the guard is in force; after an error the guest is not
 	// frozen.
 	Arm(ctx context.Context) error
@@ -17,29 +19,42 @@ type Guard interface {
 	Disarm(ctx context.Context, thawed bool) error
 }
 
+// inForce is a list of guards, of which the first so many are armed.
+type inForce struct {
+	guards []Guard
+	armed  int
+}
+
 // arm puts every guard in force that is not yet. With one that fails the guest may
-// not be frozen: nobody would thaw it if this process died.
-func (r *run) arm(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.Limits.Arm)
+// not be held: nobody would let it go if this process died.
+func (f *inForce) arm(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	for _, g := range r.Guards[r.armed:] {
+	for _, g := range f.guards[f.armed:] {
 		if err := g.Arm(ctx); err != nil {
 			return fmt.Errorf("arm guard: %w", err)
 		}
-		r.armed++
+		f.armed++
 	}
 	return nil
 }
 
-// disarm ends the guards once the run is over with err, the last one first.
-func (r *run) disarm(ctx context.Context, err error) {
+// disarm ends the guards, the last one first.
+func (f *inForce) disarm(ctx context.Context, r *run, goesOn bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Limits.Arm)
 	defer cancel()
-	thawed := !errors.Is(err, ErrStillFrozen)
-	for r.armed > 0 {
-		r.armed--
-		if err := r.Guards[r.armed].Disarm(ctx, thawed); err != nil {
+	for f.armed > 0 {
+		f.armed--
+		if err := f.guards[f.armed].Disarm(ctx, goesOn); err != nil {
 			r.Log.Warn("disarm guard", "vm", r.VM, "run", r.Run, "error", err)
 		}
 	}
+}
+
+// arm puts the guards of the rungs with writers in force.
+func (r *run) arm(ctx context.Context) error { return r.armed.arm(ctx, r.Limits.Arm) }
+
+// disarm ends them once the run is over with err.
+func (r *run) disarm(ctx context.Context, err error) {
+	r.armed.disarm(ctx, r, !errors.Is(err, ErrStillFrozen))
 }

@@ -55,6 +55,8 @@ type Saved struct {
 	// and when it returns the guest goes on. snapshot.ErrNotSaved: only the disks
 	// were taken.
 	Take func(ctx context.Context) error
+	// Guards are in force while Take runs. Where one fails to arm, Take is not called.
+	Guards []Guard
 }
 
 // Limits are the deadlines of calls outside the window. Zero: the default.

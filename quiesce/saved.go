@@ -18,10 +18,17 @@ func (r *run) takeSaved(ctx context.Context) error {
 		r.reason(LevelSavedState, describe(err))
 		return context.Cause(ctx)
 	}
+	in := inForce{guards: r.Saved.Guards}
+	if err := in.arm(ctx, r.Limits.Arm); err != nil {
+		r.reason(LevelSavedState, describe(err))
+		in.disarm(ctx, r, true)
+		return context.Cause(ctx)
+	}
 	w := r.open(nil)
 	w.take(ctx, r, r.Saved.Take)
 	err := w.await(ctx, r)
 	w.closed = time.Now()
+	in.disarm(ctx, r, w.result != nil) // Take has returned: it has seen to the guest
 	if err != nil && !errors.Is(err, snapshot.ErrNotSaved) {
 		return err
 	}

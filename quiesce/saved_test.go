@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -70,6 +71,42 @@ func TestSavedState(t *testing.T) {
 					t.Errorf("reached %v: %q", rep.Level, rep.Reasons)
 				}
 			})
+		})
+	}
+}
+
+// The guest stands still only while its guards are in force; without them its memory
+// is not saved.
+func TestSavedStateIsGuarded(t *testing.T) {
+	for _, refuses := range []error{nil, errors.New("no more processes")} {
+		synctest.Test(t, func(t *testing.T) {
+			guests := &trial{guest: quiescetest.NewGuest()}
+			first, second := &guard{trial: guests}, &guard{trial: guests, err: refuses}
+			held, err := quiesce.Do(t.Context(), quiesce.Job{
+				Run: "run", VM: "lab/web",
+				Policy: quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelSavedState, quiesce.LevelCrash}, Floor: quiesce.LevelCrash},
+				Take:   func(context.Context) error { return nil },
+				Saved: &quiesce.Saved{
+					Guards: []quiesce.Guard{first, second},
+					Check:  func(context.Context) error { return nil },
+					Take: func(context.Context) error {
+						if first.armed != 1 || second.armed != 1 || first.disarmed+second.disarmed > 0 {
+							t.Errorf("stopped with the guards %+v and %+v", first, second)
+						}
+						return nil
+					},
+				},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := quiesce.LevelSavedState
+			if refuses != nil {
+				want = quiesce.LevelCrash
+			}
+			if held.Report().Level != want || first.disarmed != 1 || second.disarmed != second.armed || !first.thawed {
+				t.Errorf("level %v, guards %+v and %+v", held.Report().Level, first, second)
+			}
 		})
 	}
 }
