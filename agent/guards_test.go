@@ -27,7 +27,7 @@ func TestTimerIsArmedLast(t *testing.T) {
 		return snapshot.ExecResult{ExitCode: 1}, nil
 	}
 	job := w.job()
-	job.DeadMan = func() quiesce.Guard { return ordered{note} }
+	job.DeadMan = func(snapshot.Plan) quiesce.Guard { return ordered{note} }
 	if _, err := w.runner.Backup(t.Context(), job); err != nil {
 		t.Fatal(err)
 	}

@@ -79,8 +79,13 @@ func (b *backup) saved() *quiesce.Saved {
 	if !ok {
 		return nil
 	}
+	var guards []quiesce.Guard
+	if b.job.DeadMan != nil {
+		guards = append(guards, b.job.DeadMan(b.plan))
+	}
 	return &quiesce.Saved{
-		Check: func(ctx context.Context) error { return host.CanSave(ctx, b.plan) },
+		Guards: guards,
+		Check:  func(ctx context.Context) error { return host.CanSave(ctx, b.plan) },
 		Take: func(ctx context.Context) error {
 			err := host.TakeSaved(ctx, b.plan)
 			if err == nil || errors.Is(err, snapshot.ErrNotSaved) {
@@ -131,7 +136,7 @@ func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, e
 func (b *backup) guards(guest snapshot.Guest) []quiesce.Guard {
 	var guards []quiesce.Guard
 	if b.job.DeadMan != nil {
-		guards = append(guards, b.job.DeadMan())
+		guards = append(guards, b.job.DeadMan(b.plan))
 	}
 	return append(guards, quiesce.NewTimer(guest, b.job.Policy, b.Log))
 }

@@ -33,9 +33,9 @@ type Job struct {
 	Repository *repo.Repository
 	Policy     quiesce.Policy
 	Writers    Writers // nil: none
-	// DeadMan makes the guard in a process of its own that thaws the guest if this
+	// DeadMan makes the guard in a process of its own that thaws or resumes the guest if this
 	// one dies. Nil: none.
-	DeadMan func() quiesce.Guard
+	DeadMan func(snapshot.Plan) quiesce.Guard
 }
 
 // Runner backs up VMs and repairs what an interrupted run left. Its methods are

@@ -21,6 +21,11 @@ type Saver interface {
 	// are frozen, as after Take, but there is no state. Any other error is like
 	// one of Take.
 	TakeSaved(ctx context.Context, p Plan) error
+
+	// Resume lets a VM go on that stands still because the process died that was in
+	// TakeSaved; else it does nothing. Any process may call it, at any time after
+	// that death. Merge does the same, and more.
+	Resume(ctx context.Context, p Plan) error
 }
 
 // FrozenState is a Frozen of a Saver.

@@ -16,10 +16,12 @@ import (
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qemu"
 )
 
 // deadManName is the hidden command of the process that outlives a run: it thaws
-// the guest when the run's process dies with the guest frozen.
+// the guest when the run's process dies with the guest frozen, or resumes it when that
+// dies while it stands still.
 const deadManName = "dead-man"
 
 // recipe is how the dead-man reaches the guest: it reads no configuration, which may
@@ -27,18 +29,23 @@ const deadManName = "dead-man"
 type recipe struct {
 	Name       string `json:"name"`
 	QMP        string `json:"qmp"`
-	GuestAgent string `json:"guest_agent"`
+	GuestAgent string `json:"guest_agent,omitempty"`
+	// Of the plan: what tells whether the VM stands still, and that it is the same one.
+	Instance string             `json:"instance,omitempty"`
+	Saved    snapshot.SavedPlan `json:"saved,omitzero"`
 }
 
 // deadMan makes the guard of a VM of the configuration, made of this very program;
 // nil for one that has no guest to be frozen.
-func (in *invocation) deadMan(cfg *config.Config, name string) func() quiesce.Guard {
+func (in *invocation) deadMan(cfg *config.Config, name string) func(snapshot.Plan) quiesce.Guard {
 	vm, ok := qemuVM(cfg, name)
 	if !ok {
 		return nil
 	}
-	return func() quiesce.Guard {
-		line, err := json.Marshal(recipe{Name: vm.Name, QMP: absolute(vm.QMP), GuestAgent: absolute(vm.GuestAgent)})
+	return func(p snapshot.Plan) quiesce.Guard {
+		p.Saved.Path = absolute(p.Saved.Path)
+		line, err := json.Marshal(recipe{Name: vm.Name, QMP: absolute(vm.QMP), GuestAgent: absolute(vm.GuestAgent),
+			Instance: p.Instance, Saved: p.Saved})
 		if err != nil {
 			line = nil // strings always can be encoded; the dead-man refuses an empty line
 		}
@@ -98,11 +105,19 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return nil, fmt.Errorf("understand recipe: %w", err)
 	}
-	if r.Name == "" || r.GuestAgent == "" {
+	if r.Name == "" || r.GuestAgent == "" && r.Saved.Path == "" {
 		return nil, errors.New("understand recipe: it names no guest")
 	}
 	host := in.qemuHost([]config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}})
-	return func(ctx context.Context) error { return in.thawGuest(ctx, host, r.Name) }, nil
+	plan := snapshot.Plan{Host: qemu.Kind, VM: r.Name, Instance: r.Instance, Saved: r.Saved}
+	return func(ctx context.Context) error {
+		// First, for a VM that stands still has no guest that could answer.
+		err := host.Resume(ctx, plan)
+		if r.GuestAgent != "" {
+			err = errors.Join(err, in.thawGuest(ctx, host, r.Name))
+		}
+		return err
+	}, nil
 }
 
 func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, vm string) error {

@@ -49,7 +49,8 @@ const (
 // with --cold, it starts from its disks.
 func TestGuestSavedState(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, guesttest.Options{})
+	hands := filepath.Join(t.TempDir(), "hands") // a second monitor, for the test
+	l := newLab(t, guesttest.Options{Args: []string{"-qmp", "unix:" + hands + ",server=on,wait=off"}})
 	vm := "{name: web, qmp: " + l.guest.QMP + "}"
 	l.configure(vm, "schedule: manual, consistency: {ladder: [saved-state, crash], floor: saved-state, window: 60s}")
 	l.inGuest(counting)
@@ -78,6 +79,7 @@ func TestGuestSavedState(t *testing.T) {
 	if next := l.result().Point; next.Stats.New > point.Stats.New/4 {
 		t.Errorf("the first point took %+v, the second %+v", point.Stats, next.Stats)
 	}
+	l.killedWhileStopped(hands)
 	l.lull(exitDone, "check", "--all")
 	running, cold := filepath.Join(l.dir, "running"), filepath.Join(l.dir, "cold")
 	l.lull(exitDone, "restore", "web", "--to", running)

@@ -80,7 +80,7 @@ func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
 	return hosts
 }
 
-func (in *invocation) qemuHost(configured []config.QEMUVM) snapshot.Host {
+func (in *invocation) qemuHost(configured []config.QEMUVM) *qemu.Host {
 	var vms []qemu.VM
 	for _, vm := range configured {
 		vms = append(vms, qemu.VM{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent})

@@ -62,17 +62,41 @@ func dropState(p snapshot.Plan) error {
 	return syncDir(p.Saved.Path)
 }
 
-// resumeStopped is Merge's part: it resumes the VM where the run did not come to
-// that, and removes the file.
-func (h *Host) resumeStopped(ctx context.Context, m *monitor, p snapshot.Plan) error {
+// Resume lets the VM go on if its marker is there.
+func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
+	stopped, err := mayStand(p)
+	if err == nil && stopped {
+		err = h.resume(ctx, p)
+	}
+	if errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrUnreachable) {
+		return nil // nothing runs that could stand still
+	}
+	if err != nil {
+		return fmt.Errorf("resume %s: %w", p.VM, err)
+	}
+	return nil
+}
+
+// mayStand tells whether a run may have left the VM standing still.
+func mayStand(p snapshot.Plan) (bool, error) {
 	if p.Saved.Path == "" {
-		return nil
+		return false, nil
 	}
 	_, err := os.Lstat(p.Saved.Path + savingSuffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look for saved state: %w", err)
+		return false, fmt.Errorf("look for saved state: %w", err)
 	}
-	if err == nil && m.proc.instance == p.Instance {
+	return err == nil, nil
+}
+
+// resumeStopped is Merge's part: it resumes the VM where the run did not come to
+// that, and removes the file.
+func (h *Host) resumeStopped(ctx context.Context, m *monitor, p snapshot.Plan) error {
+	stopped, err := mayStand(p)
+	if err != nil {
+		return err
+	}
+	if stopped && m.proc.instance == p.Instance {
 		h.opt.Log.Info("resuming a VM whose memory was being saved", "vm", p.VM)
 		if err := h.resume(ctx, p); err != nil {
 			return fmt.Errorf("resume: %w", err)
