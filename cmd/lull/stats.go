@@ -79,20 +79,8 @@ func (in *invocation) showGrowth(u repo.Usage, p picture) error {
 	if p.drawn {
 		columns = 48
 	}
-	first, last := u.Growth[0].Frozen, u.Growth[len(u.Growth)-1].Frozen
-	sums := make([]int64, columns)
-	var total int64
-	for _, g := range u.Growth {
-		total += g.Added
-		at := 0
-		if span := last.Sub(first); span > 0 {
-			at = int(int64(columns-1) * int64(g.Frozen.Sub(first)/time.Second+1) / int64(span/time.Second+1))
-		}
-		sums[min(at, columns-1)] = total
-	}
-	for i := 1; i < columns; i++ {
-		sums[i] = max(sums[i], sums[i-1])
-	}
+	until, sums := growthUntil(u.Growth, columns)
+	first, last, total := until[0], until[len(until)-1], sums[len(sums)-1]
 	if p.drawn {
 		_, err := fmt.Fprintf(in.Stdout, "growth %s %s %s: %s to %s\n", first.Local().Format(time.DateOnly), p.line(sums, total),
 			last.Local().Format(time.DateOnly), size(u.Growth[0].Added), size(total))
@@ -101,12 +89,34 @@ func (in *invocation) showGrowth(u repo.Usage, p picture) error {
 	fmt.Fprintln(in.Stdout)
 	tab := newTable("UNTIL", "STORED BY THEN")
 	for i, s := range sums {
-		at := first.Add(last.Sub(first) / time.Duration(columns-1) * time.Duration(i))
-		if i == 0 || s != sums[i-1] || i == columns-1 {
-			tab.add(moment(at), size(s))
+		if i == 0 || s != sums[i-1] || i == len(sums)-1 {
+			tab.add(moment(until[i]), size(s))
 		}
 	}
 	return tab.write(in.Stdout)
+}
+
+// growthUntil is how much was there at so many moments, at the same distance from each other:
+// from the first restore point, with what that alone brought, to the last. Fewer moments
+// than that come where all points are of one.
+func growthUntil(points []repo.Growth, moments int) (until []time.Time, sums []int64) {
+	first, last := points[0].Frozen, points[len(points)-1].Frozen
+	if !last.After(first) {
+		moments = 1
+	}
+	var total int64
+	for i := range moments {
+		at := last
+		if i < moments-1 {
+			at = first.Add(last.Sub(first) / time.Duration(moments-1) * time.Duration(i))
+		}
+		for len(points) > 0 && !points[0].Frozen.After(at) {
+			total += points[0].Added
+			points = points[1:]
+		}
+		until, sums = append(until, at), append(sums, total)
+	}
+	return until, sums
 }
 
 // picture draws with blocks on a terminal, and nothing elsewhere.
