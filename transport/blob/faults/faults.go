@@ -31,12 +31,21 @@ type Fault struct {
 	Op     Op     // of this kind; Any: of every kind
 	Prefix string // of names, or prefixes listed, that start so
 	Nth    int    // the Nth of those from when the fault was added, from 1; 0: all
+	For    int    // with Nth, so many from there on; 0: one
 
 	Before error           // fails with this, and does nothing
 	After  error           // does it all, then fails with this: a lost reply
 	Hold   <-chan struct{} // waits until this is closed, or ctx is done
+	While  func()          // is called before anything is done: what others do meanwhile
+	Twice  bool            // sends it twice, and the answer is the second one's
 	Flip   int64           // if > 0, flips this bit of what is read, from 1
 	Cut    int64           // if > 0, returns that many bytes fewer than asked for
+	Torn   int64           // if > 0, stores so many bytes at most, and crashes
+}
+
+// hits tells whether the fault is in the way of the operation of that number.
+func (f *Fault) hits(number int) bool {
+	return f.Nth == 0 || number >= f.Nth && number < f.Nth+max(f.For, 1)
 }
 
 // Store is the decorator.
@@ -99,7 +108,7 @@ func (s *Store) Changes() int {
 // Log is every operation since the last ClearLog, in the order in which they
 // began, a line each: "create packs/ab 1234", "read packs/ab 0+100", "read packs/ab
 // 5+", "stat x", "list packs/", "delete x". What failed on purpose ends in
-// "failed", "reply lost" or "crashed".
+// "failed", "reply lost", "twice", "torn" or "crashed".
 func (s *Store) Log() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,6 +130,9 @@ func (s *Store) begin(ctx context.Context, op Op, name, detail string) (Fault, e
 	f, err := s.plan(op, name, strings.TrimSpace(string(op)+" "+name+" "+detail))
 	if err != nil {
 		return f, err
+	}
+	if f.While != nil {
+		f.While()
 	}
 	if f.Hold != nil {
 		select {
@@ -147,8 +159,15 @@ func (s *Store) plan(op Op, name, line string) (Fault, error) {
 	case op == Create || op == Delete:
 		s.changes++
 	}
-	if f.Before == nil && f.After != nil {
+	switch {
+	case f.Before != nil:
+	case f.After != nil:
 		line += " reply lost"
+	case f.Twice:
+		line += " twice"
+	case f.Torn > 0 && op == Create:
+		line += " torn"
+		s.limit, s.crashed = s.changes, true
 	}
 	s.log = append(s.log, line)
 	return f, nil
@@ -161,7 +180,7 @@ func (s *Store) match(op Op, name string) (hit Fault) {
 			continue
 		}
 		a.seen++
-		if !found && (a.Nth == 0 || a.Nth == a.seen) {
+		if !found && a.hits(a.seen) {
 			hit, found = a.Fault, true
 		}
 	}
@@ -173,7 +192,21 @@ func (s *Store) Create(ctx context.Context, name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.inner.Create(ctx, name, data); err != nil {
+	if f.Torn > 0 {
+		return errors.Join(ErrCrashed, s.inner.Create(ctx, name, data[:min(int64(len(data)), f.Torn)]))
+	}
+	if f.Twice {
+		ctx = blob.WithNonce(ctx) // it is one request
+	}
+	return f.change(func() error { return s.inner.Create(ctx, name, data) })
+}
+
+// change does what changes the store, as often as the fault says.
+func (f *Fault) change(do func() error) error {
+	if f.Twice {
+		_ = do() // nobody hears of the first answer
+	}
+	if err := do(); err != nil {
 		return err
 	}
 	return f.After
@@ -232,10 +265,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.inner.Delete(ctx, name); err != nil {
-		return err
-	}
-	return f.After
+	return f.change(func() error { return s.inner.Delete(ctx, name) })
 }
 
 func (s *Store) Locking(ctx context.Context) (blob.Locking, error) {
@@ -247,10 +277,7 @@ func (s *Store) Retain(ctx context.Context, name string, l blob.Lock) error {
 	if err != nil {
 		return err
 	}
-	if err := blob.Retain(ctx, s.inner, name, l); err != nil {
-		return err
-	}
-	return f.After
+	return f.change(func() error { return blob.Retain(ctx, s.inner, name, l) })
 }
 
 func (s *Store) Retention(ctx context.Context, name string) (blob.Lock, error) {

@@ -81,6 +81,41 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// A storm ends; who asks twice is answered once; others may come in between; a torn
+// object is the last that a host has written.
+func TestStormsDuplicatesAndTornObjects(t *testing.T) {
+	m := mem.New()
+	f := faults.New(m)
+	storm := errors.New("503 slow down")
+	f.Add(faults.Fault{Op: faults.Create, Prefix: "s", Nth: 2, For: 2, Before: storm})
+	f.Add(faults.Fault{Op: faults.Create, Prefix: "d", Twice: true})
+	f.Add(faults.Fault{Op: faults.Delete, Twice: true})
+	meanwhile := 0
+	f.Add(faults.Fault{Op: faults.Stat, While: func() { meanwhile = len(m.Names()) }})
+	f.Add(faults.Fault{Op: faults.Create, Prefix: "t", Torn: 3})
+	ctx := t.Context()
+	for i, want := range []error{nil, storm, storm, nil} {
+		if err := f.Create(ctx, fmt.Sprint("s", i), nil); !errors.Is(err, want) {
+			t.Errorf("create %d: %v, want %v", i, err, want)
+		}
+	}
+	if err := errors.Join(f.Create(ctx, "d", nil), f.Delete(ctx, "s0")); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.Stat(ctx, "d"); err != nil || meanwhile != 2 {
+		t.Errorf("%v; %d objects meanwhile, want 2", err, meanwhile)
+	}
+	if err := f.Create(ctx, "t", []byte("whole")); !errors.Is(err, faults.ErrCrashed) || !f.Crashed() {
+		t.Error(err)
+	}
+	if err := f.Delete(ctx, "t"); !errors.Is(err, faults.ErrCrashed) {
+		t.Error(err)
+	}
+	if b, err := m.Read(ctx, "t", 0, -1); err != nil || string(b) != "who" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
 func TestHold(t *testing.T) {
 	f := faults.New(mem.New())
 	free := make(chan struct{})
