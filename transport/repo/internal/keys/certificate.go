@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/json"
@@ -128,8 +129,13 @@ func (r *Ring) CertificateSize() int {
 // Bytes is the certificate as it stands in objects; ParseCertificate reads it.
 func (c *Certificate) Bytes() []byte { return appendCert(nil, c.raw, c.signature) }
 
-// ParseCertificate verifies a certificate as it stands in objects.
+// ParseCertificate verifies a certificate as it stands in objects. As every object has one
+// and there are few, it remembers those that it has verified: as many as the root has
+// signed, at most.
 func (r *Ring) ParseCertificate(b []byte) (*Certificate, error) {
+	if c, known := r.verified.Load(string(b)); known {
+		return c.(*Certificate), nil
+	}
 	rest, c, err := CutCertificate(b)
 	if err != nil {
 		return nil, err
@@ -137,6 +143,11 @@ func (r *Ring) ParseCertificate(b []byte) (*Certificate, error) {
 	if len(rest) > 0 {
 		return nil, fmt.Errorf("%w: %d bytes before the certificate", wire.ErrDamaged, len(rest))
 	}
+	c = bytes.Clone(c) // the object is not to stay for it
 	end := len(c) - 2 - signatureSize
-	return parseCertificate(r.root, r.repository, c[:end], c[end:len(c)-2])
+	parsed, err := parseCertificate(r.root, r.repository, c[:end], c[end:len(c)-2])
+	if err == nil {
+		r.verified.Store(string(c), parsed)
+	}
+	return parsed, err
 }

@@ -53,6 +53,7 @@ type Ring struct {
 	signer      ed25519.PrivateKey // nil: none
 	box         hpke.PrivateKey    // nil: none
 	certificate *Certificate       // of signer
+	verified    sync.Map           // certificates by their bytes, as they stand in objects
 }
 
 // NewMaster draws a master secret.
