@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/transport"
+	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo"
 )
 
@@ -104,14 +105,16 @@ func (in *invocation) copyAll(ctx context.Context, source, target *repo.Reposito
 		c := copied{VM: p.VM, Point: p.ID, Frozen: p.Frozen}
 		if !has[source.OriginOf(&p)] {
 			stats, err := in.copyPoint(ctx, source, target, p, all)
-			if err != nil && !partial(err) {
-				return err
-			}
-			if err != nil {
+			switch {
+			case err == nil:
+				c.Stats = &stats
+			case errors.Is(err, blob.ErrExists): // another host was faster
+			case partial(err) || errors.Is(err, repo.ErrBusy):
 				failed = errors.Join(failed, err)
 				continue
+			default:
+				return err
 			}
-			c.Stats = &stats
 		}
 		done = append(done, c)
 	}

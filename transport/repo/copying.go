@@ -2,8 +2,12 @@ package repo
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob"
 )
 
 // Origin is where a copied restore point comes from.
@@ -27,7 +31,11 @@ func (r *Repository) OriginOf(p *Point) Origin {
 var errPointID = errors.New("no id of a restore point")
 
 // BeginCopy starts the session of a copy of another repository's restore point, which
-// keeps its id: so there is one copy at most, however many hosts make it.
+// keeps its id: so there is one copy at most, however many hosts make it. It is
+// blob.ErrExists when there is one, and ErrBusy while another host makes it.
+//
+// Where a copy was begun and never ended, as by a host that crashed, a fence stands or will
+// stand in the way of that id: then the copy gets another one, of the same time.
 func (r *Repository) BeginCopy(ctx context.Context, vm, id string) (*Session, error) {
 	if vm == "" {
 		return nil, errNoVM
@@ -38,7 +46,85 @@ func (r *Repository) BeginCopy(ctx context.Context, vm, id string) (*Session, er
 	if err := r.Allow(RoleBackup, "store copies"); err != nil {
 		return nil, err
 	}
-	return r.beginPoint(ctx, vm, id)
+	id, other, err := r.copyID(ctx, vm, id)
+	if err != nil {
+		return nil, fmt.Errorf("begin session: %w", err)
+	}
+	s, err := r.beginPoint(ctx, vm, id)
+	if err != nil || other.IsZero() {
+		return s, err
+	}
+	// The session's own object tells the store's time.
+	own, err := r.store.Stat(ctx, s.sid.object(0))
+	if err == nil && own.Created.Sub(other) < goneAfter {
+		err = fmt.Errorf("%w, or was until %s", ErrBusy, other.UTC().Format(time.RFC3339))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("begin session: %w", errors.Join(err, s.Close()))
+	}
+	return s, nil
+}
+
+const (
+	// goneAfter is how long a copy that does not renew itself is waited for. Whoever gives up
+	// waiting too early has the point twice, which is no harm.
+	goneAfter = 2 * renewEvery
+	// maxCopies bounds the ids that are tried.
+	maxCopies = 64
+)
+
+// copyID is the id of a copy: the first of those that a point may have that nobody has
+// taken. other is when a session that holds one of them was heard of last.
+func (r *Repository) copyID(ctx context.Context, vm, first string) (id string, other time.Time, err error) {
+	for n := range maxCopies {
+		id := nthCopyID(first, n)
+		s := sessionID(r.ring.VM(vm), id)
+		taken, err := r.copyTaken(ctx, s)
+		if err != nil {
+			return "", other, err
+		}
+		infos, err := list(ctx, r.store, sessionPrefix+string(s))
+		if err != nil {
+			return "", other, err
+		}
+		for _, i := range infos {
+			if i.Created.After(other) {
+				other = i.Created
+			}
+		}
+		if !taken && len(infos) == 0 {
+			return id, other, nil
+		}
+	}
+	return "", other, fmt.Errorf("%w: %d copies of %s were begun and never ended", ErrFenced, maxCopies, first)
+}
+
+// copyTaken tells whether a fence stands in place of the point that a session may make. A
+// point there is blob.ErrExists.
+func (r *Repository) copyTaken(ctx context.Context, s sid) (bool, error) {
+	info, err := r.store.Stat(ctx, s.point())
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	b, err := readSized(ctx, r.store, info, maxManifest)
+	if err == nil && !r.isFence(info, b) {
+		err = blob.ErrExists
+	}
+	return true, objectErr(info.Name, err)
+}
+
+// nthCopyID is the id that a copy of a point has when n others cannot be had: its time
+// stays, and what is random in it changes.
+func nthCopyID(id string, n int) string {
+	if n == 0 {
+		return id
+	}
+	const random = 4 // digits
+	h := sum([]byte(fmt.Sprintf("%s %d", id, n)))
+	return id[:len(id)-random] + hex.EncodeToString(h[:random/2])
 }
 
 // Inherits tells whether the stream has a parent to Keep windows of.
