@@ -24,7 +24,12 @@ const (
 	List   Op = "list"
 	Delete Op = "delete"
 	Retain Op = "retain"
+	Change Op = "change" // Create or Delete
 )
+
+func (o Op) has(op Op) bool {
+	return o == Any || o == op || o == Change && (op == Create || op == Delete)
+}
 
 // Fault says what goes wrong with which operations.
 type Fault struct {
@@ -156,7 +161,7 @@ func (s *Store) plan(op Op, name, line string) (Fault, error) {
 	switch {
 	case f.Before != nil:
 		line += " failed"
-	case op == Create || op == Delete:
+	case Change.has(op):
 		s.changes++
 	}
 	switch {
@@ -176,7 +181,7 @@ func (s *Store) plan(op Op, name, line string) (Fault, error) {
 func (s *Store) match(op Op, name string) (hit Fault) {
 	found := false
 	for _, a := range s.faults {
-		if (a.Op != Any && a.Op != op) || !strings.HasPrefix(name, a.Prefix) {
+		if !a.Op.has(op) || !strings.HasPrefix(name, a.Prefix) {
 			continue
 		}
 		a.seen++

@@ -88,7 +88,7 @@ func TestStormsDuplicatesAndTornObjects(t *testing.T) {
 	f := faults.New(m)
 	storm := errors.New("503 slow down")
 	f.Add(faults.Fault{Op: faults.Create, Prefix: "s", Nth: 2, For: 2, Before: storm})
-	f.Add(faults.Fault{Op: faults.Create, Prefix: "d", Twice: true})
+	f.Add(faults.Fault{Op: faults.Change, Prefix: "d", Twice: true})
 	f.Add(faults.Fault{Op: faults.Delete, Twice: true})
 	meanwhile := 0
 	f.Add(faults.Fault{Op: faults.Stat, While: func() { meanwhile = len(m.Names()) }})
