@@ -49,66 +49,6 @@ func life(t *testing.T, store blob.Store, old repo.Point) error {
 	return nil
 }
 
-// Whatever operation of forget and prune is the last one before a crash: what is kept
-// restores, check finds nothing, and the next prunes finish the work.
-func TestCrashAfterEveryOperationOfMaintenance(t *testing.T) {
-	base, old, kept, disk := lived(t)
-	left := 0
-	for n := 0; ; n++ {
-		store := base.Clone()
-		f := faults.New(store)
-		f.CrashAfter(n)
-		err := life(t, f, old)
-		if !f.Crashed() && err != nil {
-			t.Fatal(err)
-		}
-		// The host that crashed has held a lease; by now it has run out.
-		later := store.CloneAt(func() time.Time { return clock().Add(time.Hour) })
-		r := openSmall(t, later)
-		wantClean(t, r)
-		wantDisk(t, r, kept.Disks[0].Root, disk)
-		for range 4 {
-			if _, err := r.Prune(t.Context(), atOnce); err != nil && !errors.Is(err, repo.ErrBusy) {
-				t.Fatalf("after %d operations: %v", n, err)
-			}
-		}
-		wantClean(t, r)
-		wantDisk(t, openSmall(t, later), kept.Disks[0].Root, disk)
-		if !f.Crashed() {
-			left = count(later, "packs/")
-			break
-		}
-		if n > 200 {
-			t.Fatal("no end of operations")
-		}
-	}
-	if left >= count(base, "packs/") {
-		t.Errorf("%d packs of %d are left", left, count(base, "packs/"))
-	}
-}
-
-// A reply that is lost, or a store that refuses for a while, leaves nothing damaged,
-// whichever operation it hits.
-func TestMaintenanceOverBadStores(t *testing.T) {
-	base, old, kept, disk := lived(t)
-	bad := errors.New("503 slow down")
-	for _, op := range []faults.Op{faults.Create, faults.Delete, faults.List, faults.Read, faults.Stat} {
-		for nth := 1; nth <= 12; nth += 3 {
-			for _, fault := range []faults.Fault{{Op: op, Nth: nth, Before: bad}, {Op: op, Nth: nth, After: bad}} {
-				store := base.Clone()
-				f := faults.New(store)
-				f.Add(fault)
-				if err := life(t, f, old); err != nil && !errors.Is(err, bad) {
-					t.Fatalf("%s %d: %v", op, nth, err)
-				}
-				r := openSmall(t, store)
-				wantClean(t, r)
-				wantDisk(t, r, kept.Disks[0].Root, disk)
-			}
-		}
-	}
-}
-
 // A point that is held cannot be forgotten, and one that is released can.
 func TestHold(t *testing.T) {
 	store, old, _, _ := lived(t)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
-	"github.com/lull-backup/lull/transport/blob/faults"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -258,55 +257,6 @@ func TestCreationsThatComeTwice(t *testing.T) {
 		wantDisk(t, openSmall(t, later), kept.Disks[0].Root, disk)
 		if left := prune(t, r, repo.PruneOptions{DryRun: true}); left.Unused > 0 && left.Marked+left.Deleted+left.Rewritten > 0 {
 			t.Errorf("%s: %+v", prefix, left)
-		}
-	}
-}
-
-// Whatever operation's reply is lost, of a backup, a forget and prunes: the repository is
-// whole, every point that was committed restores, and the work can be done again.
-func TestEveryReplyLost(t *testing.T) {
-	base := newProtocolBase(t)
-	lost := errors.New("connection reset")
-	work := func(w *world, store blob.Store) error {
-		r, err := w.open(t.Context(), store)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		if err := w.writer("lab/web", append(slices.Clone(base.disk), base.old...))(t.Context(), &opened{store, r}); err != nil {
-			return err
-		}
-		if err := w.forgetter(base.live)(t.Context(), &opened{store, r}); err != nil {
-			return err
-		}
-		for range 2 {
-			w.sleep(25 * time.Hour)
-			if _, err := r.Prune(t.Context(), repo.PruneOptions{}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	for n := 1; ; n++ {
-		w := base.world()
-		f := faults.New(w.store)
-		f.Add(faults.Fault{Nth: n, After: lost})
-		err := work(w, f)
-		if err != nil && !errors.Is(err, lost) && !errors.Is(err, blob.ErrExists) {
-			t.Fatalf("operation %d: %v", n, err)
-		}
-		if err := w.restores(t.Context()); err != nil {
-			t.Fatalf("operation %d: %v\n%s", n, err, f.Log())
-		}
-		w.sleep(25 * time.Hour)
-		if err := w.afterwards(t.Context(), base.old); err != nil {
-			t.Fatalf("operation %d: %v\n%s", n, err, f.Log())
-		}
-		if !strings.Contains(f.Log(), "reply lost") {
-			if n < 50 {
-				t.Errorf("only %d operations", n)
-			}
-			return
 		}
 	}
 }
