@@ -19,6 +19,7 @@ const (
 	StepFrozen     Step = "frozen"     // everything holds still
 	StepTaken      Step = "taken"      // the disks are frozen
 	StepThawed     Step = "thawed"     // the guest goes on
+	StepRetrying   Step = "retrying"   // it did not hold still; the level is tried again later
 	StepReading    Step = "reading"    // progress; repeated
 	StepRead       Step = "read"       // every byte is in the session
 	StepMerging    Step = "merging"    // readers are closed

@@ -46,7 +46,7 @@ func (b *backup) hold(ctx context.Context) error {
 	if b.report.Level < b.report.Asked {
 		b.warn(fmt.Sprintf("%s consistency was asked for, %s was reached", b.report.Asked, b.report.Level))
 	}
-	for _, reason := range b.report.Reasons {
+	for _, reason := range slices.Concat(b.report.Reasons, b.report.Warnings) {
 		b.warn(reason)
 	}
 	return nil

@@ -124,7 +124,7 @@ func (p *Plugin) failure(ctx context.Context, err error) error {
 		if f, ok := d.(*proto.Failure); ok {
 			return &quiesce.Failure{
 				Class: class(f.GetClass()), Writer: p.spec.Name, Component: wireText(f.GetComponent()),
-				Err: errors.New(wireText(f.GetMessage())), Next: wireText(f.GetHint()),
+				Err: errors.New(wireText(f.GetMessage())), Next: wireText(f.GetHint()), Advisory: f.GetAdvisory(),
 			}
 		}
 	}

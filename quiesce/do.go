@@ -17,6 +17,7 @@ type run struct {
 	report  Report
 	taken   bool
 	armed   inForce // the Guards
+	passing bool    // why the rung failed may pass
 	// following, where not nil, gets the end of a thaw of the guest that runs
 	// beside the writers'.
 	following <-chan error
@@ -45,7 +46,7 @@ func Do(ctx context.Context, job Job) (held *Held, err error) {
 		if level < job.Policy.Floor {
 			break
 		}
-		members, err := r.rung(ctx, level)
+		members, err := r.attempts(ctx, level)
 		if err != nil {
 			return nil, err
 		}

@@ -16,6 +16,7 @@ const (
 	StepFrozen   Step = "frozen"   // every writer of the rung holds still
 	StepTaken    Step = "taken"    // Take has returned without error
 	StepThawed   Step = "thawed"   // every writer was asked to go on
+	StepRetrying Step = "retrying" // a level has failed, and is tried again later
 )
 
 // Job is one guest to hold still for one snapshot.

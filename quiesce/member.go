@@ -105,7 +105,7 @@ func (m *member) failure(ctx context.Context, what string, err error) error {
 	}
 	switch f := (*Failure)(nil); {
 	case errors.As(err, &f):
-		out.Class, out.Component, out.Next = f.Class, f.Component, f.Next
+		out.Class, out.Component, out.Next, out.Advisory = f.Class, f.Component, f.Next, f.Advisory
 		if err == error(f) {
 			err = f.Err
 		}

@@ -19,6 +19,7 @@ type Policy struct {
 	Ladder []Level       // strictly falling, not empty
 	Floor  Level         // a rung of the ladder
 	Window time.Duration // 0: DefaultWindow; at most MaxWindow
+	Retry  Retry         // zero: nothing is tried again
 }
 
 // Check says what is wrong with a policy.
@@ -40,7 +41,7 @@ func (p Policy) Check() error {
 	if p.Window < 0 || p.Window > MaxWindow {
 		return fmt.Errorf("freeze window %v: must be at most %v", p.Window, MaxWindow)
 	}
-	return nil
+	return p.Retry.check()
 }
 
 func (p Policy) window() time.Duration {
@@ -62,6 +63,10 @@ type Report struct {
 	Asked   Level    `json:"asked"`             // the ladder's top
 	Level   Level    `json:"level"`             // achieved
 	Reasons []string `json:"reasons,omitempty"` // why not higher, one line each
+	// Attempts failed in a way that may pass, and were made again: one line each.
+	Attempts []string `json:"attempts,omitempty"`
+	// Warnings are what writers found, at no loss of level.
+	Warnings []string `json:"warnings,omitempty"`
 	// Window is the time between the first Freeze and the last Thaw; 0 where
 	// nothing was frozen.
 	Window  time.Duration  `json:"window"`

@@ -43,10 +43,13 @@ var calls = []quiescetest.Call{
 
 func drawAct(t *rapid.T, label string) quiescetest.Act {
 	seconds := rapid.IntRange(0, 40)
-	switch rapid.IntRange(0, 13).Draw(t, label) {
+	switch rapid.IntRange(0, 14).Draw(t, label) {
 	case 0:
 		class := quiesce.Class(rapid.IntRange(0, 5).Draw(t, label+" class"))
-		return quiescetest.Act{Err: &quiesce.Failure{Class: class, Writer: "liar", Err: errors.New("no")}}
+		times := rapid.IntRange(0, 3).Draw(t, label+" times")
+		return quiescetest.Act{Err: &quiesce.Failure{Class: class, Writer: "liar", Err: errors.New("no")}, Times: times}
+	case 8:
+		return quiescetest.Act{Err: &quiesce.Failure{Class: quiesce.Retryable, Err: errors.New("later")}, Times: 1}
 	case 1:
 		return quiescetest.Act{Delay: time.Duration(seconds.Draw(t, label+" delay")) * time.Second}
 	case 2:
@@ -78,6 +81,11 @@ func drawTrial(t *rapid.T) *trial {
 	ladder := []quiesce.Level{quiesce.LevelApplication, quiesce.LevelFilesystem, quiesce.LevelSavedState, quiesce.LevelCrash}
 	tr.policy.Ladder = ladder[rapid.IntRange(0, 3).Draw(t, "top"):]
 	tr.policy.Floor = rapid.SampledFrom(tr.policy.Ladder).Draw(t, "floor")
+	if rapid.Bool().Draw(t, "retries") {
+		tr.policy.Retry = quiesce.Retry{
+			Attempts: rapid.IntRange(0, 4).Draw(t, "attempts"), Delay: time.Duration(rapid.IntRange(0, 60).Draw(t, "delay")) * time.Second, Until: 2 * time.Minute,
+		}
+	}
 	for i := range rapid.IntRange(0, 3).Draw(t, "applications") {
 		w := quiescetest.App(fmt.Sprintf("app-%d", i))
 		w.ID.Tier = quiesce.Tier(rapid.IntRange(0, 1).Draw(t, "tier"))
@@ -146,7 +154,31 @@ func (tr *trial) play(ctx context.Context) []string {
 		w.Wait()
 	}
 	broken = append(broken, tr.checkThawed(err)...) // nothing froze late
-	return slices.Concat(broken, tr.checkOrder(), tr.checkEnds())
+	return slices.Concat(broken, tr.checkOrder(), tr.checkEnds(), tr.checkAttempts(held))
+}
+
+// checkAttempts: no level is tried more often than the policy says, and each failed
+// attempt that was made again is named.
+func (tr *trial) checkAttempts(held *quiesce.Held) []string {
+	most := max(1, tr.policy.Retry.Attempts)
+	prepared := map[string]int{}
+	for _, e := range tr.tape.Entries() {
+		if e.Call == quiescetest.Prepare {
+			prepared[e.Writer]++
+		}
+	}
+	var broken []string
+	again := 0
+	for w, n := range prepared {
+		if n > 2*most { // two levels have writers
+			broken = append(broken, fmt.Sprintf("%s was prepared %d times, with %d attempts", w, n, most))
+		}
+		again = max(again, n-2)
+	}
+	if held != nil && len(held.Report().Attempts) < again {
+		broken = append(broken, fmt.Sprintf("%d attempts were made again, the report names %q", again, held.Report().Attempts))
+	}
+	return broken
 }
 
 func (tr *trial) doTake(context.Context) error {

@@ -27,6 +27,7 @@ func (r *run) freezeAndTake(ctx context.Context, level Level, all []*member) ([]
 	r.thaw(ctx, w, members)
 	r.step(StepThawed)
 	if freezeErr != nil {
+		r.passing = class(freezeErr) == Retryable
 		r.reason(level, describe(freezeErr))
 		err := r.giveUp(ctx, all)
 		if err == nil { // the next rung arms them anew: a timer runs from when it is armed
@@ -109,6 +110,7 @@ func (r *run) prepare(ctx context.Context, level Level, members []*member) ([]*m
 	})
 	var present []*member
 	reached, top := true, 0
+	passing := true
 	for i, m := range members {
 		switch err := errs[i]; {
 		case err == nil:
@@ -122,8 +124,10 @@ func (r *run) prepare(ctx context.Context, level Level, members []*member) ([]*m
 			m.failed = true
 			r.reason(level, describe(err))
 			reached = false
+			passing = passing && class(err) == Retryable
 		}
 	}
+	r.passing = !reached && passing
 	if reached && top == 0 {
 		r.reason(level, "no application of a writer is in this guest")
 		reached = false
@@ -149,11 +153,20 @@ func (r *run) postSnapshot(ctx context.Context, level Level, members []*member) 
 		return err
 	})
 	for i, m := range members {
-		if errs[i] != nil {
+		switch {
+		case errs[i] == nil:
+		case advisory(errs[i]):
+			r.report.Warnings = append(r.report.Warnings, clip(describe(errs[i])))
+		default:
 			m.failed, m.held = true, false
 			r.reason(level, describe(errs[i]))
 		}
 	}
+}
+
+func advisory(err error) bool {
+	var f *Failure
+	return errors.As(err, &f) && f.Advisory
 }
 
 // describe is an error with its hint.

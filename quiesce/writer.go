@@ -155,6 +155,9 @@ type Failure struct {
 	Component string // empty: the writer as a whole
 	Err       error
 	Next      string // hint for the administrator, an imperative clause
+	// Advisory: what was held stays true, and the report says this beside it. Only of
+	// PostSnapshot, where the writer has no document then.
+	Advisory bool
 }
 
 func (f *Failure) Error() string {

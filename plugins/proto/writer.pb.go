@@ -256,11 +256,13 @@ func (GuestErrorKind) EnumDescriptor() ([]byte, []int) {
 
 // Failure is the status detail of a writer's call.
 type Failure struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Class         FailureClass           `protobuf:"varint,1,opt,name=class,proto3,enum=lull.plugin.v1.FailureClass" json:"class,omitempty"`
-	Component     string                 `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"` // empty: the writer as a whole
-	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Hint          string                 `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"` // what the administrator can do
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Class     FailureClass           `protobuf:"varint,1,opt,name=class,proto3,enum=lull.plugin.v1.FailureClass" json:"class,omitempty"`
+	Component string                 `protobuf:"bytes,2,opt,name=component,proto3" json:"component,omitempty"` // empty: the writer as a whole
+	Message   string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Hint      string                 `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"` // what the administrator can do
+	// Of PostSnapshot: no loss of level, only to be said.
+	Advisory      bool `protobuf:"varint,5,opt,name=advisory,proto3" json:"advisory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +323,13 @@ func (x *Failure) GetHint() string {
 		return x.Hint
 	}
 	return ""
+}
+
+func (x *Failure) GetAdvisory() bool {
+	if x != nil {
+		return x.Advisory
+	}
+	return false
 }
 
 // GuestError is the status detail of a guest call.
@@ -2022,12 +2031,13 @@ var File_writer_proto protoreflect.FileDescriptor
 
 const file_writer_proto_rawDesc = "" +
 	"\n" +
-	"\fwriter.proto\x12\x0elull.plugin.v1\"\x89\x01\n" +
+	"\fwriter.proto\x12\x0elull.plugin.v1\"\xa5\x01\n" +
 	"\aFailure\x122\n" +
 	"\x05class\x18\x01 \x01(\x0e2\x1c.lull.plugin.v1.FailureClassR\x05class\x12\x1c\n" +
 	"\tcomponent\x18\x02 \x01(\tR\tcomponent\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
-	"\x04hint\x18\x04 \x01(\tR\x04hint\"T\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\x12\x1a\n" +
+	"\badvisory\x18\x05 \x01(\bR\badvisory\"T\n" +
 	"\n" +
 	"GuestError\x122\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1e.lull.plugin.v1.GuestErrorKindR\x04kind\x12\x12\n" +

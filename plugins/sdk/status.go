@@ -35,7 +35,7 @@ func toStatus(ctx context.Context, err error) error {
 		message = f.Err.Error()
 	}
 	st, derr := status.New(codes.FailedPrecondition, text(message)).WithDetails(&proto.Failure{
-		Class: classes()[f.Class], Component: text(f.Component), Message: text(message), Hint: text(f.Next),
+		Class: classes()[f.Class], Component: text(f.Component), Message: text(message), Hint: text(f.Next), Advisory: f.Advisory,
 	})
 	if derr != nil {
 		return status.Error(codes.FailedPrecondition, text(message))

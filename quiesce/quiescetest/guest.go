@@ -18,6 +18,7 @@ type Guest struct {
 
 	mu     sync.Mutex
 	frozen bool
+	points []string
 	calls  []string
 }
 
@@ -29,6 +30,13 @@ func (g *Guest) IsFrozen() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.frozen
+}
+
+// Frozen are the mount points that the last freeze named; none: all.
+func (g *Guest) Frozen() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.points
 }
 
 // Calls are the names of the methods called so far.
@@ -81,13 +89,19 @@ func (g *Guest) WriteFile(ctx context.Context, _ string, _ []byte) error {
 	return g.enter(ctx, "WriteFile")
 }
 
-// FreezeFilesystems freezes all.
-func (g *Guest) FreezeFilesystems(ctx context.Context, _ []string) (int, error) {
+// FreezeFilesystems freezes as many as are named, or all.
+func (g *Guest) FreezeFilesystems(ctx context.Context, points []string) (int, error) {
 	if err := g.enter(ctx, "FreezeFilesystems"); err != nil {
 		return 0, err
 	}
 	if g.Filesystems > 0 {
 		g.set(true)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.points = points
+	if len(points) > 0 {
+		return min(g.Filesystems, len(points)), nil
 	}
 	return g.Filesystems, nil
 }

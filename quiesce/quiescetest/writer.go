@@ -24,6 +24,8 @@ type Act struct {
 	// Die ends the writer: this call and all later ones answer ErrWriterGone.
 	// What was frozen stays frozen.
 	Die bool
+	// Times is how often the call goes like this, and well from then on; 0: always.
+	Times int
 }
 
 // Writer is a scripted writer. Set the fields before the first call.
@@ -38,6 +40,7 @@ type Writer struct {
 	mu     sync.Mutex
 	frozen bool
 	dead   bool
+	played map[Call]int
 	calls  map[chan struct{}]bool // under way; closed at their end
 }
 
@@ -105,9 +108,26 @@ func (w *Writer) enter() (leave func()) {
 
 // do plays one call.
 func (w *Writer) do(ctx context.Context, c Call, effect func()) error {
+	return w.play(ctx, c, w.next(c), effect)
+}
+
+// next is how a call goes this time.
+func (w *Writer) next(c Call) Act {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.played == nil {
+		w.played = map[Call]int{}
+	}
+	w.played[c]++
+	if a := w.Acts[c]; a.Times == 0 || w.played[c] <= a.Times {
+		return a
+	}
+	return Act{}
+}
+
+func (w *Writer) play(ctx context.Context, c Call, a Act, effect func()) error {
 	defer w.enter()()
 	w.Tape.Record(w.ID.Name, c)
-	a := w.Acts[c]
 	if a.Die {
 		w.mu.Lock()
 		w.dead = true
@@ -181,8 +201,9 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 
 // Thaw plays the script.
 func (w *Writer) Thaw(ctx context.Context, _ quiesce.Request) (quiesce.ThawResult, error) {
-	held := w.Acts[Thaw].Lie
-	err := w.do(ctx, Thaw, func() { held = w.set(false) })
+	a := w.next(Thaw)
+	held := a.Lie
+	err := w.play(ctx, Thaw, a, func() { held = w.set(false) })
 	return quiesce.ThawResult{Held: held}, err
 }
 
