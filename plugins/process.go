@@ -110,8 +110,12 @@ func (p *process) Start(context.Context) error {
 
 // verify looks who may write the program, and compares it with its checksum.
 func (p *process) verify() error {
+	guarded := p.spec.Runs
 	if p.spec.Guarded {
-		if err := CheckGuarded(p.spec.Path); err != nil {
+		guarded = append([]string{p.spec.Path}, guarded...)
+	}
+	for _, path := range guarded {
+		if err := CheckGuarded(path); err != nil {
 			return err
 		}
 	}

@@ -42,6 +42,8 @@ type Spec struct {
 	// Guarded refuses a program that others than root and this process's user may
 	// replace: see CheckGuarded.
 	Guarded bool
+	// Runs are further programs of this host that the plugin runs, refused likewise.
+	Runs []string
 	// User that the plugin runs as, without further groups; empty: this process's.
 	// Only root can start a plugin as another.
 	User string

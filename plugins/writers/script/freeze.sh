@@ -1,0 +1,36 @@
+# STATE TURN LIMIT HOLD THAW N COMMAND... [THAW-COMMAND...]: runs the first N words as a
+# command, and sees to it that the program THAW undoes that after HOLD seconds, should
+# nobody else.
+state=$1 turn=$2 limit=$3 hold=$4 thaw=$5 n=$6
+shift 6
+begun=$state/begun-$turn
+mkdir -p "$state" && mkdir "$begun" || exit 1
+# Only now: a thaw that has not seen the folder has left its number before.
+for over in "$state"/over-*; do
+	if [ "${over##*-}" -ge "$turn" ] 2>/dev/null; then
+		rm -rf "$begun"
+		echo over
+		exit 0
+	fi
+done
+(
+	shift "$n"
+	exec setsid sh -c 'sleep "$1"; shift; thaw=$1; shift; exec sh -c "$thaw" lull-script-thaw "$@"' \
+		lull-script-hold "$hold" "$thaw" "$state" $((turn + 1)) "$limit" "$@" </dev/null >/dev/null 2>&1
+) &
+echo $! >"$begun/hold"
+
+# The first N words are brought to the end, the others dropped.
+count=$# i=0
+while [ "$i" -lt "$n" ]; do
+	set -- "$@" "$1"
+	shift
+	i=$((i + 1))
+done
+shift $((count - n))
+run "$begun/freeze" "$begun" "$limit" "$@"
+verdict="ended $code"
+if [ "$code" = 0 ] && ! touch "$begun/held" 2>/dev/null; then
+	verdict=over # a thaw came meanwhile
+fi
+tell "$verdict" "$begun"
