@@ -118,7 +118,7 @@ func (w *world) job() agent.Job {
 		Name: vmName, VM: "web", Host: w.fake.Host(), Repository: w.repo,
 		Policy: quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelFilesystem, quiesce.LevelCrash}, Floor: quiesce.LevelCrash},
 		Writers: func(_ context.Context, g snapshot.Guest) ([]quiesce.Writer, func() error, error) {
-			return []quiesce.Writer{filesystem.New(g)}, func() error { return nil }, nil
+			return []quiesce.Writer{filesystem.New(filesystem.Settings{}, g)}, func() error { return nil }, nil
 		},
 	}
 }

@@ -38,6 +38,7 @@ type Config struct {
 	Repositories []Repository // sorted by name
 	Hosts        []Host       // sorted by name
 	Plugins      []Plugin     // sorted by name
+	Scripts      []Script     // sorted by name
 	Groups       []Group      // sorted by name
 	// Warnings are what is allowed but hardly meant, sorted by line.
 	Warnings []Problem
@@ -125,8 +126,10 @@ type Group struct {
 	Policy   quiesce.Policy
 	// Writers that hold its guests still, by name, sorted.
 	Writers []string
-	Keep    retention.Keep // zero: everything is kept
-	CatchUp bool           // a run missed while the agent was off is made up for
+	// MountPoints are the file systems of its guests that are frozen; empty: all.
+	MountPoints []string
+	Keep        retention.Keep // zero: everything is kept
+	CatchUp     bool           // a run missed while the agent was off is made up for
 }
 
 // Repository finds a repository by name.

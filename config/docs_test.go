@@ -50,6 +50,7 @@ func TestReference(t *testing.T) {
 		"keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",
 		"agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter",
 		"plugins", "sha256", "grants", "args", "env", "user", "writers",
+		"mount_points", "retry", "attempts", "delay", "until", "scripts", "where", "freeze", "thaw", "limit", "tier",
 	} {
 		if !strings.Contains(doc, "`"+key+"`") {
 			t.Errorf("%s is not in the reference", key)

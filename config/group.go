@@ -28,7 +28,7 @@ type groups struct {
 
 func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	what := fmt.Sprintf("group %s", quote(name))
-	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "keep", "catch_up")
+	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up")
 	g := Group{Name: name, Policy: defaultPolicy()}
 	if !s.ok {
 		return g
@@ -40,6 +40,8 @@ func (p *groups) group(name string, n *yaml.Node, line int) Group {
 		g.Policy = p.policy(n, s.line("consistency"), s.of("consistency"))
 	}
 	g.Writers = p.writers(s)
+	g.MountPoints = s.mountPoints()
+	p.idle(s, g)
 	if n, ok := s.get("keep"); ok {
 		g.Keep = p.keep(n, s.line("keep"), s.of("keep"))
 	}
@@ -106,16 +108,33 @@ func (s section) schedule() schedule.Schedule {
 	return v
 }
 
+// mountPoints reads which file systems are frozen. They are the guest's, where a path
+// need not begin with a slash.
+func (s section) mountPoints() []string {
+	const advice = "list those to be frozen, such as [/, /srv], or remove it to freeze all"
+	if _, ok := s.get("mount_points"); !ok {
+		return nil
+	}
+	points := s.texts("mount_points", advice)
+	for i, point := range points {
+		if slices.Contains(points[:i], point) {
+			s.p.problem(s.line("mount_points"), fmt.Sprintf("%s has %s twice", s.of("mount_points"), quote(point)), "remove one of them")
+		}
+	}
+	return points
+}
+
 func defaultPolicy() quiesce.Policy {
 	return quiesce.Policy{
 		Ladder: []quiesce.Level{quiesce.LevelFilesystem, quiesce.LevelCrash},
 		Floor:  quiesce.LevelCrash,
 		Window: quiesce.DefaultWindow,
+		Retry:  quiesce.DefaultRetry(),
 	}
 }
 
 func (p *parser) policy(n *yaml.Node, line int, what string) quiesce.Policy {
-	s := p.section(n, line, what, "ladder", "floor", "window")
+	s := p.section(n, line, what, "ladder", "floor", "window", "retry")
 	out := defaultPolicy()
 	if !s.ok {
 		return out
@@ -135,7 +154,20 @@ func (p *parser) policy(n *yaml.Node, line int, what string) quiesce.Policy {
 		}
 	}
 	out.Window = s.duration("window", time.Second, quiesce.MaxWindow, quiesce.DefaultWindow)
+	if n, given := s.get("retry"); given {
+		out.Retry = p.retry(n, s.line("retry"), s.of("retry"))
+	}
 	return out
+}
+
+// retry reads how often and how late a level is tried again.
+func (p *parser) retry(n *yaml.Node, line int, what string) quiesce.Retry {
+	s, usual := p.section(n, line, what, "attempts", "delay", "until"), quiesce.DefaultRetry()
+	return quiesce.Retry{
+		Attempts: s.integer("attempts", 1, quiesce.MaxAttempts, usual.Attempts),
+		Delay:    s.duration("delay", time.Second, quiesce.MaxRetry, usual.Delay),
+		Until:    s.duration("until", time.Second, quiesce.MaxRetry, usual.Until),
+	}
 }
 
 func levelNames(ladder []quiesce.Level) string {

@@ -35,8 +35,9 @@ groups:
     vms: ["*"]
     repository: main
     schedule: "CRON_TZ=Europe/Berlin 30 1 * * *"
-    consistency: {ladder: [application, filesystem, crash], floor: filesystem, window: 20s}
-    writers: [redis, filesystem]
+    consistency: {ladder: [application, filesystem, crash], floor: filesystem, window: 20s, retry: {attempts: 5, delay: 30s, until: 10m}}
+    writers: [redis, filesystem, app]
+    mount_points: [/, /srv]
     keep: {last: 3, daily: 14, weekly: 8, monthly: 12, yearly: 2}
     catch_up: false
   offsite:
@@ -46,6 +47,9 @@ groups:
 plugins:
   redis: {sha256: 9F86D081884C7D659A2FEAA0C55AD015A3BF4F1B2B0B822CD15D6C15B0F00A08, grants: [exec, info], args: [--fast], env: {LEVEL: "2", A: b}, user: redis}
   mongo: {sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}
+scripts:
+  app: {where: guest, freeze: [/opt/app/freeze, --all], thaw: [/opt/app/thaw], limit: 20s, tier: front-end}
+  storage: {where: host, freeze: [/usr/local/sbin/hold]}
 agent:
   state_dir: /srv/state
   plugin_dir: /srv/plugins
@@ -109,24 +113,29 @@ func TestParseEveryKey(t *testing.T) {
 				Args: []string{"--fast"}, Env: []string{"A=b", "LEVEL=2"}, User: "redis",
 			},
 		},
+		Scripts: []config.Script{
+			{Name: "app", Freeze: []string{"/opt/app/freeze", "--all"}, Thaw: []string{"/opt/app/thaw"}, Limit: 20 * time.Second, Tier: quiesce.FrontEnd},
+			{Name: "storage", Host: true, Freeze: []string{"/usr/local/sbin/hold"}, Limit: config.DefaultScriptLimit, Tier: quiesce.BackEnd},
+		},
 		Groups: []config.Group{
 			{
-				Writers: []string{"filesystem", "redis"},
-				Name:    "nightly", Patterns: []string{"*"}, VMs: []string{"cold/old", "lab/db", "lab/web"},
+				Writers: []string{"app", "filesystem", "redis"}, MountPoints: []string{"/", "/srv"},
+				Name: "nightly", Patterns: []string{"*"}, VMs: []string{"cold/old", "lab/db", "lab/web"},
 				Repository: "main", Schedule: berlin(t),
 				Policy: quiesce.Policy{
 					Ladder: []quiesce.Level{quiesce.LevelApplication, quiesce.LevelFilesystem, quiesce.LevelCrash},
 					Floor:  quiesce.LevelFilesystem, Window: 20 * time.Second,
+					Retry: quiesce.Retry{Attempts: 5, Delay: 30 * time.Second, Until: 10 * time.Minute},
 				},
 				Keep: retention.Keep{Last: 3, Daily: 14, Weekly: 8, Monthly: 12, Yearly: 2},
 			},
 			{
-				Writers: []string{"filesystem", "mongo", "redis"},
+				Writers: []string{"app", "filesystem", "mongo", "redis", "storage"},
 				Name:    "offsite", Patterns: []string{"lab/w*", "old"}, VMs: []string{"cold/old", "lab/web"},
 				Repository: "offsite",
 				Policy: quiesce.Policy{
 					Ladder: []quiesce.Level{quiesce.LevelFilesystem, quiesce.LevelCrash},
-					Floor:  quiesce.LevelCrash, Window: quiesce.DefaultWindow,
+					Floor:  quiesce.LevelCrash, Window: quiesce.DefaultWindow, Retry: quiesce.DefaultRetry(),
 				},
 				CatchUp: true,
 			},

@@ -46,7 +46,7 @@ func (p *parser) parse(data []byte) *Config {
 		return c
 	}
 	p.plain(root)
-	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "agent")
+	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "scripts", "agent")
 	if !top.ok {
 		return c
 	}
@@ -65,6 +65,11 @@ func (p *parser) parse(data []byte) *Config {
 		c.Plugins = entries(p, n, top.line("plugins"), "plugin", p.plugin(c.Agent.PluginDir))
 	}
 	slices.SortFunc(c.Plugins, func(a, b Plugin) int { return strings.Compare(a.Name, b.Name) })
+	if n, ok := top.get("scripts"); ok {
+		isPlugin := func(name string) bool { _, ok := c.Plugin(name); return ok }
+		c.Scripts = entries(p, n, top.line("scripts"), "script", p.script(isPlugin))
+	}
+	slices.SortFunc(c.Scripts, func(a, b Script) int { return strings.Compare(a.Name, b.Name) })
 	if n, ok := top.get("groups"); ok {
 		g := &groups{parser: p, config: c, owner: make(map[string]Group)}
 		c.Groups = entries(p, n, top.line("groups"), "group", g.group)

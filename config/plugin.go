@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lull-backup/lull/quiesce"
 	"gopkg.in/yaml.v3"
 )
 
@@ -39,12 +40,7 @@ func BuiltinWriters() []string { return []string{FilesystemWriter} }
 func (p *parser) plugin(dir string) func(name string, n *yaml.Node, line int) Plugin {
 	return func(name string, n *yaml.Node, line int) Plugin {
 		s := p.section(n, line, "plugin "+quote(name), "sha256", "grants", "args", "env", "user")
-		if validName(name) && !regexp.MustCompile(`^[a-z0-9-]+$`).MatchString(name) {
-			p.problem(line, "plugin name "+quote(name)+" is no name of a writer", "use a to z, 0 to 9 and dash")
-		}
-		if slices.Contains(BuiltinWriters(), name) {
-			p.problem(line, "plugin "+quote(name)+" has the name of a writer that comes with lull", "rename it, and its program")
-		}
+		p.writerName(name, line, "plugin", "rename it, and its program")
 		out := Plugin{Name: name, Path: filepath.Join(dir, name), SHA256: s.sha256(), Grants: s.grants(), Env: s.environment()}
 		if _, ok := s.get("args"); ok {
 			out.Args = s.texts("args", "list the arguments, such as [--socket, /run/redis.sock]")
@@ -137,11 +133,27 @@ func (p *groups) writers(s section) []string {
 	return slices.Compact(out)
 }
 
-// Writers are the names of all writers, sorted: lull's own and the plugins.
+// idle warns of scripts that a group names, and that its ladder has no use for.
+func (p *groups) idle(s section, g Group) {
+	if _, named := s.get("writers"); !named || slices.Contains(g.Policy.Ladder, quiesce.LevelApplication) {
+		return
+	}
+	for _, name := range g.Writers {
+		if _, ok := p.config.Script(name); ok {
+			p.warn(s.line("writers"), fmt.Sprintf("%s names the script %s, which runs for the level application alone", s.of("writers"), quote(name)),
+				"let the ladder of its consistency begin with application")
+		}
+	}
+}
+
+// Writers are the names of all writers, sorted: lull's own, the plugins and the scripts.
 func (c *Config) Writers() []string {
 	out := BuiltinWriters()
 	for _, p := range c.Plugins {
 		out = append(out, p.Name)
+	}
+	for _, s := range c.Scripts {
+		out = append(out, s.Name)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

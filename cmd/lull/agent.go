@@ -175,7 +175,7 @@ func (in *invocation) openGroup(ctx context.Context, cfg *config.Config, hosts m
 		}
 		jobs = append(jobs, agent.Job{
 			Name: name, VM: vm, Host: host, Repository: repository.Repository,
-			Policy: g.Policy, Writers: in.writers(cfg, g.Writers), DeadMan: in.deadMan(cfg, name),
+			Policy: g.Policy, Writers: in.writers(cfg, g), DeadMan: in.deadMan(cfg, name),
 		})
 	}
 	return jobs, repository.Close, nil

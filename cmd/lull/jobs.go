@@ -102,7 +102,7 @@ func (in *invocation) configuredJob(cfg *config.Config, hosts map[string]snapsho
 	}
 	job := vmJob{
 		name: name, vm: vm, host: hosts[hostName], policy: defaultPolicy(),
-		writers: in.writers(cfg, cfg.Writers()), target: target{config: cfg},
+		writers: in.writers(cfg, config.Group{Writers: cfg.Writers()}), target: target{config: cfg},
 	}
 	if !grouped || in.flags.repository != "" {
 		job.target.repository, err = in.chooseRepository(cfg)
@@ -110,7 +110,7 @@ func (in *invocation) configuredJob(cfg *config.Config, hosts map[string]snapsho
 		job.target.repository, _ = cfg.Repository(group.Repository)
 	}
 	if grouped {
-		job.policy, job.writers = group.Policy, in.writers(cfg, group.Writers)
+		job.policy, job.writers = group.Policy, in.writers(cfg, group)
 	}
 	return job, err
 }
@@ -143,6 +143,7 @@ func defaultPolicy() quiesce.Policy {
 	return quiesce.Policy{
 		Ladder: []quiesce.Level{quiesce.LevelApplication, quiesce.LevelFilesystem, quiesce.LevelCrash},
 		Floor:  quiesce.LevelCrash,
+		Retry:  quiesce.DefaultRetry(),
 	}
 }
 

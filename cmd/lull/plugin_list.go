@@ -4,8 +4,6 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-
-	"github.com/lull-backup/lull/config"
 )
 
 func (in *invocation) pluginListCommand() *cobra.Command {
@@ -39,7 +37,7 @@ func (in *invocation) listPlugins() error {
 			return err
 		}
 		w := listedWriter{Name: name, SHA256: spec.SHA256, User: spec.User, Grants: []string{}, Groups: []string{}}
-		if !slices.Contains(config.BuiltinWriters(), name) {
+		if spec.Guarded {
 			w.Path = spec.Path
 		}
 		for _, g := range spec.Grants {
@@ -58,7 +56,9 @@ func (in *invocation) listPlugins() error {
 	tab := newTable("WRITER", "PROGRAM", "USER", "GRANTS", "GROUPS")
 	for _, w := range all {
 		program := w.Path
-		if program == "" {
+		if _, ok := cfg.Script(w.Name); ok {
+			program = "(script)"
+		} else if program == "" {
 			program = "(lull)"
 		}
 		tab.add(w.Name, program, w.User, join(w.Grants), join(w.Groups))

@@ -38,7 +38,7 @@ func TestUntrustedPlugin(t *testing.T) {
 	cfg := &config.Config{Plugins: []config.Plugin{{Name: "redis", Path: program, SHA256: strings.Repeat("00", 32)}}}
 	in := &invocation{App: &App{Stderr: t.Output()}}
 	g := quiescetest.NewGuest()
-	writers, stop, err := in.writers(cfg, []string{"redis"})(t.Context(), g)
+	writers, stop, err := in.writers(cfg, config.Group{Writers: []string{"redis"}})(t.Context(), g)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +18,7 @@ import (
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/plugins/writers/filesystem"
+	"github.com/lull-backup/lull/plugins/writers/script"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
@@ -109,15 +113,15 @@ func diskImages() snapshot.Images { return image.Images{} }
 // definer makes a restored VM startable.
 func definer() snapshot.Definer { return qemu.Definer{} }
 
-// writers starts the writers of one guest by name, each in a process of its own.
+// writers starts the writers of a group for one guest, each in a process of its own.
 // One that does not start is there all the same, and fails: a level that is reached
 // without it would be a lie.
-func (in *invocation) writers(cfg *config.Config, names []string) agent.Writers {
+func (in *invocation) writers(cfg *config.Config, group config.Group) agent.Writers {
 	return func(ctx context.Context, guest snapshot.Guest) ([]quiesce.Writer, func() error, error) {
 		var writers []quiesce.Writer
 		var stops []func() error
-		for _, name := range names {
-			spec, err := in.writerSpec(cfg, name)
+		for _, name := range group.Writers {
+			spec, err := in.groupSpec(cfg, group, name)
 			var p *plugins.Plugin
 			if err == nil {
 				p, err = plugins.Start(ctx, spec, guest, in.logger(slog.LevelWarn))
@@ -141,20 +145,59 @@ func closeAll(stops []func() error) error {
 	return errors.Join(errs...)
 }
 
+// groupSpec is writerSpec with what the group says of its writers.
+func (in *invocation) groupSpec(cfg *config.Config, group config.Group, name string) (plugins.Spec, error) {
+	spec, err := in.writerSpec(cfg, name)
+	if err != nil || name != config.FilesystemWriter {
+		return spec, err
+	}
+	return withSettings(spec, filesystem.Settings{MountPoints: group.MountPoints})
+}
+
 // writerSpec says how a writer is started: one that comes with lull is this very
 // program, the others are those of the configuration.
 func (in *invocation) writerSpec(cfg *config.Config, name string) (plugins.Spec, error) {
 	if name == config.FilesystemWriter {
-		return plugins.Spec{
-			Name: name, Path: in.Program, Args: []string{pluginServe, name},
-			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
-		}, nil
+		// To read files is for the log of the guest's hooks.
+		return in.builtin(name, name, plugins.GrantInfo, plugins.GrantFreeze, plugins.GrantReadFile), nil
+	}
+	if s, ok := cfg.Script(name); ok {
+		return in.scriptSpec(cfg, s)
 	}
 	p, ok := cfg.Plugin(name)
 	if !ok {
 		return plugins.Spec{}, missingf("writer %s is not in %s", name, cfg.Path)
 	}
 	return pluginSpec(p), nil
+}
+
+// builtin is a writer that this program is.
+func (in *invocation) builtin(name, served string, grants ...plugins.Grant) plugins.Spec {
+	return plugins.Spec{Name: name, Path: in.Program, Args: []string{pluginServe, served}, Grants: grants}
+}
+
+// withSettings adds what a writer that comes with lull is to know. No secrets: everyone
+// can see the arguments of a process.
+func withSettings(spec plugins.Spec, settings any) (plugins.Spec, error) {
+	text, err := json.Marshal(settings)
+	spec.Args = append(spec.Args, string(text))
+	return spec, err
+}
+
+// scriptWriter is what the writer of all scripts is served as; each has its own name.
+const scriptWriter = "script"
+
+func (in *invocation) scriptSpec(cfg *config.Config, s config.Script) (plugins.Spec, error) {
+	spec := in.builtin(s.Name, scriptWriter, plugins.GrantInfo, plugins.GrantExec)
+	settings := script.Settings{Name: s.Name, Host: s.Host, Freeze: s.Freeze, Thaw: s.Thaw, Limit: s.Limit, Tier: s.Tier}
+	if s.Host {
+		spec.Grants, spec.Runs = nil, []string{s.Freeze[0]}
+		if len(s.Thaw) > 0 {
+			spec.Runs = append(spec.Runs, s.Thaw[0])
+		}
+		settings.State = filepath.Join(cfg.Agent.StateDir, "scripts")
+	}
+	return withSettings(spec, settings)
 }
 
 // pluginSpec is how a plugin of the configuration is started.
@@ -173,12 +216,12 @@ const pluginServe = "plugin-serve"
 
 func (in *invocation) pluginServeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    pluginServe + " NAME",
+		Use:    pluginServe + " NAME [SETTINGS]",
 		Short:  "Be a writer plugin; lull starts it by itself",
 		Hidden: true,
-		Args:   oneOf("plugin", config.BuiltinWriters()...),
-		RunE: in.run(func(*cobra.Command, []string) error {
-			err := filesystem.Serve()
+		Args:   argCount(1, 2, "the plugin"),
+		RunE: in.run(func(_ *cobra.Command, args []string) error {
+			err := serveWriter(args[0], strings.Join(args[1:], ""))
 			if errors.Is(err, sdk.ErrNotStartedByLull) {
 				return &marked{err, errUsage}
 			}
@@ -188,4 +231,15 @@ func (in *invocation) pluginServeCommand() *cobra.Command {
 			return nil
 		}),
 	}
+}
+
+// serveWriter is the main function of a plugin that comes with lull.
+func serveWriter(name, settings string) error {
+	switch name {
+	case config.FilesystemWriter:
+		return filesystem.Serve(settings)
+	case scriptWriter:
+		return script.Serve(settings)
+	}
+	return usagef("no writer %q comes with lull", name)
 }

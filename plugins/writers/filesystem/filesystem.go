@@ -2,6 +2,7 @@ package filesystem
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -22,13 +23,22 @@ const (
 )
 
 const (
-	hintAgent = "install qemu-guest-agent in the guest, start it, and give the VM a channel for it"
-	hintFroze = "see in the guest agent's log why it froze no file system"
+	hintAgent  = "install qemu-guest-agent in the guest, start it, and give the VM a channel for it"
+	hintFroze  = "see in the guest agent's log why it froze no file system"
+	hintChosen = "put mount_points of the group right: one for each file system, as the guest's own list of mounts has it"
 )
+
+// Settings of the writer. They go to the plugin's process in JSON.
+type Settings struct {
+	// MountPoints are the file systems that are frozen; empty: all.
+	MountPoints []string `json:"mount_points,omitempty"`
+}
 
 // Writer freezes the file systems of one guest.
 type Writer struct {
-	guest snapshot.Guest
+	settings Settings
+	guest    snapshot.Guest
+	hooks    hooks
 
 	mu     sync.Mutex
 	frozen int  // by the last Freeze that went well; 0 after a thaw
@@ -37,10 +47,18 @@ type Writer struct {
 }
 
 // New is the writer of a guest; nil is a VM without a way into its guest.
-func New(guest snapshot.Guest) *Writer { return &Writer{guest: guest} }
+func New(s Settings, guest snapshot.Guest) *Writer { return &Writer{settings: s, guest: guest} }
 
-// Serve is the main function of the plugin.
-func Serve() error { return sdk.Serve(New(nil)) }
+// Serve is the main function of the plugin; settings in JSON, or nothing.
+func Serve(settings string) error {
+	var s Settings
+	if settings != "" {
+		if err := json.Unmarshal([]byte(settings), &s); err != nil {
+			return fmt.Errorf("read settings of the writer: %w", err)
+		}
+	}
+	return sdk.Serve(New(s, nil))
+}
 
 var (
 	_ quiesce.Writer = (*Writer)(nil)
@@ -64,22 +82,29 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 		return failure(snapshot.ErrNoGuest)
 	}
 	w.begin()
-	_, err := w.guest.Info(ctx)
-	return failure(err)
+	if _, err := w.guest.Info(ctx); err != nil {
+		return failure(err)
+	}
+	w.hooks.mark(ctx, w)
+	return nil
 }
 
-// Freeze freezes every file system of the guest.
+// Freeze freezes the file systems of the guest, all or those that were chosen.
 func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.guest == nil {
 		return failure(snapshot.ErrNoGuest)
 	}
 	w.ask()
-	n, err := w.guest.FreezeFilesystems(ctx, nil)
+	n, err := w.guest.FreezeFilesystems(ctx, w.settings.MountPoints)
 	if err != nil {
 		return failure(err)
 	}
 	if n == 0 {
 		return &quiesce.Failure{Writer: Name, Err: errors.New("not quiesced: the guest froze no file system"), Next: hintFroze}
+	}
+	// The agent passes over in silence what is no mount point.
+	if chosen := len(w.settings.MountPoints); n < chosen {
+		return &quiesce.Failure{Writer: Name, Err: fmt.Errorf("not quiesced: the guest froze %d of the %d file systems that were chosen", n, chosen), Next: hintChosen}
 	}
 	w.setFrozen(n)
 	return nil
@@ -135,7 +160,8 @@ func (w *Writer) thawOnce(ctx context.Context) error {
 }
 
 // PostSnapshot has no document. It asks the guest, now that there is time, whether
-// anything is left for an Abort: QEMU may stop a guest before that comes.
+// anything is left for an Abort, as QEMU may stop a guest before that comes; and
+// whether its hooks failed.
 func (w *Writer) PostSnapshot(ctx context.Context, _ quiesce.Request) ([]byte, error) {
 	if w.guest == nil {
 		return nil, nil
@@ -143,7 +169,7 @@ func (w *Writer) PostSnapshot(ctx context.Context, _ quiesce.Request) ([]byte, e
 	if frozen, err := w.guest.FilesystemsFrozen(ctx); err == nil && !frozen {
 		w.proven()
 	}
-	return nil, nil
+	return nil, w.hooks.failed(ctx, w)
 }
 
 // Complete has nothing to do.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +23,7 @@ const servedArg = "plugin-serve"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == servedArg {
-		if err := filesystem.Serve(); err != nil {
+		if err := filesystem.Serve(""); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -33,7 +35,7 @@ func TestMain(m *testing.M) {
 func TestWriterInProcess(t *testing.T) {
 	quiescetest.RunWriter(t, func(*testing.T) quiescetest.Fixture {
 		g := quiescetest.NewGuest()
-		return quiescetest.Fixture{Writer: filesystem.New(g), Frozen: g.IsFrozen}
+		return quiescetest.Fixture{Writer: filesystem.New(filesystem.Settings{}, g), Frozen: g.IsFrozen}
 	})
 }
 
@@ -75,7 +77,7 @@ func TestFailures(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			w := filesystem.New(test.guest)
+			w := filesystem.New(filesystem.Settings{}, test.guest)
 			for what, err := range map[string]error{
 				"prepare": w.Prepare(t.Context(), quiesce.Request{}),
 				"freeze":  w.Freeze(t.Context(), quiesce.Request{}),
@@ -100,14 +102,82 @@ func faulty(err error) *quiescetest.Guest {
 func TestNothingFroze(t *testing.T) {
 	g := &quiescetest.Guest{}
 	var f *quiesce.Failure
-	if err := filesystem.New(g).Freeze(t.Context(), quiesce.Request{}); !errors.As(err, &f) {
+	if err := filesystem.New(filesystem.Settings{}, g).Freeze(t.Context(), quiesce.Request{}); !errors.As(err, &f) {
 		t.Errorf("freeze of a guest without file systems: %v, want a failure", err)
+	}
+}
+
+// The agent passes over what is no mount point: fewer than were chosen is a failure.
+func TestChosenMountPoints(t *testing.T) {
+	for _, test := range []struct {
+		chosen []string
+		good   bool
+	}{{nil, true}, {[]string{"/", "/srv"}, true}, {[]string{"/srv"}, true}, {[]string{"/", "/srv", "/typo"}, false}} {
+		g := quiescetest.NewGuest()
+		w := filesystem.New(filesystem.Settings{MountPoints: test.chosen}, g)
+		if err := w.Freeze(t.Context(), quiesce.Request{}); (err == nil) != test.good {
+			t.Errorf("%q: %v", test.chosen, err)
+		}
+		if got := g.Frozen(); !slices.Equal(got, test.chosen) {
+			t.Errorf("%q: asked to freeze %q", test.chosen, got)
+		}
+		if err := w.Abort(t.Context(), quiesce.Request{}); err != nil || g.IsFrozen() {
+			t.Errorf("%q: abort: %v, frozen %v", test.chosen, err, g.IsFrozen())
+		}
+	}
+}
+
+// withLog is a guest with a log of its hooks.
+type withLog struct {
+	*quiescetest.Guest
+	log string
+}
+
+func (g *withLog) ReadFile(_ context.Context, path string, limit int64) ([]byte, error) {
+	if path != "/var/log/qga-fsfreeze-hook.log" || int64(len(g.log)) > limit {
+		return nil, snapshot.ErrNotFound
+	}
+	return []byte(g.log), nil
+}
+
+func TestFailedHooks(t *testing.T) {
+	const good, bad = "Sun Nov 22 04:11:21 UTC 2026: /etc/qemu/fsfreeze-hook.d/a.sh finished with status=0\n", "Sun Nov 22 04:11:22 UTC 2026: /etc/qemu/fsfreeze-hook.d/mysql.sh finished with status=1\n"
+	for _, test := range []struct {
+		name, before, after, want string
+	}{
+		{"none", "", "", ""},
+		{"good", good, good + good, ""},
+		{"bad before", bad, bad + good, ""},
+		{"bad now", bad, bad + good + bad + "x: status\n" + bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1"},
+		{"begun anew", good + good + good, bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := &withLog{quiescetest.NewGuest(), test.before}
+			w := filesystem.New(filesystem.Settings{}, g)
+			for _, err := range []error{w.Prepare(t.Context(), quiesce.Request{}), w.Freeze(t.Context(), quiesce.Request{})} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := w.Thaw(t.Context(), quiesce.Request{}); err != nil {
+				t.Fatal(err)
+			}
+			g.log = test.after
+			_, err := w.PostSnapshot(t.Context(), quiesce.Request{})
+			var f *quiesce.Failure
+			switch {
+			case test.want == "" && err != nil:
+				t.Error(err)
+			case test.want != "" && (!errors.As(err, &f) || !f.Advisory || !strings.HasSuffix(f.Err.Error(), ": "+test.want)):
+				t.Errorf("%v, want %s", err, test.want)
+			}
+		})
 	}
 }
 
 func TestThawedBehindItsBack(t *testing.T) {
 	g := quiescetest.NewGuest()
-	w := filesystem.New(g)
+	w := filesystem.New(filesystem.Settings{}, g)
 	if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +190,7 @@ func TestThawedBehindItsBack(t *testing.T) {
 func TestAbortTriesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := quiescetest.NewGuest()
-		w := filesystem.New(g)
+		w := filesystem.New(filesystem.Settings{}, g)
 		if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +211,7 @@ func TestAbortTriesAgain(t *testing.T) {
 // A guest that is silent from the start is not waited for twice.
 func TestAbortWithoutFreeze(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := filesystem.New(faulty(snapshot.ErrGuestSilent))
+		w := filesystem.New(filesystem.Settings{}, faulty(snapshot.ErrGuestSilent))
 		if err := w.Prepare(t.Context(), quiesce.Request{}); err == nil {
 			t.Error("prepare: no error")
 		}
@@ -153,7 +223,7 @@ func TestAbortWithoutFreeze(t *testing.T) {
 
 func TestAbortEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := filesystem.New(faulty(snapshot.ErrGuestSilent))
+		w := filesystem.New(filesystem.Settings{}, faulty(snapshot.ErrGuestSilent))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var f *quiesce.Failure
