@@ -90,7 +90,7 @@ func (r *Repository) announcer(ctx context.Context, info blob.Info) (keys.Signer
 	}
 	_, c, err := r.ring.OpenDocument(wire.Session, info.Name, b)
 	if err == nil {
-		err = r.trust.allows(c, signersOf(wire.Session), info.Created)
+		err = r.trust.allows(c, signersOf(wire.Session), info, b)
 	}
 	if err != nil {
 		return keys.Signer{}, objectErr(info.Name, err)

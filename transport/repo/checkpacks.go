@@ -145,7 +145,7 @@ func (c *checker) examineOnce(ctx context.Context, object string, p *packState, 
 	} else if !p.chosen {
 		got, err := readDirectory(ctx, c.r.store, c.r.ring, p.info)
 		if err == nil {
-			err = c.r.believe(&got, p.info)
+			err = c.r.believe(&got)
 		}
 		if wrong = err; err == nil && digest(&got) == digest(want) {
 			return nil

@@ -43,7 +43,7 @@ func (r *Repository) readDocument(ctx context.Context, k wire.Kind, info blob.In
 	}
 	plain, c, err := r.ring.OpenDocument(k, name, b)
 	if err == nil {
-		err = r.trust.allows(c, roles, info.Created)
+		err = r.trust.allows(c, roles, info, b)
 	}
 	if err != nil {
 		return nil, author{}, objectErr(info.Name, err)

@@ -32,6 +32,17 @@ func TestExampleReader(t *testing.T) {
 	}
 }
 
+// What a removed key had signed is read, and nothing that came later.
+func TestExampleReaderOfARemovedKey(t *testing.T) {
+	const good, late = "20261121T013000Z-c8370d67", "20261121T023000Z-71e8fae3"
+	out := filepath.Join(t.TempDir(), "disk.raw")
+	runExample(t, string(passphrase), goldenRemoved, good, "", out)
+	wantRestored(t, out, goldenDisk())
+	if listed, err := example(t, string(passphrase), goldenRemoved).Output(); err != nil || bytes.Contains(listed, []byte(late)) {
+		t.Errorf("%v: listed are\n%s", err, listed)
+	}
+}
+
 func wantRestored(t *testing.T, path string, want []byte) {
 	t.Helper()
 	got, err := os.ReadFile(path)

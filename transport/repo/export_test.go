@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -174,3 +175,17 @@ func HashOf(b []byte) Hash { return sum(b) }
 
 // Doubts is how many objects this host takes for damaged.
 func (r *Repository) Doubts() int { return r.doubts.size() }
+
+// RemoveKeyAsBefore removes a key with a record of the kind that does not tell what the key
+// had signed.
+func RemoveKeyAsBefore(ctx context.Context, r *Repository, label string) error {
+	k, _, err := r.findKey(ctx, label)
+	if err != nil {
+		return err
+	}
+	plain, err := json.Marshal(map[string]any{"certificate": k.file.Certificate.Bytes()})
+	if err != nil {
+		return err
+	}
+	return r.createNamed(ctx, wire.Revocation, revokedPrefix, plain)
+}

@@ -22,11 +22,13 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// goldenDir1 and goldenDir2 hold repositories of versions 1 and 2, an object a file. They
-// are never rewritten: they must be readable forever.
+// goldenDir1 and goldenDir2 hold repositories of versions 1 and 2, an object a file, and
+// goldenRemoved one of version 2 with a record of a removed key that lists what the key had
+// signed. They are never rewritten: they must be readable forever.
 const (
-	goldenDir1 = "testdata/v1"
-	goldenDir2 = "testdata/v2"
+	goldenDir1    = "testdata/v1"
+	goldenDir2    = "testdata/v2"
+	goldenRemoved = "testdata/v2-removed"
 )
 
 // goldenDisk has blocks in its first and third window, zeros, and an odd tail.
@@ -168,6 +170,41 @@ func TestGoldenRepository2IsReadable(t *testing.T) {
 	}
 }
 
+// writeGoldenRemoved makes the golden repository with a removed key, whose second point came
+// too late.
+func writeGoldenRemoved(t *testing.T, store blob.Store) {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, 2)
+	initRepo(t, store)
+	addKey(t, store, "host1", repo.RoleBackup)
+	key, err := openRepo(t, store).ExportKey(t.Context(), "host1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := openAs(t, store, "host1", repo.Small(repo.OpenOptions{KeyFile: key}))
+	again(t, host, "lab/web", goldenDisk(), 0)
+	if _, err := openRepo(t, store).RemoveKey(t.Context(), "host1"); err != nil {
+		t.Fatal(err)
+	}
+	again(t, host, "lab/web", goldenDisk(), 1)
+}
+
+func TestGoldenRemovedKey(t *testing.T) {
+	made := mem.New()
+	writeGoldenRemoved(t, made)
+	if os.Getenv("LULL_GOLDEN") == "new" {
+		saveGolden(t, goldenRemoved, made)
+	}
+	store := loadGolden(t, goldenRemoved)
+	if diff := cmp.Diff(kinds(store), kinds(made)); diff != "" {
+		t.Error(diff)
+	}
+	points, err := openRepo(t, store).Points(t.Context(), "lab/web")
+	if !errors.Is(err, repo.ErrForged) || len(points) != 1 || points[0].SignedBy != "host1" {
+		t.Errorf("%d points, %v, want one, and one that came too late", len(points), err)
+	}
+}
+
 // A repository of version 1 is read and not written, in one clear line.
 func TestVersion1IsReadOnly(t *testing.T) {
 	r := openRepo(t, loadGolden(t, goldenDir1))
@@ -185,7 +222,7 @@ func TestGoldenRepositoryIsWrittenAlike(t *testing.T) {
 	store := mem.New()
 	writeGolden(t, store)
 	if os.Getenv("LULL_GOLDEN") == "new" {
-		saveGolden(t, store)
+		saveGolden(t, goldenDir2, store)
 	}
 	if diff := cmp.Diff(kinds(loadGolden(t, goldenDir2)), kinds(store)); diff != "" {
 		t.Error(diff)
@@ -205,10 +242,10 @@ func kinds(store *mem.Store) map[string]int {
 }
 
 // saveGolden is for a new version of the format. It writes no file twice.
-func saveGolden(t *testing.T, store *mem.Store) {
+func saveGolden(t *testing.T, dir string, store *mem.Store) {
 	t.Helper()
 	for _, name := range store.Names() {
-		path := filepath.Join(goldenDir2, name)
+		path := filepath.Join(dir, name)
 		b, err := store.Read(t.Context(), name, 0, -1)
 		if err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -32,17 +31,17 @@ func signersOf(k wire.Kind) Roles {
 	return RoleBackup | RoleMaintain
 }
 
-// openJSON opens what sealJSON made, an object that the store created then.
-func (r *Repository) openJSON(k wire.Kind, object string, created time.Time, b []byte, doc any) error {
-	plain, signer, err := r.ring.OpenDocument(k, object, b)
+// openJSON opens what sealJSON made.
+func (r *Repository) openJSON(k wire.Kind, info blob.Info, b []byte, doc any) error {
+	plain, signer, err := r.ring.OpenDocument(k, info.Name, b)
 	if err == nil {
-		err = r.trust.allows(signer, signersOf(k), created)
+		err = r.trust.allows(signer, signersOf(k), info, b)
 	}
 	if err != nil {
-		return objectErr(object, err)
+		return objectErr(info.Name, err)
 	}
 	if err := json.Unmarshal(plain, doc); err != nil {
-		return objectErr(object, fmt.Errorf("%w: %w", wire.ErrDamaged, err))
+		return objectErr(info.Name, fmt.Errorf("%w: %w", wire.ErrDamaged, err))
 	}
 	return nil
 }
@@ -65,5 +64,5 @@ func (r *Repository) readJSON(ctx context.Context, store blob.Store, k wire.Kind
 	if err != nil {
 		return objectErr(info.Name, err)
 	}
-	return r.openJSON(k, info.Name, info.Created, b, doc)
+	return r.openJSON(k, info, b, doc)
 }

@@ -3,7 +3,6 @@ package repo
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -204,47 +203,6 @@ func (r *Repository) Paper() (string, error) {
 	return r.ring.Paper()
 }
 
-// revocation is the document that removes a key.
-type revocation struct {
-	Certificate []byte `json:"certificate"`
-}
-
-// RemoveKey removes a key: what it signs from now on is refused, and its file is gone.
-// What it could read it can still read, for who kept a copy of the file; RotateKeys keeps
-// what comes later from it. The word that it is removed comes first: a store that keeps the
-// file locked (Kept) takes nothing back of that.
-func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
-	if err := r.Allow(RoleMaintain, "remove keys"); err != nil {
-		return Key{}, err
-	}
-	k, all, err := r.findKey(ctx, label)
-	if err != nil {
-		return Key{}, err
-	}
-	if k.Roles.Has(RoleOwner) {
-		if err := r.Allow(RoleOwner, "remove an owner's key"); err != nil {
-			return Key{}, err
-		}
-		if !slices.ContainsFunc(all, func(o Key) bool { return o.Roles.Has(RoleOwner) && o.Signer != k.Signer }) {
-			return Key{}, fmt.Errorf("%w: %s", ErrLastOwner, label)
-		}
-	}
-	plain, err := json.Marshal(revocation{Certificate: k.file.Certificate.Bytes()})
-	if err != nil {
-		return Key{}, fmt.Errorf("remove key: %w", err)
-	}
-	if err := r.createNamed(ctx, wire.Revocation, revokedPrefix, plain); err != nil {
-		return Key{}, fmt.Errorf("remove key: %w", err)
-	}
-	r.trust.revoke(k.file.Certificate, r.now())
-	gone, err := remove(ctx, r.store, k.object)
-	if err != nil {
-		return Key{}, fmt.Errorf("remove key: %w", err)
-	}
-	k.Kept = !gone
-	return k, nil
-}
-
 // RotateKeys begins an epoch: everything that is written from now on by who opens the
 // repository anew is sealed to other keys, which the keys get that may read and have not
 // been removed.
@@ -278,20 +236,12 @@ func (r *Repository) RotateKeys(ctx context.Context) (epoch int, err error) {
 // loadTrust reads which keys were removed, and the epochs. What is wrong with those is
 // kept for who asks.
 func (r *Repository) loadTrust(ctx context.Context) error {
-	r.trust.revoked = map[keys.Signer]removal{}
+	r.trust.reset()
 	if !r.ring.Format().Signed() {
 		return nil
 	}
-	infos, err := list(ctx, r.store, revokedPrefix)
-	if err != nil {
+	if err := r.loadRemovals(ctx); err != nil {
 		return err
-	}
-	// In the order that they came: who was removed removes nobody any more.
-	slices.SortFunc(infos, func(a, b blob.Info) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name)) })
-	for _, info := range infos {
-		if err := r.distrust(r.loadRevocation(ctx, info)); err != nil {
-			return err
-		}
 	}
 	r.trust.stale = r.loadEpochs(ctx)
 	if err := r.distrust(r.trust.stale); err != nil {
@@ -307,26 +257,6 @@ func (r *Repository) distrust(err error) error {
 		return nil
 	}
 	return err
-}
-
-func (r *Repository) loadRevocation(ctx context.Context, info blob.Info) error {
-	plain, by, err := r.readDocument(ctx, wire.Revocation, info, revokedPrefix, RoleMaintain)
-	if err != nil {
-		return err
-	}
-	var doc revocation
-	if err := json.Unmarshal(plain, &doc); err != nil {
-		return objectErr(info.Name, fmt.Errorf("%w: no revocation", wire.ErrDamaged))
-	}
-	c, err := r.ring.ParseCertificate(doc.Certificate)
-	if err == nil && c.Roles.Has(RoleOwner) && !by.Roles.Has(RoleOwner) {
-		err = fmt.Errorf("%w: %.64q cannot remove an owner", wire.ErrForged, by.Label)
-	}
-	if err != nil {
-		return objectErr(info.Name, err)
-	}
-	r.trust.revoke(c, info.Created)
-	return nil
 }
 
 // loadEpochs reads what rotations have left, in order.

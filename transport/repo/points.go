@@ -173,7 +173,7 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	if err != nil {
 		return Point{}, err
 	}
-	if err := r.trust.allows(sealed.Signer, RoleBackup, info.Created); err != nil {
+	if err := r.trust.allows(sealed.Signer, RoleBackup, info, b); err != nil {
 		return Point{}, err
 	}
 	if err := r.timelyName(info.Name, info.Created); err != nil {

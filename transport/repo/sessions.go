@@ -235,5 +235,5 @@ func (r *Repository) isFence(info blob.Info, b []byte) bool {
 		return false
 	}
 	var doc fenceDoc
-	return r.openJSON(wire.Fence, info.Name, info.Created, b, &doc) == nil
+	return r.openJSON(wire.Fence, info, b, &doc) == nil
 }

@@ -2,9 +2,11 @@ package repo
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
+	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -23,36 +25,75 @@ type trust struct {
 	revoked map[keys.Signer]removal
 }
 
-// removal is a key that was removed, and when: the store's time.
+// removal is a key that was removed.
 type removal struct {
 	certificate *keys.Certificate
-	at          time.Time
+	at          time.Time // the store's
+	// signed are the hashes of the objects that the key had signed by then: nothing else
+	// counts. Nil where the record does not tell: then the store's times count.
+	signed map[Hash]bool
 }
 
-// allows fails unless a key with one of the roles signed, at a time of the store's when
-// it was not removed yet.
-func (t *trust) allows(c *keys.Certificate, roles Roles, at time.Time) error {
-	if c == nil {
-		return nil // format 1
+// vouches tells whether an object of the key stays good.
+func (m *removal) vouches(info blob.Info, b []byte) bool {
+	if m.signed == nil {
+		return !info.Created.After(m.at)
 	}
-	if !c.Roles.Has(roles) {
-		return fmt.Errorf("%w: key %.64q is for %s", wire.ErrForged, c.Label, c.Roles)
+	return m.signed[sum(b)]
+}
+
+// mayMake fails unless a key has one of the roles.
+func mayMake(c *keys.Certificate, roles Roles) error {
+	if c == nil || c.Roles.Has(roles) { // format 1 has no certificates
+		return nil
+	}
+	return fmt.Errorf("%w: key %.64q is for %s", wire.ErrForged, c.Label, c.Roles)
+}
+
+// allows fails unless a key with one of the roles signed an object, and was not removed
+// before.
+func (t *trust) allows(c *keys.Certificate, roles Roles, info blob.Info, b []byte) error {
+	if c == nil {
+		return nil
+	}
+	if err := mayMake(c, roles); err != nil {
+		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if end, removed := t.revoked[c.Signer]; removed && at.After(end.at) {
+	end, removed := t.revoked[c.Signer]
+	switch {
+	case !removed || end.vouches(info, b):
+		return nil
+	case end.signed == nil:
 		return fmt.Errorf("%w: key %.64q was removed before, at %s", wire.ErrForged, c.Label, end.at.UTC().Format(time.RFC3339))
 	}
-	return nil
+	return fmt.Errorf("%w: key %.64q was removed, and had not signed this by then", wire.ErrForged, c.Label)
 }
 
-// revoke takes down that a key was removed; the earliest time counts.
-func (t *trust) revoke(c *keys.Certificate, at time.Time) {
+// revoke takes down that a key was removed. Of several records the earliest time counts,
+// and what any of them lists.
+func (t *trust) revoke(m removal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if before, ok := t.revoked[c.Signer]; !ok || at.Before(before.at) {
-		t.revoked[c.Signer] = removal{c, at}
+	before, known := t.revoked[m.certificate.Signer]
+	if known && before.at.Before(m.at) {
+		m.at = before.at
 	}
+	if before.signed != nil {
+		if m.signed == nil {
+			m.signed = map[Hash]bool{}
+		}
+		maps.Copy(m.signed, before.signed)
+	}
+	t.revoked[m.certificate.Signer] = m
+}
+
+// reset forgets which keys were removed.
+func (t *trust) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.revoked = map[keys.Signer]removal{}
 }
 
 // holds tells whether a key was not removed.

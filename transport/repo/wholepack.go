@@ -93,7 +93,7 @@ func first(errs ...error) error {
 func (w *wholePack) open(info blob.Info, listed *pack.Listing) (opened bool, wrong error) {
 	l, _, err := pack.OpenDirectory(w.r.ring, w.bytes, int64(len(w.bytes)))
 	if l.Pack = w.name; err == nil {
-		wrong = w.r.believe(&l, info)
+		wrong = w.r.believe(&l)
 	} else if wrong = err; listed != nil {
 		l = *listed
 	} else {
@@ -121,13 +121,15 @@ func (w *wholePack) open(info blob.Info, listed *pack.Listing) (opened bool, wro
 	return true, wrong
 }
 
-// believe proves that a pack was made by a key that might make it then.
-func (r *Repository) believe(l *pack.Listing, info blob.Info) error {
+// believe proves that a pack was made by a key that may make packs. When a key was
+// removed does not matter: no session builds on what it made, and what is read of it is
+// compared with its name.
+func (r *Repository) believe(l *pack.Listing) error {
 	c, err := l.Verify(r.ring)
 	if err != nil {
 		return err
 	}
-	return r.trust.allows(c, RoleBackup|RoleMaintain, info.Created)
+	return mayMake(c, RoleBackup|RoleMaintain)
 }
 
 // segment opens a segment, verified block by block, whose bytes are good until the

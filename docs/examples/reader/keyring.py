@@ -40,6 +40,7 @@ class Keys:
         self.config = config
         self.data: dict[int, hpke.PrivateKey] = {}
         self.meta: dict[int, hpke.PrivateKey] = {}
+        self.removed: dict[str, set[bytes]] = {}  # signers, and the hashes of what stays good of theirs
 
     def prefix(self, kind: str) -> bytes:
         return b"lull" + kind.encode() + bytes([self.version, 0, 0])
@@ -88,6 +89,35 @@ class Keys:
         self.verify(decode(certificate["signer"]), purpose, signature, name.encode() + b"\0" + signed)
         return signed[:-size], certificate
 
+    def counts(self, signer: dict, raw: bytes) -> bool:
+        """Whether an object stays good: its signer was not removed, or had made it before."""
+        return signer["signer"] not in self.removed or blake3(raw) in self.removed[signer["signer"]]
+
+    def load_removed(self, directory: Path) -> None:
+        """Reads which keys were removed. Records that do not list what the key had signed
+        are passed over: they go by the times of a store, and a folder has none that tell."""
+        records = []
+        for path in sorted((directory / "revoked").glob("*")):
+            raw = path.read_bytes()
+            want(blake3(raw).hex() == path.name, f"{path}: name does not match")
+            body, by = self.cut_trailer("document", "revoked/", raw)
+            want({"maintain", "owner"} & set(by["roles"].split(",")), f"{path}: signed by a key that may not")
+            document = json.loads(self.open_index("R", body[PREFIX:]))
+            gone = self.certificate(decode(document["certificate"]))
+            want("owner" not in gone["roles"] or "owner" in by["roles"], f"{path}: removes an owner")
+            if "signed" in document:
+                signed = decode(document["signed"])
+                records.append((raw, by, gone["signer"], {signed[at : at + 32] for at in range(0, len(signed), 32)}))
+        records.sort(key=lambda r: "owner" not in r[1]["roles"])
+        while True:  # who was removed removes nobody any more
+            self.removed = {}
+            for _, _, signer, signed in records:
+                self.removed.setdefault(signer, set()).update(signed)
+            bad = next((r for r in reversed(records) if not self.counts(r[1], r[0])), None)
+            if bad is None:
+                return
+            records.remove(bad)
+
 
 def unlock(directory: Path, passphrase: bytes) -> Keys | None:
     """Tries the passphrase on each key file."""
@@ -99,6 +129,7 @@ def unlock(directory: Path, passphrase: bytes) -> Keys | None:
         if bundle is not None:
             keys = Keys(config)
             (from_bundle1 if keys.version == 1 else from_bundle2)(keys, bundle, directory)
+            keys.load_removed(directory)
             return keys
     return None
 

@@ -125,6 +125,9 @@ class Repository:
         if self.keys.version > 1:
             signed, signer = self.keys.cut_trailer("point", name, raw)
             want("backup" in signer["roles"] or "owner" in signer["roles"], f"{path}: signed by a key that may not")
+            if not self.keys.counts(signer, raw):
+                print(f"{name}: passed over: key {signer['label']} was removed, and had not signed it by then", file=sys.stderr)
+                return None
             (outline,) = unpack_from("<I", signed, self.head)
             sealed = signed[self.head + 4 + outline :]
         packed = self.keys.open_sealed(self.keys.data[epoch(head)], "point", head + name.encode(), sealed)

@@ -79,3 +79,15 @@ func (r *Ring) openTrailer(object []byte, purpose, name string) (rest []byte, c 
 	}
 	return rest, c, r.verify(c, purpose, signature, []byte(name+"\x00"), signed)
 }
+
+// SignerOf is who a signed object says that it is from; its signature is not looked at.
+func (r *Ring) SignerOf(object []byte) (*Certificate, error) {
+	if len(object) < signatureSize {
+		return nil, fmt.Errorf("%w: no signature", wire.ErrDamaged)
+	}
+	_, certificate, err := CutCertificate(object[:len(object)-signatureSize])
+	if err != nil {
+		return nil, err
+	}
+	return r.ParseCertificate(certificate)
+}

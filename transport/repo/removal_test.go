@@ -1,0 +1,163 @@
+package repo_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/transport/blob/mem"
+	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo"
+)
+
+// removals is a repository with keys to remove, in a store that says whatever time it is
+// told to.
+type removals struct {
+	t     *testing.T
+	store *mem.Store
+	now   time.Time
+}
+
+func newRemovals(t *testing.T) *removals {
+	t.Helper()
+	m := &removals{t: t, now: clock()}
+	m.store = mem.NewAt(func() time.Time { m.now = m.now.Add(time.Second); return m.now })
+	initRepo(t, m.store)
+	for label, roles := range map[string]repo.Roles{
+		"host1": repo.RoleBackup, "host2": repo.RoleBackup, "keeper": repo.RoleMaintain, "thief": repo.RoleMaintain,
+	} {
+		addKey(t, m.store, label, roles)
+	}
+	return m
+}
+
+func (m *removals) as(label string) *repo.Repository {
+	m.t.Helper()
+	return openAs(m.t, m.store, label, repo.OpenOptions{})
+}
+
+func (m *removals) remove(by *repo.Repository, label string) {
+	m.t.Helper()
+	if _, err := by.RemoveKey(m.t.Context(), label); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// move copies all objects into another store, the last names first: so none keeps its time,
+// nor its place in time.
+func (m *removals) move() *mem.Store {
+	m.t.Helper()
+	to := mem.NewAt(func() time.Time { m.now = m.now.Add(time.Hour); return m.now })
+	names := m.store.Names()
+	slices.Reverse(names)
+	for _, name := range names {
+		b, err := m.store.Read(m.t.Context(), name, 0, -1)
+		if err == nil {
+			err = to.Create(m.t.Context(), name, b)
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	return to
+}
+
+// A bucket that is moved has all times anew: what removed keys had signed stays good,
+// points, tombstones, removals and decisions of maintenance.
+func TestRemovedKeysOutliveAMove(t *testing.T) {
+	m := newRemovals(t)
+	disk := image(1, 40*block.PageSize)
+	gone := again(t, m.as("host1"), "lab/web", image(2, 20*block.PageSize), 0)
+	kept := again(t, m.as("host1"), "lab/web", disk, 1)
+	thief := m.as("thief")
+	if err := thief.Forget(t.Context(), []repo.Point{gone}); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := thief.Prune(t.Context(), repo.PruneOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		m.now = m.now.Add(30 * time.Hour)
+	}
+	m.remove(thief, "host2")
+	m.remove(openRepo(t, m.store), "thief")
+	m.remove(openRepo(t, m.store), "host1")
+	m.store = m.move()
+
+	r := openRepo(t, m.store)
+	points, err := r.Points(t.Context(), "")
+	if err != nil || len(points) != 1 || points[0].ID != kept.ID {
+		t.Errorf("%d points, %v, want %s", len(points), err, kept.ID)
+	}
+	all, err := r.Keys(t.Context())
+	if n := len(slices.DeleteFunc(all, func(k repo.Key) bool { return k.Removed.IsZero() })); err != nil || n != 3 {
+		t.Errorf("%d keys are removed, %v, want 3", n, err)
+	}
+	wantClean(t, r)
+	wantDisk(t, r, kept.Disks[0].Root, disk)
+}
+
+// A store that lies about times makes no point of a removed key good that came after it.
+func TestRemovedKeyAndALyingStore(t *testing.T) {
+	m := newRemovals(t)
+	old := again(t, m.as("host1"), "lab/web", image(1, 20*block.PageSize), 0)
+	thief := m.as("host1")
+	m.remove(openRepo(t, m.store), "host1")
+	m.now = clock().Add(-time.Hour)
+	again(t, thief, "lab/web", image(2, 20*block.PageSize), 1)
+	points, err := openRepo(t, m.store).Points(t.Context(), "")
+	if !errors.Is(err, repo.ErrForged) || len(points) != 1 || points[0].ID != old.ID {
+		t.Errorf("%d points, %v, want %s and %v", len(points), err, old.ID, repo.ErrForged)
+	}
+}
+
+// A record of before does not tell what the key had signed: times do.
+func TestRemovalOfBefore(t *testing.T) {
+	m := newRemovals(t)
+	old := again(t, m.as("host1"), "lab/web", image(1, 20*block.PageSize), 0)
+	thief := m.as("host1")
+	if err := repo.RemoveKeyAsBefore(t.Context(), openRepo(t, m.store), "host1"); err != nil {
+		t.Fatal(err)
+	}
+	again(t, thief, "lab/web", image(2, 20*block.PageSize), 1)
+	points, err := openRepo(t, m.store).Points(t.Context(), "")
+	if !errors.Is(err, repo.ErrForged) || len(points) != 1 || points[0].ID != old.ID {
+		t.Errorf("%d points, %v, want %s and %v", len(points), err, old.ID, repo.ErrForged)
+	}
+}
+
+// Whose key was removed removes nobody any more, whatever time the store gives that; what
+// it had removed before stays removed.
+func TestRemovedKeyRemovesNobody(t *testing.T) {
+	for _, by := range []string{"owner", "keeper"} {
+		t.Run("by the "+by, func(t *testing.T) {
+			m := newRemovals(t)
+			point := again(t, m.as("host1"), "lab/web", image(1, 20*block.PageSize), 0)
+			thief := m.as("thief")
+			m.remove(thief, "host2")
+			remover := openRepo(t, m.store)
+			if by == "keeper" {
+				remover = m.as("keeper")
+			}
+			m.remove(remover, "thief")
+			m.now = clock().Add(-time.Hour)
+			if _, err := thief.RemoveKey(t.Context(), "host1"); err != nil {
+				t.Fatal(err)
+			}
+			r := openRepo(t, m.store)
+			points, err := r.Points(t.Context(), "")
+			if !errors.Is(err, repo.ErrForged) || len(points) != 1 || points[0].ID != point.ID {
+				t.Errorf("%d points, %v, want %s and %v", len(points), err, point.ID, repo.ErrForged)
+			}
+			gone := map[string]bool{}
+			all, err := r.Keys(t.Context())
+			for _, k := range all {
+				gone[k.Label] = !k.Removed.IsZero()
+			}
+			if err != nil || gone["host1"] || !gone["host2"] || !gone["thief"] {
+				t.Errorf("removed are %v, %v", gone, err)
+			}
+		})
+	}
+}
