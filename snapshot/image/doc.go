@@ -1,6 +1,6 @@
 // Package image reads disk images as files, with backing chains: raw, qcow2, and
-// what other hypervisors write, VHD and VHDX (packages vhd, vhdx). It writes
-// raw and qcow2. It is also the host of VMs that are powered off, and of loose
+// what other hypervisors write, VHD, VHDX and VMDK (packages of these names). It
+// writes raw and qcow2. It is also the host of VMs that are powered off, and of loose
 // images (NewHost).
 //
 // Reading. OpenChain takes the layers that the caller names, top first, and
@@ -13,7 +13,7 @@
 //	                                           | absent: read(layer below, range)
 //	                     others: likewise, see their packages
 //
-// VHD and VHDX know their parents by identifiers, which are compared. Where
+// These three know their parents by identifiers, which are compared. Where
 // the parent lies is the administrator's word, or beside the image: the paths that
 // an image holds are those of another machine.
 //

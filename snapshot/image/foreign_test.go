@@ -36,9 +36,15 @@ func TestForeignMatrix(t *testing.T) {
 		{snapshot.FormatVHDX, "subformat=dynamic"},
 		{snapshot.FormatVHDX, "subformat=dynamic,block_size=1M"},
 		{snapshot.FormatVHDX, "subformat=dynamic,block_size=256M"},
+		{snapshot.FormatVMDK, "subformat=monolithicSparse"},
+		{snapshot.FormatVMDK, "subformat=monolithicSparse,zeroed_grain=on"},
+		{snapshot.FormatVMDK, "subformat=monolithicFlat"},
+		{snapshot.FormatVMDK, "subformat=twoGbMaxExtentSparse"},
+		{snapshot.FormatVMDK, "subformat=twoGbMaxExtentFlat"},
+		{snapshot.FormatVMDK, "subformat=streamOptimized"},
 	} {
 		t.Run(fmt.Sprint(tc.format, " ", tc.opts), func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "disk")
+			path := filepath.Join(t.TempDir(), "disk.vmdk")
 			qemuImg(t, "convert", "-f", "raw", "-O", qemuName(tc.format), "-o", tc.opts, raw, path)
 			same(t, openLoose(t, path, tc.format), disk)
 		})

@@ -10,6 +10,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/image/layer"
 	"github.com/lull-backup/lull/snapshot/image/vhd"
 	"github.com/lull-backup/lull/snapshot/image/vhdx"
+	"github.com/lull-backup/lull/snapshot/image/vmdk"
 )
 
 // opener opens the images of one chain.
@@ -49,6 +50,8 @@ func (o *opener) open(l snapshot.Layer) (*openImage, error) {
 		err = i.vhd(f, tables)
 	case snapshot.FormatVHDX:
 		err = i.vhdx(f, tables)
+	case snapshot.FormatVMDK:
+		err = i.vmdk(f, tables, o.beside(i))
 	default:
 		err = f.Unsupported("format %q", l.Format)
 	}
@@ -73,9 +76,9 @@ func (o *opener) file(i *openImage, path string) (*layer.File, error) {
 }
 
 // beside opens a file that an image names: only in the image's own folder.
-func (o *opener) beside(i *openImage) func(name string) (*layer.File, error) {
+func (o *opener) beside(i *openImage) vmdk.Beside {
 	return func(name string) (*layer.File, error) {
-		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00") {
+		if name == "" || len(name) > 255 || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00") {
 			return nil, i.files[0].Unsupported("it names %q, which is not in its own folder", name)
 		}
 		return o.file(i, filepath.Join(filepath.Dir(i.info.Path), name))
@@ -124,6 +127,17 @@ func (i *openImage) vhdx(f *layer.File, tables layer.Tables) error {
 	}
 	i.Layer = v
 	i.info.Kind, i.info.ClusterSize, i.info.Dirty = v.Kind(), v.BlockSize(), v.Logged()
+	i.descends(v.Parents())
+	return nil
+}
+
+func (i *openImage) vmdk(f *layer.File, tables layer.Tables, beside vmdk.Beside) error {
+	v, err := vmdk.Open(f, tables, beside)
+	if err != nil {
+		return err
+	}
+	i.Layer = v
+	i.info.Kind, i.info.ClusterSize = v.Kind(), v.BlockSize()
 	i.descends(v.Parents())
 	return nil
 }

@@ -71,11 +71,11 @@ func TestVHDXSectorsOf4K(t *testing.T) {
 }
 
 func TestForeignExtents(t *testing.T) {
-	for _, format := range []snapshot.Format{snapshot.FormatVHD, snapshot.FormatVHDX} {
+	for _, format := range []snapshot.Format{snapshot.FormatVHD, snapshot.FormatVHDX, snapshot.FormatVMDK} {
 		for _, kind := range map[snapshot.Format][]string{
-			snapshot.FormatVHD: {"fixed", "dynamic"}, snapshot.FormatVHDX: {"fixed", "dynamic"},
+			snapshot.FormatVHD: {"fixed", "dynamic"}, snapshot.FormatVHDX: {"fixed", "dynamic"}, snapshot.FormatVMDK: {"monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"},
 		}[format] {
-			path := filepath.Join(t.TempDir(), "disk")
+			path := filepath.Join(t.TempDir(), "disk.vmdk")
 			qemuImg(t, "create", "-q", "-f", qemuName(format), "-o", "subformat="+kind, path, "64M")
 			qemuIO(t, path, qemuName(format), "write -P 1 20M 64k")
 			src := openLoose(t, path, format)

@@ -19,8 +19,8 @@ const (
 
 // tableKey is a place in one file of a chain.
 type tableKey struct {
-	layer int
-	off   int64
+	layer, part int
+	off         int64
 }
 
 type tableEntry struct {
@@ -41,8 +41,14 @@ func NewCache() *Cache { return &Cache{at: map[tableKey]*list.Element{}} }
 
 // Tables is the view of one layer on a cache.
 type Tables struct {
-	cache *Cache
-	layer int
+	cache       *Cache
+	layer, part int
+}
+
+// Part is the view of one of the layer's files, where it has several.
+func (t Tables) Part(number int) Tables {
+	t.part = number
+	return t
 }
 
 // Layer is the view of the layer with that number.
@@ -51,7 +57,7 @@ func (c *Cache) Layer(number int) Tables { return Tables{cache: c, layer: number
 // Get returns the piece that the layer knows by off, with load reading it when it
 // is not here. The caller does not change it.
 func (t Tables) Get(off int64, load func() ([]byte, error)) ([]byte, error) {
-	return t.cache.get(tableKey{t.layer, off}, load)
+	return t.cache.get(tableKey{t.layer, t.part, off}, load)
 }
 
 // Bytes returns the bytes of a table from at to the end of the piece that holds
