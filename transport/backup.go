@@ -31,6 +31,11 @@ type Options struct {
 	// with since the last call. It is called from the workers, must not block,
 	// and may be nil.
 	Progress func(bytes int64)
+	// Changes is what may have changed on the disk of a Backup since its parent. The
+	// rest is kept as it is there, and only a sample of it is read. nil: all is read.
+	Changes *snapshot.ChangeSet
+	// Audit reads all of the disk, and compares what Changes says with the parent.
+	Audit bool
 }
 
 // Workers at most when the caller does not say: of a backup each takes about 10 MiB,
@@ -57,17 +62,29 @@ func (o Options) progress(n int64) {
 type Stored struct {
 	Root repo.Root
 	Read int64 // bytes read from the source
+	// Inherited: there was a parent, without which Changes says nothing.
+	Inherited bool
+	// Untrue is how many bytes of the disk differ from the parent although Changes
+	// says otherwise, as far as was looked, and where the first of them are found, by
+	// windows. The disk was read in full then: what is stored is right.
+	Untrue, UntrueAt int64
 }
 
-// Backup reads the whole of src into the session. parent is the disk's map in
+// Backup brings the whole of src into the session. parent is the disk's map in
 // the restore point before, or nil; what is equal to it at the same place needs
-// no look-up.
+// no look-up, and with Options.Changes no reading either.
 func Backup(ctx context.Context, s *repo.Session, src snapshot.Source, parent *repo.Root, o Options) (Stored, error) {
 	stream, err := s.Stream(ctx, src.Size(), parent)
 	if err != nil {
 		return Stored{}, err
 	}
 	b := &backup{src: src, stream: stream, opts: o, windows: make(chan window)}
+	if stream.Inherits() && parent.Size == src.Size() && o.Changes != nil && o.Changes.Size() == src.Size() {
+		b.changes, b.audit = o.Changes, o.Audit
+		if err := b.sample(ctx); err != nil {
+			return Stored{}, err
+		}
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(b.windows)
@@ -83,7 +100,8 @@ func Backup(ctx context.Context, s *repo.Session, src snapshot.Source, parent *r
 	if err != nil {
 		return Stored{}, err
 	}
-	return Stored{Root: root, Read: b.read.Load()}, nil
+	stored := Stored{Root: root, Read: b.read.Load(), Inherited: stream.Inherits(), Untrue: b.untrue.bytes, UntrueAt: b.untrue.at}
+	return stored, nil
 }
 
 // backup is one disk on its way into a session.
@@ -93,6 +111,11 @@ type backup struct {
 	opts    Options
 	windows chan window
 	read    atomic.Int64
+
+	changes *snapshot.ChangeSet // nil: not known
+	audit   bool                // compare what changes says is as in the parent
+	taken   map[int64]bool      // windows that were samples
+	untrue  untrue
 }
 
 // window is one window that holds data: where, and its extents.
@@ -102,11 +125,19 @@ type window struct {
 	extents []snapshot.Extent // data only, in order
 }
 
-// plan walks over the disk, reports windows of zeros by themselves and hands
-// every other to a worker.
+// plan goes over the disk, or over what has changed of it.
 func (b *backup) plan(ctx context.Context) error {
-	for off := int64(0); off < b.src.Size(); off += span {
-		length := min(span, b.src.Size()-off)
+	if b.changes != nil && !b.audit {
+		return b.planChanged(ctx)
+	}
+	return b.planRange(ctx, 0, b.src.Size())
+}
+
+// planRange walks over a part of the disk, reports windows of zeros by themselves and
+// hands every other to a worker.
+func (b *backup) planRange(ctx context.Context, from, to int64) error {
+	for off := from; off < to; off += span {
+		length := min(span, to-off)
 		extents, err := b.src.Extents(ctx, off, length)
 		if err != nil {
 			return fmt.Errorf("list extents at %d: %w", off, err)
@@ -147,6 +178,9 @@ func (b *backup) planSpan(ctx context.Context, off, length int64, extents []snap
 		}
 		first, count := zeroFrom, zeros
 		zeros = 0
+		if err := b.auditZeros(ctx, first, count); err != nil {
+			return err
+		}
 		if err := b.stream.Zero(first, count); err != nil {
 			return err
 		}
@@ -156,6 +190,12 @@ func (b *backup) planSpan(ctx context.Context, off, length int64, extents []snap
 	for at := off; at < off+length; at += block.WindowSize {
 		w := window{index: at / block.WindowSize, length: min(block.WindowSize, b.src.Size()-at)}
 		w.extents, extents = data(extents, at, at+w.length)
+		if b.taken[w.index] {
+			if err := flush(); err != nil {
+				return err
+			}
+			continue
+		}
 		if len(w.extents) == 0 {
 			if zeros == 0 {
 				zeroFrom = w.index
@@ -227,9 +267,20 @@ func (b *backup) carry(ctx context.Context, w window, buf []byte) error {
 		clean = hi
 	}
 	clear(buf[clean:])
-	if err := b.stream.Put(ctx, w.index, buf); err != nil {
+	if err := b.put(ctx, w.index, buf); err != nil {
 		return err
 	}
 	b.opts.progress(w.length)
 	return nil
+}
+
+func (b *backup) put(ctx context.Context, window int64, data []byte) error {
+	if !b.audit {
+		return b.stream.Put(ctx, window, data)
+	}
+	same, err := b.stream.PutCompared(ctx, window, data)
+	if err == nil && !same {
+		b.differs(window)
+	}
+	return err
 }

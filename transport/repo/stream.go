@@ -72,11 +72,39 @@ func (s *Session) alive(ctx context.Context) error {
 // Cutting, naming, looking up, compressing and sealing happen on the caller's
 // goroutine: as many processors work as there are callers. data is not kept.
 func (st *Stream) Put(ctx context.Context, window int64, data []byte) error {
-	if err := st.put(ctx, window, data); err != nil {
+	_, err := st.put(ctx, window, data)
+	if err != nil {
 		st.s.fail(err)
 		return fmt.Errorf("put window %d: %w", window, err)
 	}
 	return nil
+}
+
+// PutCompared is Put, and tells whether the parent holds the same window at that
+// place. Without a parent none is the same.
+func (st *Stream) PutCompared(ctx context.Context, window int64, data []byte) (same bool, err error) {
+	stored, err := st.put(ctx, window, data)
+	if err == nil {
+		same, err = st.inParent(ctx, window, stored)
+	}
+	if err != nil {
+		st.s.fail(err)
+		return false, fmt.Errorf("put window %d: %w", window, err)
+	}
+	return same, nil
+}
+
+// Last is the highest window below another that is not all zeros in the parent; -1:
+// there is none.
+func (st *Stream) Last(ctx context.Context, below int64) (int64, error) {
+	if st.parent == nil {
+		return -1, nil
+	}
+	w, err := st.parent.Last(ctx, below)
+	if err != nil {
+		return -1, fmt.Errorf("look into parent: %w", err)
+	}
+	return w, nil
 }
 
 // Zero takes count windows from first on that are known to be zeros.
@@ -127,12 +155,13 @@ type leafWork struct {
 
 var errWindow = errors.New("window number or length is wrong")
 
-func (st *Stream) put(ctx context.Context, window int64, data []byte) error {
+// put returns the name of the window's leaf, zero for zeros.
+func (st *Stream) put(ctx context.Context, window int64, data []byte) (leaf block.Name, err error) {
 	if err := st.s.alive(ctx); err != nil {
-		return err
+		return leaf, err
 	}
 	if window < 0 || window >= tree.Windows(st.size) || len(data) != tree.WindowLen(st.size, window) {
-		return errWindow
+		return leaf, errWindow
 	}
 	work := st.s.r.leaves.Get().(*leafWork)
 	defer st.s.r.leaves.Put(work)
@@ -141,20 +170,20 @@ func (st *Stream) put(ctx context.Context, window int64, data []byte) error {
 	st.s.count.zero.Add(int64(len(data) - stored))
 	st.s.count.blocks.Add(int64(len(work.entries)))
 	if len(work.entries) == 0 {
-		return st.builder.Set(ctx, window, tree.Ref{})
+		return leaf, st.builder.Set(ctx, window, tree.Ref{})
 	}
 	work.leaf = tree.AppendLeaf(work.leaf[:0], work.entries)
-	leaf := st.s.r.ring.Nodes.Name(work.leaf)
+	leaf = st.s.r.ring.Nodes.Name(work.leaf)
 	same, err := st.inParent(ctx, window, leaf)
 	if err != nil {
-		return err
+		return leaf, err
 	}
 	if same {
 		st.s.count.dedup.Add(int64(stored))
 	} else if err := st.store(ctx, work, leaf, data); err != nil {
-		return err
+		return leaf, err
 	}
-	return st.builder.Set(ctx, window, tree.Ref{Name: leaf, Data: int64(stored)})
+	return leaf, st.builder.Set(ctx, window, tree.Ref{Name: leaf, Data: int64(stored)})
 }
 
 // name cuts a window and names its blocks, and returns their length in all. Each

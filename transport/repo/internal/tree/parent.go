@@ -83,3 +83,29 @@ func (p *Parent) node(ctx context.Context, name block.Name, level int, index int
 	p.nodes[name] = n
 	return n, nil
 }
+
+// Last is the highest window below another that is not all zeros; -1: there is none.
+func (p *Parent) Last(ctx context.Context, below int64) (int64, error) {
+	return p.last(ctx, Ref{p.root.Node, p.root.Data}, p.root.Depth, 0, below)
+}
+
+// last is Last among the windows under one node.
+func (p *Parent) last(ctx context.Context, ref Ref, level int, index, below int64) (int64, error) {
+	if ref.Name.IsZero() || index*span(level) >= below {
+		return -1, nil
+	}
+	if level == 0 {
+		return index, nil
+	}
+	n, err := p.node(ctx, ref.Name, level, index)
+	if err != nil {
+		return 0, err
+	}
+	for i := int64(Fanout) - 1; i >= 0; i-- {
+		w, err := p.last(ctx, n[i], level-1, index*Fanout+i, below)
+		if w >= 0 || err != nil {
+			return w, err
+		}
+	}
+	return -1, nil
+}
