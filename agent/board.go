@@ -104,7 +104,7 @@ func (b *Board) Status() (control.Status, error) {
 			s.VMs = append(s.VMs, control.VMStatus{
 				VM: vm, Group: g.Name, LastStart: last.Start, LastSuccess: last.Success,
 				LastError: last.Error, LastPoint: last.Point, LastLevel: last.Level,
-				LastWarned: last.Warned, LastWarnings: last.Warnings, Next: due[g.Name], Running: now,
+				LastWarned: last.Warned, LastWarnings: last.Warnings, LastTracking: last.Tracking, Next: due[g.Name], Running: now,
 			})
 		}
 	}

@@ -40,7 +40,7 @@ func (b *backup) read(ctx context.Context) (repo.Point, error) {
 	if err != nil {
 		return point, because(watched, err)
 	}
-	b.step(StepRead, "")
+	b.step(StepRead, tracked(point))
 	return point, nil
 }
 
@@ -142,12 +142,22 @@ func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Poin
 		return repo.Disk{}, 0, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	stored, err := transport.Backup(ctx, b.session, src, rootOf(parent, d), transport.Options{Workers: b.Workers, Progress: progress})
+	before := diskOf(parent, d)
+	changes, err := b.changes(ctx, d, before)
+	if err != nil {
+		return repo.Disk{}, 0, err
+	}
+	o := transport.Options{Workers: b.Workers, Progress: progress, Changes: changes.Since, Audit: b.audits(before)}
+	var root *repo.Root
+	if before != nil {
+		root = &before.Root
+	}
+	stored, err := transport.Backup(ctx, b.session, src, root, o)
 	if err != nil {
 		return repo.Disk{}, 0, err
 	}
 	d.Size = src.Size()
-	return repo.Disk{Disk: d, Root: stored.Root}, stored.Read, nil
+	return repo.Disk{Disk: d, Root: stored.Root, Tracking: b.tracking(changes, before, stored, o.Audit)}, stored.Read, nil
 }
 
 // parent is the VM's point before, or the zero Point. Damaged ones are passed
@@ -164,12 +174,12 @@ func (b *backup) parent() repo.Point {
 	return p
 }
 
-// rootOf is the map of the same disk in the point before. A disk that changed its
-// size starts anew; its blocks are found by name all the same.
-func rootOf(p repo.Point, d snapshot.Disk) *repo.Root {
+// diskOf is the same disk in the point before, or nil. A disk that changed its size
+// starts anew; its blocks are found by name all the same.
+func diskOf(p repo.Point, d snapshot.Disk) *repo.Disk {
 	for i := range p.Disks {
 		if p.Disks[i].Name == d.Name && p.Disks[i].Root.Size == d.Size {
-			return &p.Disks[i].Root
+			return &p.Disks[i]
 		}
 	}
 	return nil

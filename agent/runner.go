@@ -36,6 +36,8 @@ type Job struct {
 	// DeadMan makes the guard in a process of its own that thaws or resumes the guest if this
 	// one dies. Nil: none.
 	DeadMan func(snapshot.Plan) quiesce.Guard
+	// Tracking says how far the run relies on what the host knows of changes.
+	Tracking Tracking
 }
 
 // Runner backs up VMs and repairs what an interrupted run left. Its methods are
@@ -108,6 +110,9 @@ func (b *backup) do(ctx context.Context) (err error) {
 		return fmt.Errorf("begin session: %w", Interrupted(ctx, err))
 	}
 	defer func() { err = errors.Join(err, b.session.Close()) }()
+	if err := b.track(ctx); err != nil {
+		return Interrupted(ctx, err)
+	}
 
 	b.entry = journal.Entry{Run: b.run, VM: b.job.Name, Plan: b.plan, Started: b.result.Started}
 	if err := b.Journal.Write(b.entry); err != nil {
@@ -123,10 +128,11 @@ func (b *backup) do(ctx context.Context) (err error) {
 		// merge must be tried again later.
 		readErr = b.commit(ctx, point)
 	}
+	b.settle(ctx, mergeErr == nil)
 	if readErr != nil && b.held != nil {
 		b.abort(ctx)
 	}
-	return errors.Join(Interrupted(ctx, readErr), mergeErr, b.forget(mergeErr))
+	return errors.Join(Interrupted(ctx, readErr), mergeErr, b.forget(mergeErr), b.proven())
 }
 
 // snapshotAndRead freezes the VM's disks and stores them; the frozen disks are
@@ -205,6 +211,7 @@ func (b *backup) finish(err error) (Result, error) {
 	if res.Point != "" {
 		res.Level = b.result.Point.Quiesce.Level.String()
 		res.Warned, res.Warnings = len(b.result.Warnings), b.result.Warnings
+		res.Tracking = tracked(b.result.Point)
 	}
 	return b.end(errors.Join(err, b.record(b.job.Name, res, err)))
 }

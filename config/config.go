@@ -130,6 +130,14 @@ type Group struct {
 	MountPoints []string
 	Keep        retention.Keep // zero: everything is kept
 	CatchUp     bool           // a run missed while the agent was off is made up for
+
+	Tracking Tracking
+}
+
+// Tracking is whether runs read only what changed on the disks, where that is known.
+type Tracking struct {
+	Enabled bool
+	Audit   time.Duration // how long disks go without being read whole; 0: for ever
 }
 
 // Repository finds a repository by name.

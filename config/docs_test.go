@@ -47,7 +47,7 @@ func TestReference(t *testing.T) {
 		"object_lock", "mode", "days",
 		"hosts", "qemu", "images", "vms", "name", "qmp", "guest_agent", "disks", "path", "format",
 		"groups", "repository", "schedule", "consistency", "ladder", "floor", "window",
-		"keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",
+		"tracking", "enabled", "audit", "keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",
 		"agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter",
 		"plugins", "sha256", "grants", "args", "env", "user", "writers",
 		"mount_points", "retry", "attempts", "delay", "until", "scripts", "where", "freeze", "thaw", "limit", "tier",

@@ -14,6 +14,9 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
+// maxAudit bounds how long disks go without an audit, where there are any.
+const maxAudit = 366 * 24 * time.Hour
+
 // manual is the schedule of a group that runs only when asked to.
 const manual = "manual"
 
@@ -28,8 +31,8 @@ type groups struct {
 
 func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	what := fmt.Sprintf("group %s", quote(name))
-	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up")
-	g := Group{Name: name, Policy: defaultPolicy()}
+	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up", "tracking")
+	g := Group{Name: name, Policy: defaultPolicy(), Tracking: Tracking{Enabled: true}}
 	if !s.ok {
 		return g
 	}
@@ -46,6 +49,9 @@ func (p *groups) group(name string, n *yaml.Node, line int) Group {
 		g.Keep = p.keep(n, s.line("keep"), s.of("keep"))
 	}
 	g.CatchUp = s.boolean("catch_up", true)
+	if n, ok := s.get("tracking"); ok {
+		g.Tracking = p.tracking(n, s.line("tracking"), s.of("tracking"))
+	}
 	p.overlap(g, line)
 	return g
 }
@@ -228,6 +234,15 @@ func (p *parser) keep(n *yaml.Node, line int, what string) retention.Keep {
 		p.problem(line, what+" keeps nothing", "write such as {last: 3, daily: 14}, or remove keep to keep everything")
 	}
 	return k
+}
+
+func (p *parser) tracking(n *yaml.Node, line int, what string) Tracking {
+	s := p.section(n, line, what, "enabled", "audit")
+	t := Tracking{Enabled: s.boolean("enabled", true), Audit: s.duration("audit", time.Hour, maxAudit, 0)}
+	if _, audited := s.get("audit"); audited && !t.Enabled {
+		p.problem(s.line("audit"), s.of("audit")+" is of no use while enabled is false: every run reads all", "remove one of the two")
+	}
+	return t
 }
 
 // overlap refuses two groups that would judge the same restore points by

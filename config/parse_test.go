@@ -40,6 +40,7 @@ groups:
     mount_points: [/, /srv]
     keep: {last: 3, daily: 14, weekly: 8, monthly: 12, yearly: 2}
     catch_up: false
+    tracking: {enabled: true, audit: 720h}
   offsite:
     vms: [lab/w*, old]
     repository: offsite
@@ -127,7 +128,8 @@ func TestParseEveryKey(t *testing.T) {
 					Floor:  quiesce.LevelFilesystem, Window: 20 * time.Second,
 					Retry: quiesce.Retry{Attempts: 5, Delay: 30 * time.Second, Until: 10 * time.Minute},
 				},
-				Keep: retention.Keep{Last: 3, Daily: 14, Weekly: 8, Monthly: 12, Yearly: 2},
+				Keep:     retention.Keep{Last: 3, Daily: 14, Weekly: 8, Monthly: 12, Yearly: 2},
+				Tracking: config.Tracking{Enabled: true, Audit: 720 * time.Hour},
 			},
 			{
 				Writers: []string{"app", "filesystem", "mongo", "redis", "storage"},
@@ -137,7 +139,8 @@ func TestParseEveryKey(t *testing.T) {
 					Ladder: []quiesce.Level{quiesce.LevelFilesystem, quiesce.LevelCrash},
 					Floor:  quiesce.LevelCrash, Window: quiesce.DefaultWindow, Retry: quiesce.DefaultRetry(),
 				},
-				CatchUp: true,
+				CatchUp:  true,
+				Tracking: config.Tracking{Enabled: true},
 			},
 		},
 	}

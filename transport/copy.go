@@ -35,6 +35,7 @@ func Copy(ctx context.Context, from, to *repo.Repository, p repo.Point, earlier 
 	next.Disks = make([]repo.Disk, len(p.Disks))
 	for i, d := range p.Disks {
 		next.Disks[i] = d
+		next.Disks[i].Tracking = repo.Tracking{} // it is of the other repository
 		if next.Disks[i].Root, err = c.stream(ctx, "disk "+d.Name, d.Root); err != nil {
 			return repo.Point{}, fmt.Errorf("copy disk %s: %w", d.Name, err)
 		}

@@ -46,8 +46,10 @@ type VMStatus struct {
 	LastLevel   string    `json:"last_level,omitempty"` // of the last point
 	// LastWarned is how many warnings came with the last point, LastWarnings the
 	// first of them.
-	LastWarned   int       `json:"last_warned,omitempty"`
-	LastWarnings []string  `json:"last_warnings,omitempty"`
+	LastWarned   int      `json:"last_warned,omitempty"`
+	LastWarnings []string `json:"last_warnings,omitempty"`
+	// LastTracking says what was read for the last point, and why.
+	LastTracking string    `json:"last_tracking,omitempty"`
 	Next         time.Time `json:"next,omitzero"`
 	Running      bool      `json:"running"`
 }

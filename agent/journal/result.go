@@ -29,6 +29,8 @@ type Result struct {
 	Level    string   `json:"level,omitempty"`
 	Warned   int      `json:"warned,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
+	// Tracking says what was read of the disks, and why.
+	Tracking string `json:"tracking,omitempty"`
 }
 
 // stored is a Result with the VM that it is about.
@@ -52,8 +54,9 @@ func (j *Journal) Record(vm string, r Result) error {
 	}
 	if r.Point == "" {
 		r.Point, r.Level, r.Warned, r.Warnings = before.Point, before.Level, before.Warned, before.Warnings
+		r.Tracking = before.Tracking
 	}
-	r.Error = cut(r.Error, maxMessage)
+	r.Error, r.Tracking = cut(r.Error, maxMessage), cut(r.Tracking, maxMessage)
 	r.Warnings = slices.Clone(r.Warnings[:min(len(r.Warnings), maxWarnings)])
 	for i, w := range r.Warnings {
 		r.Warnings[i] = cut(w, maxWarning)

@@ -176,9 +176,14 @@ func (in *invocation) openGroup(ctx context.Context, cfg *config.Config, hosts m
 		jobs = append(jobs, agent.Job{
 			Name: name, VM: vm, Host: host, Repository: repository.Repository,
 			Policy: g.Policy, Writers: in.writers(cfg, g), DeadMan: in.deadMan(cfg, name),
+			Tracking: tracking(g),
 		})
 	}
 	return jobs, repository.Close, nil
+}
+
+func tracking(g config.Group) agent.Tracking {
+	return agent.Tracking{Off: !g.Tracking.Enabled, Every: g.Tracking.Audit}
 }
 
 // resolver finds a VM of the configuration by its journal name. A name without a

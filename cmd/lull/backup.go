@@ -14,6 +14,7 @@ import (
 
 func (in *invocation) backupCommand() *cobra.Command {
 	var loose looseFlags
+	var audit bool
 	cmd := in.addRepositoryFlags(&cobra.Command{
 		Use:   "backup {VM... | --image PATH}",
 		Short: "Back up virtual machines now",
@@ -24,19 +25,20 @@ func (in *invocation) backupCommand() *cobra.Command {
 			"  lull backup --repo /srv/backup --image /srv/old/disk.qcow2 --name old",
 		Args:              argCount(0, -1, ""),
 		ValidArgsFunction: in.completeVMs,
-		RunE:              in.run(func(cmd *cobra.Command, args []string) error { return in.backup(cmd.Context(), args, loose) }),
+		RunE:              in.run(func(cmd *cobra.Command, args []string) error { return in.backup(cmd.Context(), args, loose, audit) }),
 	})
 	f := cmd.Flags()
 	f.StringArrayVar(&loose.images, "image", nil, "disk image `PATH` to back up; again for each further disk of the VM")
 	f.StringVar(&loose.format, "format", "", "`FORMAT` of the images, raw or qcow2 (default: raw, but qcow2 for names that end in .qcow2 or .qcow)")
 	f.StringVar(&in.flags.compression, "compression", "", "compress `HARD`: auto, fast or best (default: the configuration's, else auto)")
+	f.BoolVar(&audit, "audit-tracking", false, "read all of the disks, and compare what is said to be unchanged with the restore point before")
 	f.StringVar(&loose.name, "name", "", "`NAME` of the VM (default: the first image's file name without its ending)")
 	return cmd
 }
 
 // backup backs up one VM after the other. One that fails does not keep the rest
 // from being backed up; the worst exit code counts.
-func (in *invocation) backup(ctx context.Context, args []string, loose looseFlags) error {
+func (in *invocation) backup(ctx context.Context, args []string, loose looseFlags, audit bool) error {
 	jobs, err := in.backupJobs(args, loose)
 	if err != nil {
 		return err
@@ -49,6 +51,7 @@ func (in *invocation) backup(ctx context.Context, args []string, loose looseFlag
 			in.failVM(job.name, fmt.Errorf("back up %s: not begun: %w", job.name, agent.Interrupted(ctx, ctx.Err())))
 			continue
 		}
+		job.tracking.Audit = audit
 		res, err := in.backupOne(ctx, job, repositories)
 		in.failVM(job.name, err)
 		if err == nil && len(res.Warnings) > 0 {
@@ -80,6 +83,7 @@ func (in *invocation) backupOne(ctx context.Context, job vmJob, repositories *sh
 	return runner.Backup(ctx, agent.Job{
 		Name: job.name, VM: job.vm, Host: job.host, Repository: repository.Repository,
 		Policy: job.policy, Writers: job.writers, DeadMan: in.deadMan(job.target.config, job.name),
+		Tracking: job.tracking,
 	})
 }
 

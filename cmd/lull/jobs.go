@@ -28,6 +28,8 @@ type vmJob struct {
 	policy  quiesce.Policy
 	writers agent.Writers // nil: none
 	target  target
+
+	tracking agent.Tracking
 }
 
 // backupJobs turns the arguments of `lull backup` into jobs.
@@ -111,6 +113,7 @@ func (in *invocation) configuredJob(cfg *config.Config, hosts map[string]snapsho
 	}
 	if grouped {
 		job.policy, job.writers = group.Policy, in.writers(cfg, group)
+		job.tracking = tracking(group)
 	}
 	return job, err
 }

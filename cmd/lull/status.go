@@ -70,7 +70,7 @@ func (in *invocation) recordedStatus(cfg *config.Config, now time.Time) (control
 			s.VMs = append(s.VMs, control.VMStatus{
 				VM: vm, Group: g.Name, LastStart: last.Start, LastSuccess: last.Success,
 				LastError: last.Error, LastPoint: last.Point, LastLevel: last.Level,
-				LastWarned: last.Warned, LastWarnings: last.Warnings, Next: g.Schedule.Next(now),
+				LastWarned: last.Warned, LastWarnings: last.Warnings, LastTracking: last.Tracking, Next: g.Schedule.Next(now),
 			})
 		}
 	}
@@ -129,10 +129,27 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 	if err := vmStatusTable(res.VMs).write(in.Stdout); err != nil {
 		return err
 	}
-	if warnings := warningTable(res.VMs); len(warnings.rows) > 1 {
-		return warnings.write(in.Stdout)
+	for _, t := range []*table{warningTable(res.VMs), trackingTable(res.VMs)} {
+		if len(t.rows) > 1 {
+			if err := t.write(in.Stdout); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// trackingTable says what was read of the VMs whose hosts track changes.
+func trackingTable(vms []control.VMStatus) *table {
+	t := newTable("READ", "FOR THE LAST POINT")
+	seen := map[string]bool{}
+	for _, v := range vms {
+		if v.LastTracking != "" && !seen[v.VM] {
+			t.add(v.VM, v.LastTracking)
+		}
+		seen[v.VM] = true
+	}
+	return t
 }
 
 func repairTable(list []control.RepairStatus) *table {

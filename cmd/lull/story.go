@@ -74,6 +74,12 @@ func (s *story) tell(e agent.Event) {
 		text = "disks are frozen"
 	case agent.StepThawed:
 		text = "the guest goes on"
+	case agent.StepRead:
+		if e.Message == "" {
+			return
+		}
+		s.endBar(true)
+		text = e.Message
 	case agent.StepMerging:
 		s.endBar(true)
 		return

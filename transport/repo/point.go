@@ -121,7 +121,25 @@ func (p *Point) roots() iter.Seq[Root] {
 // Disk is one disk of a point.
 type Disk struct {
 	snapshot.Disk
-	Root Root `json:"root"`
+	Root     Root     `json:"root"`
+	Tracking Tracking `json:"tracking,omitzero"`
+}
+
+// Tracking is how it was known what to read of a disk, and will be the next time.
+type Tracking struct {
+	// Record is what the host calls that which says what changes from this point on;
+	// empty: nothing does.
+	Record string `json:"record,omitempty"`
+	// Used: only what the record of the point before said to have changed was read,
+	// Changed bytes of it; the rest is as in the point before.
+	Used    bool   `json:"used,omitempty"`
+	Changed int64  `json:"changed,omitempty"`
+	Reason  string `json:"reason,omitempty"` // why all was read
+	// Untrue is how many bytes differ from the point before although the record said
+	// otherwise. This point is right all the same.
+	Untrue int64 `json:"untrue,omitempty"`
+	// Whole is when the disk was last read whole, at this point or one before.
+	Whole time.Time `json:"whole,omitzero"`
 }
 
 // File is one small file of a point, such as the NVRAM.
