@@ -80,6 +80,10 @@ func (b *backup) changes(ctx context.Context, d snapshot.Disk, before *repo.Disk
 	switch since := b.plan.Disks[i].Track.Since; {
 	case before == nil && len(b.parent().Disks) == 0:
 		c.Since, c.Reason = nil, "it is the first restore point"
+	case !b.ownParent():
+		// Who can put a point of this VM into the repository could make it say that
+		// anything is unchanged.
+		c.Since, c.Reason = nil, "the restore point before was made with another key"
 	case before == nil:
 		c.Since, c.Reason = nil, "it is new, or of another size than in the restore point before"
 	case c.Since != nil && (since == "" || since != before.Tracking.Record):
@@ -89,6 +93,12 @@ func (b *backup) changes(ctx context.Context, d snapshot.Disk, before *repo.Disk
 		c.Reason = "nothing recorded what changed since the restore point before"
 	}
 	return c, nil
+}
+
+// ownParent tells whether the point before was made with this host's key.
+func (b *backup) ownParent() bool {
+	by := b.parent().SignedBy
+	return by == "" || by == b.job.Repository.Label()
 }
 
 // audits tells whether a disk is to be read whole to prove its record.
