@@ -165,6 +165,9 @@ func (in *invocation) showProblems(report repo.CheckReport) error {
 		_, err := fmt.Fprintf(in.Stdout, "\nrepaired: %s taken out, %s (%s) saved from them, %s listed again, %s written, %s removed\n",
 			count(r.Packs, "damaged pack"), count(int(r.Blocks), "block"), size(r.Bytes), count(r.Listed, "pack"),
 			count(r.Indexes, "index object"), count(len(r.Removed), "object"))
+		if err == nil && r.Decision > 0 {
+			_, err = fmt.Fprintln(in.Stdout, "what prune had decided could not be read: decided anew")
+		}
 		return err
 	}
 	return nil

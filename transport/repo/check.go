@@ -205,9 +205,11 @@ func (c *checker) listIndexes(ctx context.Context) error {
 	}
 	m := new(marks)
 	if c.r.ring.Format().Signed() {
-		// A mark that cannot be read is found among the small objects.
-		if m, err = c.r.readableMarks(ctx); err != nil {
-			return err
+		if m, err = c.r.readMarks(ctx, c.r.store, nil); err != nil {
+			m = &marks{unread: true}
+			if err := c.problem(markPrefix, err); err != nil {
+				return err
+			}
 		}
 	}
 	c.indexes = slices.DeleteFunc(all, func(i blob.Info) bool { return !m.counts(i.Name) })

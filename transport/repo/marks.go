@@ -154,22 +154,30 @@ func isMaintenance(object string) bool { return strings.HasPrefix(object, indexP
 // readMarks reads what maintenance says; known is what was read before and spares
 // reading it again.
 func (r *Repository) readMarks(ctx context.Context, store blob.Store, known *marks) (*marks, error) {
+	l, err := r.listMarks(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	m, err := l.read(ctx, known)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (r *Repository) listMarks(ctx context.Context, store blob.Store) (*markList, error) {
 	infos, err := list(ctx, store, markPrefix)
 	if err != nil {
 		return nil, err
 	}
-	l := markList{r: r, store: store, infos: map[string]blob.Info{}}
-	var top uint64
+	l := &markList{r: r, store: store, infos: map[string]blob.Info{}}
 	for _, i := range infos {
 		l.infos[i.Name] = i
 		if n, _, ok := cutMark(i.Name); ok {
-			top = max(top, n)
+			l.top = max(l.top, n)
 		}
 	}
-	if top == 0 {
-		return &marks{}, nil
-	}
-	return l.read(ctx, top, known)
+	return l, nil
 }
 
 // markList finds marks by name: what is not in the list may be there all the same,
@@ -178,6 +186,7 @@ type markList struct {
 	r     *Repository
 	store blob.Store
 	infos map[string]blob.Info
+	top   uint64 // the greatest number; 0: none
 }
 
 func (l *markList) find(ctx context.Context, object string) (blob.Info, bool, error) {
@@ -191,33 +200,33 @@ func (l *markList) find(ctx context.Context, object string) (blob.Info, bool, er
 	return i, err == nil, err
 }
 
-func (l *markList) read(ctx context.Context, top uint64, known *marks) (*marks, error) {
-	m := &marks{done: top}
-	info, done, err := l.find(ctx, markObject(top)+markDone)
+// read reads the newest decision, then the open mark. What it returns beside an error of
+// the open mark alone is what there is without.
+func (l *markList) read(ctx context.Context, known *marks) (*marks, error) {
+	m := &marks{done: l.top}
+	if l.top == 0 {
+		return m, nil
+	}
+	info, done, err := l.find(ctx, markObject(l.top)+markDone)
 	if err != nil {
 		return nil, err
 	}
-	if !done {
-		open, err := l.open(ctx, top, known)
-		if err != nil {
-			return nil, err
-		}
-		m.open, m.done = open, top-1
-		if m.done == 0 {
-			return m, nil
-		}
+	if done {
+		return l.decided(ctx, info, m, known)
+	}
+	if m.done = l.top - 1; m.done > 0 {
 		if info, done, err = l.find(ctx, markObject(m.done)+markDone); err != nil {
 			return nil, err
 		}
 		if !done {
 			return nil, objectErr(markObject(m.done)+markDone, fmt.Errorf("%w: missing", wire.ErrDamaged))
 		}
+		if m, err = l.decided(ctx, info, m, known); err != nil {
+			return nil, err
+		}
 	}
-	if known != nil && known.done == m.done {
-		m.last, m.valid, m.drop = known.last, known.valid, known.drop
-		return m, nil
-	}
-	return m, l.decision(ctx, info, m)
+	m.open, err = l.open(ctx, l.top, known)
+	return m, err
 }
 
 func (l *markList) open(ctx context.Context, n uint64, known *marks) (*mark, error) {
@@ -249,13 +258,18 @@ func (l *markList) open(ctx context.Context, n uint64, known *marks) (*mark, err
 	return m, nil
 }
 
-func (l *markList) decision(ctx context.Context, info blob.Info, m *marks) error {
+// decided puts the newest decision into m.
+func (l *markList) decided(ctx context.Context, info blob.Info, m, known *marks) (*marks, error) {
+	if known != nil && known.last != nil && known.done == m.done {
+		m.last, m.valid, m.drop = known.last, known.valid, known.drop
+		return m, nil
+	}
 	m.last = new(decision)
 	if err := l.r.readJSON(ctx, l.store, wire.Mark, info, maxMark, m.last); err != nil {
-		return err
+		return nil, err
 	}
 	if m.last.Number != m.done || len(m.last.Packs)%32 != 0 {
-		return objectErr(info.Name, fmt.Errorf("%w: decision %d", wire.ErrDamaged, m.last.Number))
+		return nil, objectErr(info.Name, fmt.Errorf("%w: decision %d", wire.ErrDamaged, m.last.Number))
 	}
 	m.valid, m.drop = map[string]bool{}, map[string]bool{}
 	for _, object := range m.last.Index {
@@ -264,7 +278,7 @@ func (l *markList) decision(ctx context.Context, info blob.Info, m *marks) error
 	for _, object := range m.last.Drop {
 		m.drop[object] = true
 	}
-	return nil
+	return m, nil
 }
 
 // known is what a repository last read of marks, and how far the index has followed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/zeebo/blake3"
 
@@ -35,6 +36,8 @@ func (e *objectError) Hint() string {
 		return "find out who can write to the store, see docs/threat-model.md"
 	case errors.Is(e.err, ErrOmitted):
 		return "find out who can delete from the store, see docs/threat-model.md"
+	case strings.HasPrefix(e.object, markPrefix):
+		return "lull check --repair makes a new decision in its place"
 	case point:
 		return "get it back from a copy of the store, or give it up with lull forget --damaged " + id
 	}

@@ -20,6 +20,9 @@ type Repaired struct {
 	Listed  int      `json:"listed"`  // packs that no index object listed any more
 	Indexes int      `json:"indexes"` // index objects that were written
 	Removed []string `json:"removed"` // objects
+	// Decision is the number of what was decided in place of what maintenance has said and
+	// nobody can read any more; 0: none was needed.
+	Decision uint64 `json:"decision,omitempty"`
 	// Kept are damaged objects that the store would not delete, or that hold disk data
 	// that a key without the role restore cannot save.
 	Kept []string `json:"kept,omitempty"`
@@ -48,7 +51,11 @@ const repairVM = "\x00repair"
 func (c *checker) repairAll(ctx context.Context, report CheckReport) (CheckReport, error) {
 	p := &repairer{c: c, bad: map[[32]byte]*packState{}}
 	p.report.Removed = []string{}
-	if err := p.run(ctx); err != nil {
+	err := p.run(ctx)
+	if err == nil {
+		p.report.Decision, err = c.r.mendMarks(ctx)
+	}
+	if err != nil {
 		return report, fmt.Errorf("repair: %w", err)
 	}
 	after, err := c.r.Check(ctx, CheckOptions{})
