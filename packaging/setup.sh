@@ -72,6 +72,28 @@ download_guest() {
     rmdir "$partial"
 }
 
+# The databases of the test guests: what apt would install for them on an empty
+# system, but for what only installs and configures, Perl, and PostgreSQL's LLVM.
+database_roots=(postgresql-15 mariadb-server-core mariadb-client-core qemu-guest-agent util-linux coreutils dash)
+not_needed='perl|libperl|.*-perl$|libdb5|libgdbm|libllvm|libz3|gcc-.*-base|dpkg$|tar$|usrmerge|init-system-helpers|sysvinit-utils|debconf|passwd|adduser|lsb-base|netbase|ssl-cert|sensible-utils|ucf$|postgresql-(client-)?common|mariadb-common|mysql-common|locales|libc-l10n|libc-bin|openssl|readline-common|libsemanage|libsepol|libpam-modules|.*-common$|util-linux-extra|tzdata'
+
+download_databases() {
+    local dir=.cache/guest/databases partial packages
+    [ "$(cat "$dir/roots" 2>/dev/null)" != "${database_roots[*]}" ] || return 0
+    update_lists_once
+    packages=$(apt-get -s -o Dir::State::status=/dev/null --no-install-recommends install "${database_roots[@]}" |
+        awk '/^Inst / {print $2}' | sort -u | grep -Ev "^($not_needed)")
+    mkdir -p .cache/guest
+    partial=$(mktemp -d .cache/guest/partial.XXXXXX)
+    chmod 755 "$partial"
+    say "downloading PostgreSQL and MariaDB for the test guests"
+    # shellcheck disable=SC2086 # names of packages have no spaces
+    (cd "$partial" && apt-get -qq -o APT::Sandbox::User=root download $packages)
+    echo "${database_roots[*]}" >"$partial/roots"
+    rm -rf "$dir"
+    mv -T "$partial" "$dir"
+}
+
 build_s3_server() {
     [ ! -x .cache/bin/versitygw ] || return 0
     mkdir -p .cache/bin
@@ -85,6 +107,7 @@ setup_part() {
     guest)
         install_missing "${guest_packages[@]}"
         download_guest
+        download_databases
         ;;
     s3)
         install_missing "${s3_packages[@]}"

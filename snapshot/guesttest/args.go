@@ -45,7 +45,14 @@ func (g *Guest) arguments() []string {
 
 // kernelArguments: the first half saves about two seconds of an emulated boot.
 func (g *Guest) kernelArguments() string {
-	s := fmt.Sprintf("mitigations=off nokaslr no_timer_check quiet console=ttyS0 lull.disks=%d", len(g.Disks))
+	disks := len(g.Disks)
+	if g.options.System != "" {
+		disks--
+	}
+	s := fmt.Sprintf("mitigations=off nokaslr no_timer_check quiet console=ttyS0 lull.disks=%d", disks)
+	if g.options.System != "" {
+		s += " lull.system"
+	}
 	if g.options.Pause > 0 {
 		s += " lull.record=" + g.options.Pause.String()
 	}

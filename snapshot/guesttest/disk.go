@@ -14,6 +14,9 @@ import (
 
 // makeDisk creates a disk image with an empty, labelled ext4 file system.
 func makeDisk(ctx context.Context, path, label string, d Disk) error {
+	if d.Backing != "" {
+		return tool(ctx, "qemu-utils", "qemu-img", "create", "-q", "-f", "qcow2", "-b", d.Backing, "-F", "raw", path)
+	}
 	raw := path
 	if d.Format != snapshot.FormatRaw {
 		raw = path + ".raw"

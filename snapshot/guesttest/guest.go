@@ -56,7 +56,7 @@ func Create(ctx context.Context, image Image, dir string, o Options) (*Guest, er
 		path := d.Path
 		if path == "" {
 			path = in(fmt.Sprintf("disk%d.%s", i, d.Format))
-			if err := makeDisk(ctx, path, fmt.Sprintf("data%d", i), d); err != nil {
+			if err := makeDisk(ctx, path, o.label(i), d); err != nil {
 				return nil, err
 			}
 		}

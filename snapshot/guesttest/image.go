@@ -207,15 +207,18 @@ type rootFile struct {
 	data []byte
 }
 
-func rootFiles() []rootFile {
+func rootFiles() []rootFile { return embedded(rootfs, "rootfs") }
+
+// embedded are the files below a folder, by their path in it.
+func embedded(from embed.FS, top string) []rootFile {
 	var files []rootFile
 	// An embedded folder has no errors to return.
-	_ = fs.WalkDir(rootfs, "rootfs", func(path string, d fs.DirEntry, err error) error {
+	_ = fs.WalkDir(from, top, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := rootfs.ReadFile(path)
-		files = append(files, rootFile{name: strings.TrimPrefix(path, "rootfs/"), data: data})
+		data, err := from.ReadFile(path)
+		files = append(files, rootFile{name: strings.TrimPrefix(path, top+"/"), data: data})
 		return err
 	})
 	return files

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/lull-backup/lull/snapshot/guesttest/record"
 )
@@ -123,4 +125,34 @@ func (g *Guest) Logs() string {
 		fmt.Fprintf(&b, "--- %s\n%s\n", filepath.Base(path), log[max(0, len(log)-maxLogTail):])
 	}
 	return b.String()
+}
+
+// Programs that ask the databases of a guest a question in SQL, as who owns them.
+const (
+	psql    = `exec setpriv --reuid postgres --regid postgres --init-groups /usr/lib/postgresql/15/bin/psql -XAtq -v ON_ERROR_STOP=1 -h /run/postgresql -d "$1" -c "$2"`
+	mariadb = `exec mariadb --batch --skip-column-names -u root -e "$1"`
+)
+
+// Postgres runs SQL in a database of a guest with databases.
+func Postgres(ctx context.Context, agent, database, sql string) (string, error) {
+	out, err := Exec(ctx, agent, "/bin/sh", "-c", psql, "psql", database, sql)
+	return strings.TrimSpace(string(out)), err
+}
+
+// MariaDB runs SQL in a guest with databases.
+func MariaDB(ctx context.Context, agent, sql string) (string, error) {
+	out, err := Exec(ctx, agent, "/bin/sh", "-c", mariadb, "mariadb", sql)
+	return strings.TrimSpace(string(out)), err
+}
+
+// DatabasesReady asks both databases behind an agent's socket for a sign of life.
+func DatabasesReady(ctx context.Context, agent string) error {
+	_, pgErr := Postgres(ctx, agent, "postgres", "SELECT 1")
+	_, myErr := MariaDB(ctx, agent, "SELECT 1")
+	return errors.Join(pgErr, myErr)
+}
+
+// WaitDatabases waits until both databases answer.
+func (g *Guest) WaitDatabases(ctx context.Context) error {
+	return g.poll(ctx, "the databases", func(ctx context.Context) error { return DatabasesReady(ctx, g.Side) })
 }

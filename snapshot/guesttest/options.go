@@ -35,6 +35,11 @@ type Options struct {
 	UEFI   bool          // OVMF with an NVRAM file, instead of the BIOS
 	Pause  time.Duration // between two records; 5 ms; negative: no recorder
 	Args   []string      // more arguments for QEMU
+	// System is a raw image with a file system labelled "system", which the
+	// agents and the recorder live in instead of the initramfs; the guest gets an
+	// overlay over it as its first disk, mounted read-only. Its /etc/rc runs at the
+	// end of the boot, its /sbin/shutdown is the orderly end.
+	System string
 }
 
 // Disk of a guest. The zero value is useful.
@@ -47,9 +52,14 @@ type Disk struct {
 	Content string
 	// Path is an image that exists already, to be used instead of a new one.
 	Path string
+	// Backing is a raw image below a new qcow2 one.
+	Backing string
 }
 
 const (
+	systemLabel = "system"
+	systemSize  = 256 << 20
+
 	defaultMemory   = 256 << 20
 	defaultDiskSize = 128 << 20
 	defaultPause    = 5 * time.Millisecond
@@ -64,6 +74,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Disks == nil {
 		o.Disks = make([]Disk, 2)
 	}
+	if o.System != "" {
+		o.Disks = append([]Disk{{Backing: o.System}}, o.Disks...)
+	}
 	for i := range o.Disks {
 		d := &o.Disks[i]
 		d.Format = cmp.Or(d.Format, snapshot.FormatQcow2)
@@ -77,6 +90,14 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
+// label of the file system on disk i.
+func (o Options) label(i int) string {
+	if o.System != "" {
+		i--
+	}
+	return fmt.Sprintf("data%d", i)
+}
+
 func (d *Disk) check() error {
 	switch {
 	case d.Format != snapshot.FormatRaw && d.Format != snapshot.FormatQcow2:
@@ -85,6 +106,8 @@ func (d *Disk) check() error {
 		return fmt.Errorf("unknown bus %q", d.Bus)
 	case d.Style != StyleBlockdev && d.Style != StyleDrive && d.Style != StyleLegacy:
 		return fmt.Errorf("unknown style %q", d.Style)
+	case d.Backing != "" && d.Format != snapshot.FormatQcow2:
+		return errors.New("only qcow2 has a backing file")
 	case d.Style == StyleLegacy && d.Bus != VirtioBlk:
 		return errors.New("style legacy is for virtio-blk only")
 	}

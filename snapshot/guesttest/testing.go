@@ -57,3 +57,30 @@ func NewStopped(t testing.TB, o Options) *Guest {
 	})
 	return g
 }
+
+// DatabaseOptions are those of a guest in which PostgreSQL and MariaDB run: both
+// are started at the end of the boot. Guests share the images below their disks.
+func DatabaseOptions(t testing.TB) Options {
+	t.Helper()
+	d := BuiltDatabases(t)
+	return Options{
+		Name: "db", System: d.System, Memory: 512 << 20, Pause: -1,
+		Disks: []Disk{{Backing: d.Disks[0]}, {Backing: d.Disks[1]}},
+	}
+}
+
+// BuiltDatabases is BuildDatabases for a test.
+func BuiltDatabases(t testing.TB) Databases {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
+	defer cancel()
+	cache, err := CacheDir(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := BuildDatabases(ctx, cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
