@@ -34,8 +34,17 @@ func Grants() []string { return []string{"info", "exec", "read-file", "write-fil
 // FilesystemWriter freezes the guest's file systems.
 const FilesystemWriter = "filesystem"
 
+// Writers of databases, which are looked for in the guest.
+const (
+	PostgreSQLWriter = "postgresql"
+	MariaDBWriter    = "mariadb"
+)
+
 // BuiltinWriters are the names of the writers that come with lull.
-func BuiltinWriters() []string { return []string{FilesystemWriter} }
+func BuiltinWriters() []string { return append([]string{FilesystemWriter}, DatabaseWriters()...) }
+
+// DatabaseWriters are those of them that look for a database in the guest.
+func DatabaseWriters() []string { return []string{PostgreSQLWriter} }
 
 func (p *parser) plugin(dir string) func(name string, n *yaml.Node, line int) Plugin {
 	return func(name string, n *yaml.Node, line int) Plugin {

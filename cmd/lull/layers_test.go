@@ -44,7 +44,8 @@ func layers() []layer {
 
 		{"plugins", "quiesce snapshot plugins/proto"},
 		{"plugins/sdk", "quiesce snapshot plugins/proto"},
-		{"plugins/writers/*", "quiesce snapshot plugins/sdk"},
+		{"plugins/writers/internal/*", "quiesce snapshot"},
+		{"plugins/writers/*", "quiesce snapshot plugins/sdk plugins/writers/internal/*"},
 		{"plugins/plugintest", "quiesce quiesce/quiescetest snapshot plugins/sdk plugins/proto"},
 
 		{"transport/repo", "transport/blob transport/blob/count transport/block snapshot quiesce transport/repo/internal/*"},

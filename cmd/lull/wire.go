@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/plugins/writers/filesystem"
+	"github.com/lull-backup/lull/plugins/writers/postgresql"
 	"github.com/lull-backup/lull/plugins/writers/script"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
@@ -121,6 +123,9 @@ func (in *invocation) writers(cfg *config.Config, group config.Group) agent.Writ
 		var writers []quiesce.Writer
 		var stops []func() error
 		for _, name := range group.Writers {
+			if idle(group, name) {
+				continue
+			}
 			spec, err := in.groupSpec(cfg, group, name)
 			var p *plugins.Plugin
 			if err == nil {
@@ -145,6 +150,13 @@ func closeAll(stops []func() error) error {
 	return errors.Join(errs...)
 }
 
+// idle says that a group has no use for a writer: that of a database, which every group
+// has, where the level application is not asked for.
+func idle(group config.Group, name string) bool {
+	ladder := group.Policy.Ladder
+	return slices.Contains(config.DatabaseWriters(), name) && len(ladder) > 0 && !slices.Contains(ladder, quiesce.LevelApplication)
+}
+
 // groupSpec is writerSpec with what the group says of its writers.
 func (in *invocation) groupSpec(cfg *config.Config, group config.Group, name string) (plugins.Spec, error) {
 	spec, err := in.writerSpec(cfg, name)
@@ -163,6 +175,9 @@ func (in *invocation) writerSpec(cfg *config.Config, name string) (plugins.Spec,
 	}
 	if s, ok := cfg.Script(name); ok {
 		return in.scriptSpec(cfg, s)
+	}
+	if name == config.PostgreSQLWriter {
+		return in.builtin(name, name, plugins.GrantExec), nil
 	}
 	p, ok := cfg.Plugin(name)
 	if !ok {
@@ -238,6 +253,8 @@ func serveWriter(name, settings string) error {
 	switch name {
 	case config.FilesystemWriter:
 		return filesystem.Serve(settings)
+	case config.PostgreSQLWriter:
+		return postgresql.Serve(settings)
 	case scriptWriter:
 		return script.Serve(settings)
 	}

@@ -1,0 +1,167 @@
+package inguest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// Longest is how long a hold lasts at most, whatever becomes of lull: longer than the
+// longest freeze window.
+const Longest = quiesce.MaxWindow + 10*time.Second
+
+// Hold is a process in the guest that makes an application hold still while it lives.
+//
+// The host may give up on a call that the guest carries out later. So each freeze
+// has a turn, a number that Begin takes in the guest, and Release ends every turn that
+// was taken: a freeze that comes after it does nothing.
+//
+// State is a folder of the guest that does not outlive its kernel. In it are
+//
+//	lock     held while one of the numbers is read and acted upon
+//	turn     the last turn that was taken
+//	over     the last turn that has ended
+//	pid      the leader of the process group that holds
+//	held     there while it does hold
+//	release  there once a release has asked for the end
+//	still    there where it had held until that moment
+type Hold struct {
+	Shell
+	State string
+}
+
+// opening of each script: the folder, and its lock on descriptor 9.
+const opening = `
+for tool in flock setsid; do command -v $tool >/dev/null || { echo $tool >&2; exit 76; }; done
+umask 077
+state=$1
+mkdir -p "$state" && exec 9>"$state/lock" && flock -w 10 9 || exit 1
+number() { n=0; [ ! -r "$state/$1" ] || read -r n <"$state/$1"; echo "${n:-0}"; }
+`
+
+const beginScript = opening + `
+turn=$(($(number turn) + 1))
+echo $turn >"$state/turn.new" && mv "$state/turn.new" "$state/turn" && echo $turn`
+
+// Begin takes a turn.
+func (h Hold) Begin(ctx context.Context) (uint64, error) {
+	out, err := h.Run(ctx, beginScript, h.State)
+	if err != nil {
+		return 0, err
+	}
+	turn, err := strconv.ParseUint(strings.TrimSpace(string(out)), 10, 53)
+	if err != nil || turn == 0 {
+		return 0, h.Fail(fmt.Errorf("the guest answered %.40q, which is no turn", out))
+	}
+	return turn, nil
+}
+
+// holdScript starts the holder and waits until it closes its output, by its end at the
+// latest. The name in its command line is how a release knows that the number in pid
+// is not another's by now.
+const holdScript = `
+holder=$1
+shift
+out=$(setsid sh -c "$holder" lull-hold "$@" </dev/null 2>&1 &)
+printf '%s\n' "$out"`
+
+// holderOpening is the beginning of the holder: it acts only in its turn. It answers on
+// descriptor 3; the rest of its output is lost.
+const holderOpening = opening + `
+turn=$2
+[ "$turn" = "$(number turn)" ] && [ "$turn" -gt "$(number over)" ] || { echo over; exit; }
+rm -f "$state/held" "$state/release" "$state/still"
+echo $$ >"$state/pid.new" && mv "$state/pid.new" "$state/pid" || exit 1
+exec 3>&1 >/dev/null 2>&1 9>&-
+shift 2
+`
+
+// Take starts the process that holds. script is for /bin/sh; in it, $state is the folder
+// and $1 and so on are args. When the application holds still it makes the file held,
+// prints a line "held" on descriptor 3 and closes that; what it printed there
+// before is returned. It ends on SIGTERM to its group, and by itself after Longest, and what
+// it held goes on then, even where it is killed. Where the file release is there at
+// its end, and it had held until then, it makes the file still.
+func (h Hold) Take(ctx context.Context, turn uint64, script string, args ...string) ([]string, error) {
+	out, err := h.Run(ctx, holdScript, append([]string{holderOpening + script, h.State, strconv.FormatUint(turn, 10)}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	switch last := lines[len(lines)-1]; last {
+	case "held":
+		return lines[:len(lines)-1], nil
+	case "over":
+		return nil, h.Fail(ErrOver)
+	default:
+		return lines, h.Fail(&ExitError{Said: Line([]byte(last))})
+	}
+}
+
+// releaseScript ends all turns, and the process that holds. It waits until the whole group is gone.
+// Its answer is held where the hold was there until now.
+const releaseScript = opening + `
+number turn >"$state/over.new" && mv "$state/over.new" "$state/over" || exit 1
+pid=$(number pid)
+answer=none
+ours() { [ "$pid" -gt 1 ] && { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q lull-hold; }
+if ours; then
+    : >"$state/release" && kill -TERM "-$pid" 2>/dev/null
+    tries=0
+    while kill -0 "-$pid" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -ne 100 ] || kill -KILL "-$pid" 2>/dev/null
+        [ $tries -lt 150 ] || { echo "process $pid does not end" >&2; exit 1; }
+        sleep 0.05
+    done
+    [ ! -e "$state/held" ] || [ ! -e "$state/still" ] || answer=held
+fi
+rm -f "$state/held" "$state/still" "$state/release" "$state/pid"
+shift
+`
+
+// Release ends the hold and every turn, and says whether it had held until now. after
+// is a script that runs then, under the same lock; what it fails with is the result.
+func (h Hold) Release(ctx context.Context, after string, args ...string) (held bool, err error) {
+	out, err := h.Run(ctx, releaseScript+after+"\necho $answer", append([]string{h.State}, args...)...)
+	if err != nil {
+		return false, err
+	}
+	switch strings.TrimSpace(string(out)) {
+	case "held":
+		return true, nil
+	case "none":
+		return false, nil
+	}
+	return false, h.Fail(fmt.Errorf("the guest answered %.40q to a thaw", out))
+}
+
+// ReleaseSurely tries again until it is done or ctx ends. A guest that is gone holds nothing.
+func (h Hold) ReleaseSurely(ctx context.Context, after string, args ...string) error {
+	if h.Guest == nil {
+		return nil
+	}
+	var last error
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		_, err := h.Release(ctx, after, args...)
+		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err // and not that time is over
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return last
+		}
+	}
+}

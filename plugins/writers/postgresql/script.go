@@ -1,0 +1,154 @@
+package postgresql
+
+// shared are the functions of the scripts.
+//
+// psql runs as who owns the server, which PostgreSQL's peer authentication lets in; with
+// a service file it runs as who runs the script, by what that file says.
+const shared = `
+client() { # UID GID PSQL SOCKET PORT SERVICEFILE [ARG...]
+    uid=$1 gid=$2 psql=$3 socket=$4 port=$5 service=$6
+    shift 6
+    set -- "$psql" -XAtqw -v ON_ERROR_STOP=1 -h "$socket" -p "$port" -d postgres "$@"
+    export PGCONNECT_TIMEOUT=5 PGAPPNAME=lull LC_MESSAGES=C
+    if [ -n "$service" ] && [ -r "$service" ]; then
+        PGSERVICEFILE=$service PGSERVICE=lull "$@"
+    elif [ "$(id -u)" = "$uid" ]; then
+        "$@"
+    elif command -v setpriv >/dev/null; then
+        setpriv --reuid "$uid" --regid "$gid" --clear-groups "$@"
+    else
+        su -s /bin/sh "$(id -un "$uid")" -c 'exec "$0" "$@"' -- "$@"
+    fi
+}
+look() { # PID: its condition and when it started
+    condition= start=
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+    set -- ${stat##*) }
+    condition=$1 start=${20}
+}
+family() { # PID: a postmaster and its processes
+    kids=
+    if [ -r "/proc/$1/task/$1/children" ]; then
+        read -r kids <"/proc/$1/task/$1/children" || :
+    else
+        for p in /proc/[0-9]*; do
+            { read -r stat <"$p/stat"; } 2>/dev/null || continue
+            stat=${stat##*) } stat=${stat#* }
+            [ "${stat%% *}" != "$1" ] || kids="$kids ${p#/proc/}"
+        done
+    fi
+    echo $1 $kids
+}
+each() { # FUNCTION: calls it for each cluster that is to be stopped
+    [ ! -e "$state/stopped" ] || while read -r master began; do
+        ! look "$master" || [ "$start" != "$began" ] || "$1" "$master" || return
+    done <"$state/stopped"
+}
+resume() { kill -CONT $(family "$1") 2>/dev/null || :; }
+`
+
+// findScript prints what there is of each running server. A server is the process whose
+// number is in the postmaster.pid of its working directory, which is its data directory.
+const findScript = shared + `
+here=$(stat -Lc %d:%i /proc/self/root/)
+for p in /proc/[0-9]*; do
+    { read -r name <"$p/comm"; } 2>/dev/null || continue
+    case $name in postgres | postmaster) ;; *) continue ;; esac
+    { read -r pid <"$p/cwd/postmaster.pid"; } 2>/dev/null && [ "$pid" = "${p#/proc/}" ] || continue
+    { read -r pid; read -r data; read -r began; read -r port; read -r socket; } <"$p/cwd/postmaster.pid" || continue
+    look "$pid" || continue
+    echo "pid $pid"
+    echo "start $start"
+    echo "owner $(stat -c %u:%g "$p")"
+    echo "port $port"
+    echo "socket $socket"
+    echo "data $(readlink "$p/cwd")"
+    if [ "$(stat -Lc %d:%i "$p/root/")" = "$here" ]; then
+        exe=$(readlink "$p/exe")
+        psql=${exe%/*}/psql
+        [ -x "$psql" ] || psql=$(command -v psql) || psql=
+        echo "psql $psql"
+        echo "wal $(readlink -f "$p/cwd/pg_wal")"
+        for space in "$p"/cwd/pg_tblspc/*; do
+            [ ! -L "$space" ] || echo "space $(readlink -f "$space")"
+        done
+    fi
+    echo end
+done
+exit 0`
+
+// askScript runs one question in SQL.
+const askScript = shared + `client "$@"`
+
+// holder stops the servers. Its arguments are eight for each: PID, start, UID, GID,
+// psql, socket, port, and the SQL of the last question; after them nothing.
+//
+// First what was acknowledged is made durable, whatever synchronous_commit says. Then
+// the postmaster is stopped, so that it starts no process, and then its processes, and
+// each is waited for until it does stand still.
+//
+// The process that stops and one that watches it are joined by a pipe: when either
+// ends, however that may come, the other lets the servers go on.
+const holder = shared + `
+service=$1
+shift
+stop() {
+    kill -STOP "$@" 2>/dev/null
+    for p; do
+        tries=0
+        while look "$p"; do
+            case $condition in T | t | Z | X) break ;; esac
+            tries=$((tries + 1))
+            [ $tries -lt 500 ] || { echo "process $p does not stop" >&3; return 1; }
+            sleep 0.01
+        done
+    done
+}
+halt() { stop "$1" && stop $(family "$1"); }
+stands() {
+    for p in $(family "$1"); do
+        ! look "$p" || case $condition in T | t | Z | X) ;; *) return 1 ;; esac
+    done
+}
+hold() {
+    trap '' PIPE
+    list=
+    while [ $# -ge 8 ]; do
+        wal=$(client "$3" "$4" "$5" "$6" "$7" "$service" -c "$8" 2>&1) || { echo "$wal" >&3; return; }
+        echo "wal $1 ${wal##*"
+"}" >&3
+        list="$list$1 $2
+"
+        shift 8
+    done
+    printf %s "$list" >"$state/stopped"
+    each halt || return
+    : >"$state/held" && echo held >&3
+    exec 3>&-
+    end=
+    trap 'end=yes' TERM
+    n=0
+    while [ -z "$end" ] && [ $n -lt 350 ] && echo; do
+        sleep 0.2 >/dev/null &
+        wait $!
+        n=$((n + 1))
+    done
+    [ -z "$end" ] || [ ! -e "$state/release" ] || ! each stands || : >"$state/still"
+}
+trap : TERM HUP INT
+{ hold "$@"; each resume; } | {
+    trap '' TERM HUP INT
+    exec 3>&-
+    cat >/dev/null
+    each resume
+    rm -f "$state/stopped"
+} &
+exec 3>&-
+until wait; do :; done
+`
+
+// resumeScript lets go on what a holder has left standing that was killed with its watch.
+const resumeScript = shared + `
+each resume
+rm -f "$state/stopped"
+`

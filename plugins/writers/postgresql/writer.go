@@ -1,0 +1,326 @@
+package postgresql
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lull-backup/lull/plugins/sdk"
+	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// Name of the writer.
+const Name = "postgresql"
+
+// oldest is the first version that is served, as server_version_num.
+const oldest = 150000
+
+// Settings of the writer. The zero value is for most guests.
+type Settings struct {
+	// ServiceFile is a connection service file with a service [lull], used in guests
+	// that have it; in others, peer authentication as who owns the server.
+	ServiceFile string `json:"service_file,omitempty"`
+	// Only are the data directories that are looked after; empty: all that are found.
+	Only []string `json:"only,omitempty"`
+	// State is a folder of the guest that a reboot empties; empty: /run/lull-postgresql.
+	State string `json:"state,omitempty"`
+}
+
+// Writer holds the PostgreSQL servers of one guest.
+type Writer struct {
+	settings Settings
+	hold     inguest.Hold
+
+	turn     uint64 // of the attempt; 0: there is none
+	clusters []cluster
+	facts    []facts // of each cluster
+	wal      map[int]string
+}
+
+var (
+	_ quiesce.Writer = (*Writer)(nil)
+	_ sdk.Connector  = (*Writer)(nil)
+)
+
+// New is the writer of a guest; nil is a VM without a way into its guest.
+func New(guest snapshot.Guest, s Settings) *Writer {
+	return &Writer{settings: s, hold: inguest.Hold{
+		Shell: inguest.Shell{Guest: guest, Writer: Name}, State: cmp.Or(s.State, "/run/lull-"+Name),
+	}}
+}
+
+// Serve is the main function of the plugin. settings is Settings as JSON; empty: the
+// zero value.
+func Serve(settings string) error {
+	var s Settings
+	if settings != "" {
+		if err := json.Unmarshal([]byte(settings), &s); err != nil {
+			return fmt.Errorf("read settings: %w", err)
+		}
+	}
+	return sdk.Serve(New(nil, s))
+}
+
+// Connect gets the guest where the writer is a plugin.
+func (w *Writer) Connect(_ context.Context, g sdk.Guest) error {
+	w.hold.Guest = g
+	return nil
+}
+
+// Identify does not ask the guest.
+func (w *Writer) Identify(context.Context) (quiesce.Identity, error) {
+	return quiesce.Identity{Name: Name, Version: "1", Tier: quiesce.BackEnd, Level: quiesce.LevelApplication}, nil
+}
+
+// Prepare finds the servers, proves that all their files are on the VM's disks, and has
+// them write a checkpoint, so that recovery has little to do.
+func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
+	w.turn, w.clusters, w.facts, w.wal = 0, nil, nil, nil
+	clusters, err := w.find(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.checkFiles(ctx, clusters); err != nil {
+		return err
+	}
+	var all []facts
+	for _, c := range clusters {
+		f, err := w.prepare(ctx, c)
+		if err != nil {
+			return err
+		}
+		all = append(all, f)
+	}
+	turn, err := w.hold.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	w.turn, w.clusters, w.facts = turn, clusters, all
+	return nil
+}
+
+func (w *Writer) find(ctx context.Context) ([]cluster, error) {
+	out, err := w.hold.Run(ctx, findScript)
+	if err != nil {
+		return nil, err
+	}
+	all, err := parseClusters(out)
+	if err != nil {
+		return nil, w.hold.Fail(fmt.Errorf("find clusters: %w", err))
+	}
+	if len(w.settings.Only) > 0 {
+		all = slices.DeleteFunc(all, func(c cluster) bool { return !slices.Contains(w.settings.Only, c.data) })
+	}
+	if len(all) == 0 {
+		return nil, &quiesce.Failure{Class: quiesce.NotPresent, Writer: Name, Err: errors.New("no PostgreSQL server runs in this guest")}
+	}
+	for _, c := range all {
+		if err := c.reachable(); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// reachable says why a server cannot be held.
+func (c cluster) reachable() error {
+	switch {
+	case !c.inside:
+		return c.failure(quiesce.NotRetryable, errors.New("it runs in a container"), "let the group do without this writer, or take the container's data out of it")
+	case c.psql == "":
+		return c.failure(quiesce.NotRetryable, errors.New("there is no psql in the guest"), "install postgresql-client in the guest")
+	case c.socket == "" || c.port == 0:
+		return c.failure(quiesce.NotRetryable, errors.New("it has no Unix socket"), "set unix_socket_directories in postgresql.conf")
+	}
+	return nil
+}
+
+func (c cluster) failure(class quiesce.Class, err error, next string) error {
+	return &quiesce.Failure{Class: class, Writer: Name, Component: c.data, Err: err, Next: next}
+}
+
+// checkFiles refuses servers with files that no restore point of this VM would have.
+func (w *Writer) checkFiles(ctx context.Context, clusters []cluster) error {
+	storage, err := w.hold.LookAtStorage(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range clusters {
+		for _, file := range slices.Concat([]string{c.data, c.wal}, c.spaces) {
+			if err := storage.Covered(file); err != nil {
+				return c.failure(quiesce.NotRetryable, err, "move it to a disk of the VM, and back it up by PostgreSQL's own means until then")
+			}
+		}
+	}
+	return nil
+}
+
+// prepare asks a server who it is, and for a checkpoint. On a standby that is a restart point.
+func (w *Writer) prepare(ctx context.Context, c cluster) (facts, error) {
+	out, err := w.ask(ctx, c, versionSQL)
+	if err != nil {
+		return facts{}, err
+	}
+	version, err := parseVersion(out)
+	if err != nil {
+		return facts{}, c.failure(quiesce.NotRetryable, err, "")
+	}
+	if version < oldest {
+		return facts{}, c.failure(quiesce.NotRetryable, fmt.Errorf("version %s is older than 15", versionName(version)), "upgrade it, or let the group do without this writer")
+	}
+	if _, err := w.ask(ctx, c, "CHECKPOINT"); err != nil {
+		return facts{}, err
+	}
+	out, err = w.ask(ctx, c, factsSQL)
+	if err != nil {
+		return facts{}, err
+	}
+	f, err := parseFacts(out)
+	if err != nil {
+		return facts{}, c.failure(quiesce.NotRetryable, err, "")
+	}
+	return f, nil
+}
+
+func versionName(v int) string { return fmt.Sprintf("%d.%d", v/10000, v%10000) }
+
+// ask runs SQL in the guest.
+func (w *Writer) ask(ctx context.Context, c cluster, sql string) ([]byte, error) {
+	out, err := w.hold.Run(ctx, askScript, append(c.client(), w.settings.ServiceFile, "-c", sql)...)
+	return out, c.typed(err)
+}
+
+// client are the arguments that reach a server.
+func (c cluster) client() []string {
+	return []string{strconv.Itoa(c.uid), strconv.Itoa(c.gid), c.psql, c.socket, strconv.Itoa(c.port)}
+}
+
+// typed finds the class of what psql said.
+func (c cluster) typed(err error) error {
+	var exit *inguest.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	for _, known := range []struct {
+		words string
+		class quiesce.Class
+		next  string
+	}{
+		{"too many clients", quiesce.OutOfResources, "raise max_connections or superuser_reserved_connections"},
+		{"remaining connection slots", quiesce.OutOfResources, "raise max_connections or superuser_reserved_connections"},
+		{"is starting up", quiesce.Retryable, "wait until it is up"},
+		{"is shutting down", quiesce.Retryable, ""},
+		{"in recovery mode", quiesce.Retryable, "wait until it is up"},
+		{"authentication failed", quiesce.NotRetryable, "allow peer authentication for the server's own user, or name a service_file"},
+		{"no pg_hba.conf entry", quiesce.NotRetryable, "allow peer authentication for the server's own user, or name a service_file"},
+		{"no password supplied", quiesce.NotRetryable, "allow peer authentication for the server's own user, or name a service_file"},
+		{"permission denied", quiesce.NotRetryable, "the role needs pg_checkpoint, or to be a superuser"},
+		{"must be superuser", quiesce.NotRetryable, "the role needs pg_checkpoint, or to be a superuser"},
+		{"does not stop", quiesce.Timeout, "find out what its disk is so slow about"},
+	} {
+		if strings.Contains(exit.Said, known.words) {
+			return c.failure(known.class, exit, known.next)
+		}
+	}
+	return c.failure(quiesce.NotRetryable, exit, "")
+}
+
+// What is asked last, before a server stops. On a primary, a transaction that is durable
+// makes all before it durable; it does not wait for standbys.
+const (
+	primarySQL = `BEGIN READ WRITE; SET LOCAL synchronous_commit = local; SELECT pg_current_xact_id(); COMMIT; SELECT pg_current_wal_flush_lsn()`
+	standbySQL = `SELECT pg_last_wal_replay_lsn()`
+)
+
+// Freeze makes what was acknowledged durable and stops the servers.
+func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
+	if w.turn == 0 {
+		return w.hold.Fail(errors.New("freeze without prepare"))
+	}
+	args := []string{w.settings.ServiceFile}
+	for i, c := range w.clusters {
+		sql := primarySQL
+		if w.facts[i].standby {
+			sql = standbySQL
+		}
+		args = append(args, strconv.Itoa(c.pid), c.start)
+		args = append(append(args, c.client()...), sql)
+	}
+	lines, err := w.hold.Take(ctx, w.turn, holder, args...)
+	if err != nil {
+		return w.clusters[0].typed(err)
+	}
+	w.wal, err = parseWAL(lines)
+	if err == nil && len(w.wal) != len(w.clusters) {
+		err = errors.New("not every cluster has answered")
+	}
+	return w.hold.Fail(err)
+}
+
+// Thaw lets the servers go on. The freeze had held where each process of each
+// server stood still until then.
+func (w *Writer) Thaw(ctx context.Context, _ quiesce.Request) (quiesce.ThawResult, error) {
+	held, err := w.hold.Release(ctx, resumeScript)
+	return quiesce.ThawResult{Held: held}, err
+}
+
+// Abort lets the servers go on, whoever stopped them.
+func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
+	w.turn = 0
+	return w.hold.ReleaseSurely(ctx, resumeScript)
+}
+
+// Document is what a restore point keeps of the servers.
+type Document struct {
+	Clusters []DocumentCluster `json:"clusters"`
+}
+
+// DocumentCluster is one server.
+type DocumentCluster struct {
+	DataDirectory    string   `json:"data_directory"`
+	Version          string   `json:"version"`
+	Port             int      `json:"port"`
+	SocketDirectory  string   `json:"socket_directory"`
+	SystemIdentifier string   `json:"system_identifier"`
+	Timeline         string   `json:"timeline"`
+	Standby          bool     `json:"standby"`
+	WAL              string   `json:"wal_directory"`
+	Tablespaces      []string `json:"tablespaces,omitempty"`
+	// CheckpointLSN is where recovery begins at the earliest.
+	CheckpointLSN string `json:"checkpoint_lsn"`
+	// FreezeLSN: everything up to here is in the point. On a standby, what it had replayed.
+	FreezeLSN string `json:"freeze_lsn"`
+}
+
+// PostSnapshot describes the servers.
+func (w *Writer) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) {
+	if w.wal == nil {
+		return nil, nil
+	}
+	var d Document
+	for i, c := range w.clusters {
+		f := w.facts[i]
+		d.Clusters = append(d.Clusters, DocumentCluster{
+			DataDirectory: c.data, Version: versionName(f.version), Port: c.port, SocketDirectory: c.socket,
+			SystemIdentifier: f.system, Timeline: f.timeline, Standby: f.standby, WAL: c.wal, Tablespaces: c.spaces,
+			CheckpointLSN: f.checkpoint, FreezeLSN: w.wal[c.pid],
+		})
+	}
+	return json.Marshal(d)
+}
+
+// Complete has nothing to do: what archives WAL removes it.
+func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
+
+// PreRestore has nothing to do.
+func (w *Writer) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }
+
+// PostRestore has nothing to do: the server recovers when it starts.
+func (w *Writer) PostRestore(context.Context, quiesce.RestoreRequest) error { return nil }
