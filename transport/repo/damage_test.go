@@ -3,7 +3,6 @@ package repo_test
 import (
 	"bytes"
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -13,42 +12,7 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// Every flipped bit, in any object of any kind, is found by a check of everything, and
-// never comes out of a restore: each byte of the first and last of an object, where
-// prefixes, sealed keys, certificates and signatures are, and many in between.
-func TestBitFlips(t *testing.T) {
-	base, p, disks := small(t)
-	rng := rand.New(rand.NewPCG(1, 2))
-	for _, name := range base.Names() {
-		for _, at := range places(t, base, name, rng) {
-			store := base.Clone()
-			bit := byte(1) << rng.IntN(8)
-			store.Damage(name, func(b []byte) []byte { b[at] ^= bit; return b })
-			wantFound(t, store, name, p, disks)
-		}
-	}
-}
-
-// places are the bytes of an object that are tried: dense at both ends.
-func places(t *testing.T, store *mem.Store, name string, rng *rand.Rand) []int {
-	t.Helper()
-	info, err := store.Stat(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const edge, step, some = 96, 3, 50
-	var all []int
-	for at := 0; at < int(info.Size); at++ {
-		if (at < edge || at >= int(info.Size)-edge) && at%step == 0 {
-			all = append(all, at)
-		}
-	}
-	for range some {
-		all = append(all, rng.IntN(int(info.Size)))
-	}
-	return all
-}
-
+// An object that is cut off, or gone, is missed by a check, and restores are right or fail.
 func TestTruncatedAndMissingObjects(t *testing.T) {
 	base, p, disks := small(t)
 	for _, name := range base.Names() {

@@ -173,6 +173,13 @@ func Bury(ctx context.Context, r *Repository, points ...Point) error {
 // HashOf is the hash that points are chained by.
 func HashOf(b []byte) Hash { return sum(b) }
 
+// Renew says once that a session, and a lease of maintenance, go on.
+func Renew(ctx context.Context, s *Session) error {
+	l := lease{r: s.r, prefix: leasePrefix + "prune/", n: 1}
+	return errors.Join(l.create(ctx, ".1"),
+		s.r.createJSON(ctx, s.r.store, wire.Session, s.sid.object(int(s.renewals.Add(1))), sessionDoc{s.r.now().UTC()}))
+}
+
 // Doubts is how many objects this host takes for damaged.
 func (r *Repository) Doubts() int { return r.doubts.size() }
 

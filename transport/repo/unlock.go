@@ -70,6 +70,7 @@ func (u *unlocking) find(ctx context.Context, label string) (*keys.Ring, error) 
 	}
 	slices.SortFunc(files, func(a, b blob.Info) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name)) })
 	tries := 0
+	var damaged error
 	for _, f := range files[:min(len(files), maxKeyFiles)] {
 		b, tried := readNamed(ctx, u.store, f, keys.MaxFile)
 		if tried == nil && label != "" && keys.FileLabel(b) != label {
@@ -85,9 +86,15 @@ func (u *unlocking) find(ctx context.Context, label string) (*keys.Ring, error) 
 		if tried == nil {
 			return ring, nil
 		}
+		if passable(objectErr(f.Name, tried)) {
+			damaged = objectErr(f.Name, tried)
+		}
 		if !errors.Is(err, ErrPassphrase) {
 			err = objectErr(f.Name, tried)
 		}
+	}
+	if damaged != nil && errors.Is(err, ErrPassphrase) {
+		err = fmt.Errorf("%w, or that of a key file that cannot be read: %w", err, damaged)
 	}
 	return nil, err
 }
