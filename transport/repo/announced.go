@@ -22,9 +22,11 @@ type announced struct {
 	ended bool
 }
 
-// announcedSessions lists the sessions that were announced, those that have ended too.
-func (r *Repository) announcedSessions(ctx context.Context) (map[sid]*announced, error) {
-	infos, err := list(ctx, r.store, sessionPrefix)
+// announcedSessions lists the sessions that were announced, those that have ended too: one,
+// or all for "".
+func (r *Repository) announcedSessions(ctx context.Context, one sid) (map[sid]*announced, error) {
+	prefix := sessionPrefix + string(one)
+	infos, err := list(ctx, r.store, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +47,7 @@ func (r *Repository) announcedSessions(ctx context.Context) (map[sid]*announced,
 			return nil, err
 		}
 	}
-	return all, r.overwritten(ctx, all)
+	return all, r.overwritten(ctx, prefix, all)
 }
 
 func (a *announced) with(i blob.Info) *announced {
@@ -100,8 +102,8 @@ func (r *Repository) announcer(ctx context.Context, info blob.Info) (keys.Signer
 
 // overwritten takes for under way, whatever is said of its end, a session of which the
 // store keeps an object that somebody has deleted or written over by other means than lull.
-func (r *Repository) overwritten(ctx context.Context, all map[sid]*announced) error {
-	err := blob.HiddenOf(ctx, r.store, sessionPrefix, func(h blob.Hidden) error {
+func (r *Repository) overwritten(ctx context.Context, prefix string, all map[sid]*announced) error {
+	err := blob.HiddenOf(ctx, r.store, prefix, func(h blob.Hidden) error {
 		if s, _, ok := cutSID(h.Name, sessionPrefix); ok {
 			a := all[s].with(blob.Info{Name: h.Name, Created: h.Created})
 			a.ended, all[s] = false, a

@@ -222,7 +222,7 @@ func (c *checker) list(ctx context.Context) (err error) {
 	if c.quarantines, err = list(ctx, c.r.store, quarantinePrefix); err != nil {
 		return err
 	}
-	sessions, err := c.r.announcedSessions(ctx)
+	sessions, err := c.r.announcedSessions(ctx, "")
 	if err != nil {
 		return err
 	}

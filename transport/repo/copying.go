@@ -70,11 +70,12 @@ const (
 	// waiting too early has the point twice, which is no harm.
 	goneAfter = 2 * renewEvery
 	// maxCopies bounds the ids that are tried.
-	maxCopies = 64
+	maxCopies = 256
 )
 
 // copyID is the id of a copy: the first of those that a point may have that nobody has
-// taken. other is when a session that holds one of them was heard of last.
+// taken. other is when a session that holds one of them, and has not ended, was heard of
+// last.
 func (r *Repository) copyID(ctx context.Context, vm, first string) (id string, other time.Time, err error) {
 	for n := range maxCopies {
 		id := nthCopyID(first, n)
@@ -83,16 +84,14 @@ func (r *Repository) copyID(ctx context.Context, vm, first string) (id string, o
 		if err != nil {
 			return "", other, err
 		}
-		infos, err := list(ctx, r.store, sessionPrefix+string(s))
+		sessions, err := r.announcedSessions(ctx, s)
 		if err != nil {
 			return "", other, err
 		}
-		for _, i := range infos {
-			if i.Created.After(other) {
-				other = i.Created
-			}
+		if a := sessions[s]; a != nil && !a.ended && a.last.After(other) {
+			other = a.last
 		}
-		if !taken && len(infos) == 0 {
+		if !taken && len(sessions) == 0 {
 			return id, other, nil
 		}
 	}

@@ -63,3 +63,18 @@ func TestCopyThatNeverEnded(t *testing.T) {
 		wantClean(t, open())
 	}
 }
+
+// A copy that failed and was closed is in nobody's way.
+func TestCopyThatFailed(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	for range 3 {
+		s, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", "20261121T013000Z-9f86d081")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -88,7 +88,7 @@ func Announce(ctx context.Context, r *Repository, object string) error {
 
 // Ended tells whether maintenance takes a session for over.
 func Ended(ctx context.Context, r *Repository, object string) (bool, error) {
-	all, err := r.announcedSessions(ctx)
+	all, err := r.announcedSessions(ctx, "")
 	s, _, _ := cutSID(object, sessionPrefix)
 	return err == nil && all[s].ended, err
 }

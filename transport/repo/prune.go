@@ -218,7 +218,7 @@ func (p *pruner) foresee(ctx context.Context) error {
 // the grace.
 func (p *pruner) sessions(ctx context.Context) error {
 	var err error
-	if p.all, err = p.r.announcedSessions(ctx); err != nil {
+	if p.all, err = p.r.announcedSessions(ctx, ""); err != nil {
 		return err
 	}
 	if p.alive = underWay(p.all); p.o.DryRun {
@@ -420,7 +420,7 @@ func (p *pruner) putMark(ctx context.Context, doc markDoc) error {
 	}
 	// Only a session that is listed now may not know of the mark.
 	p.report.Waiting, p.report.Until = "the grace", p.now.Add(p.o.Grace)
-	all, err := p.r.announcedSessions(ctx)
+	all, err := p.r.announcedSessions(ctx, "")
 	if err != nil {
 		return err
 	}
