@@ -23,7 +23,7 @@ type RestoreJob struct {
 	Repository *repo.Repository
 	Point      repo.Point
 	Dir        string          // made when missing
-	Format     snapshot.Format // of the disks; empty: as they were
+	Format     snapshot.Format // of the disks; empty: as they were, or raw where that is not written
 	Images     snapshot.Images
 	Definer    snapshot.Definer // nil: the disks alone
 	Overwrite  bool             // replace files that are there
@@ -197,13 +197,13 @@ func (r *restore) place() {
 	}
 	for _, d := range r.Point.Disks {
 		format := d.Format
-		if r.Format != "" {
+		switch {
+		case r.Format != "":
 			format = r.Format
+		case !format.Written():
+			format = snapshot.FormatRaw
 		}
-		name := names.pick(d.Path, d.Name)
-		if format != d.Format {
-			name = strings.TrimSuffix(name, "."+string(d.Format)) + "." + string(format)
-		}
+		name := names.pick(inFormat(d.Disk, format), d.Name)
 		r.disks = append(r.disks, restoreDisk{Disk: d, path: filepath.Join(r.Dir, name), format: format})
 	}
 	for _, f := range r.Point.Files {
@@ -213,6 +213,23 @@ func (r *restore) place() {
 		}
 		r.files = append(r.files, snapshot.RestoredFile{File: f.File, Now: filepath.Join(r.Dir, names.pick(f.Path, string(f.Role)))})
 	}
+}
+
+// inFormat is the path of a disk as its name is in another format.
+func inFormat(d snapshot.Disk, format snapshot.Format) string {
+	if format == d.Format {
+		return d.Path
+	}
+	path := d.Path
+	if path == "" {
+		path = d.Name
+	}
+	ending := filepath.Ext(path)
+	switch strings.ToLower(ending) {
+	case "." + string(d.Format), ".a" + string(d.Format): // .avhdx and .avhd, too
+		path = strings.TrimSuffix(path, ending)
+	}
+	return path + "." + string(format)
 }
 
 // check refuses before anything is written what could only fail later.
@@ -226,7 +243,7 @@ func (r *restore) check(ctx context.Context) error {
 	}
 	var need int64
 	for _, d := range r.disks {
-		if d.format != snapshot.FormatRaw && d.format != snapshot.FormatQcow2 {
+		if !d.format.Written() {
 			return fmt.Errorf("disk %s: write format %q: %w", d.Name, d.format, snapshot.ErrUnsupported)
 		}
 		need += d.Root.Data

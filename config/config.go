@@ -113,6 +113,8 @@ type ImageDisk struct {
 	Name   string // unique in the VM; by default the file's base name without its ending
 	Path   string
 	Format snapshot.Format
+	// Parents are where images are that it was made on, if not in its own folder.
+	Parents []string
 }
 
 // Group is the VMs that share a schedule and policies.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -104,12 +105,12 @@ func (p *parser) imageVM(n *yaml.Node, host string, seen map[string]int) ImageVM
 }
 
 func (p *parser) imageDisk(n *yaml.Node, vm string, seen map[string]int) ImageDisk {
-	s := p.section(n, n.Line, "a disk of "+vm, "path", "format", "name")
+	s := p.section(n, n.Line, "a disk of "+vm, "path", "format", "name", "parents")
 	if !s.ok {
 		return ImageDisk{}
 	}
 	s.need("path", "add path: /srv/old.qcow2")
-	d := ImageDisk{Path: s.owned("path", "/srv/old.qcow2"), Format: s.format()}
+	d := ImageDisk{Path: s.owned("path", "/srv/old.qcow2"), Format: s.format(), Parents: s.parents()}
 	d.Name = s.diskName(d.Path)
 	if first, twice := seen[d.Name]; twice && d.Name != "" {
 		p.problem(n.Line, fmt.Sprintf("%s has two disks %s, the first on line %d", vm, quote(d.Name), first), "add name: NAME to one of them")
@@ -120,18 +121,33 @@ func (p *parser) imageDisk(n *yaml.Node, vm string, seen map[string]int) ImageDi
 
 // format is asked for, never guessed from bytes that a guest can write.
 func (s section) format() snapshot.Format {
-	const advice = "write raw or qcow2"
+	const advice = "write raw, qcow2, vhd, vhdx or vmdk"
 	if _, ok := s.need("format", "add format: raw or format: qcow2"); !ok {
 		return ""
 	}
 	v, line := s.text("format")
-	switch f := snapshot.Format(v); f {
-	case "", snapshot.FormatRaw, snapshot.FormatQcow2:
+	if f := snapshot.Format(v); f == "" || slices.Contains(snapshot.ReadFormats(), f) {
 		return f
-	default:
-		s.p.problem(line, fmt.Sprintf("%s is %s", s.of("format"), quote(v)), advice)
-		return ""
 	}
+	s.p.problem(line, fmt.Sprintf("%s is %s", s.of("format"), quote(v)), advice)
+	return ""
+}
+
+// parents reads where the images are that an image in a format with parents was
+// made on. No path inside an image leads out of its folder; these do.
+func (s section) parents() []string {
+	const advice = "list their paths, such as [/srv/base.vhdx], or remove it where they are in the image's own folder"
+	if _, ok := s.get("parents"); !ok {
+		return nil
+	}
+	paths := s.texts("parents", advice)
+	for i, path := range paths {
+		if !strings.HasPrefix(path, "/") {
+			s.p.problem(s.line("parents"), fmt.Sprintf("%s has %s, which is no absolute path", s.of("parents"), quote(path)), "begin it with /")
+		}
+		paths[i] = filepath.Clean(path)
+	}
+	return paths
 }
 
 func (s section) diskName(path string) string {

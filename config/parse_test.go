@@ -29,7 +29,7 @@ repositories:
     passphrase_file: /etc/lull/passphrase
 hosts:
   lab:  {qemu: {vms: [{name: web, qmp: /run/vm/web.qmp, guest_agent: /run/vm/web.qga}, {name: db, qmp: /run/vm/db.qmp}]}}
-  cold: {images: {vms: [{name: old, disks: [{path: /srv/old/disk.qcow2, format: qcow2}, {path: /srv/old/data.img, format: raw, name: data}]}]}}
+  cold: {images: {vms: [{name: old, disks: [{path: /srv/old/disk.qcow2, format: qcow2}, {path: /srv/old/data.img, format: raw, name: data}, {path: /srv/old/top.avhdx, format: vhdx, parents: [/srv/base/base.vhdx]}]}]}}
 groups:
   nightly:
     vms: ["*"]
@@ -101,6 +101,7 @@ func TestParseEveryKey(t *testing.T) {
 			{Name: "cold", Images: []config.ImageVM{{Name: "old", Disks: []config.ImageDisk{
 				{Name: "disk", Path: "/srv/old/disk.qcow2", Format: snapshot.FormatQcow2},
 				{Name: "data", Path: "/srv/old/data.img", Format: snapshot.FormatRaw},
+				{Name: "top", Path: "/srv/old/top.avhdx", Format: snapshot.FormatVHDX, Parents: []string{"/srv/base/base.vhdx"}},
 			}}}},
 			{Name: "lab", QEMU: []config.QEMUVM{
 				{Name: "web", QMP: "/run/vm/web.qmp", GuestAgent: "/run/vm/web.qga"},

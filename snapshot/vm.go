@@ -30,6 +30,14 @@ const (
 	FormatVMDK  Format = "vmdk"
 )
 
+// ReadFormats are the formats of images that are read from their files.
+func ReadFormats() []Format {
+	return []Format{FormatRaw, FormatQcow2, FormatVHD, FormatVHDX, FormatVMDK}
+}
+
+// Written tells whether images are made in the format, as a restore does.
+func (f Format) Written() bool { return f == FormatRaw || f == FormatQcow2 }
+
 // Disk is one disk of a VM, by the hypervisor's word.
 type Disk struct {
 	// Name is unique within the VM and stable from run to run: the device id

@@ -18,6 +18,8 @@ type looseFlags struct {
 	images []string
 	format string
 	name   string
+	// parents are where images are that the named ones were made on.
+	parents []string
 }
 
 // vmJob is one VM that the user asked to back up.
@@ -35,8 +37,8 @@ type vmJob struct {
 // backupJobs turns the arguments of `lull backup` into jobs.
 func (in *invocation) backupJobs(args []string, loose looseFlags) ([]vmJob, error) {
 	switch {
-	case len(loose.images) == 0 && (loose.format != "" || loose.name != ""):
-		return nil, withHint(usagef("backup: --format and --name describe an image"), "name it with --image PATH")
+	case len(loose.images) == 0 && (loose.format != "" || loose.name != "" || len(loose.parents) > 0):
+		return nil, withHint(usagef("backup: --format, --name and --parent describe an image"), "name it with --image PATH")
 	case len(loose.images) == 0 && len(args) == 0:
 		return nil, withHint(usagef("backup: nothing to back up is named"), "name VMs of the configuration, or --image PATH")
 	case len(loose.images) > 0 && len(args) > 0:
@@ -152,7 +154,7 @@ func defaultPolicy() quiesce.Policy {
 
 // looseJob makes one VM of disk images.
 func (in *invocation) looseJob(loose looseFlags) ([]vmJob, error) {
-	format, err := parseFormat("--format", loose.format)
+	format, err := readFormat(loose.format)
 	if err != nil {
 		return nil, err
 	}
@@ -172,6 +174,7 @@ func (in *invocation) looseJob(loose looseFlags) ([]vmJob, error) {
 		if err != nil {
 			return nil, fmt.Errorf("back up %s: %w", vm.Name, err)
 		}
+		disk.Parents = loose.parents
 		vm.Disks = append(vm.Disks, disk)
 	}
 	if err := distinct(loose.images); err != nil {
@@ -224,10 +227,24 @@ func (in *invocation) looseDisk(path string, format snapshot.Format) (config.Ima
 	return config.ImageDisk{Path: abs, Format: format}, nil
 }
 
+// readFormat reads the value of --format; empty stays empty.
+func readFormat(s string) (snapshot.Format, error) {
+	if f := snapshot.Format(s); f == "" || slices.Contains(snapshot.ReadFormats(), f) {
+		return f, nil
+	}
+	return "", withHint(usagef("--format %s: unknown format", s), "use raw, qcow2, vhd, vhdx or vmdk")
+}
+
 func formatByName(path string) snapshot.Format {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".qcow2", ".qcow":
 		return snapshot.FormatQcow2
+	case ".vhd", ".avhd":
+		return snapshot.FormatVHD
+	case ".vhdx", ".avhdx":
+		return snapshot.FormatVHDX
+	case ".vmdk":
+		return snapshot.FormatVMDK
 	}
 	return snapshot.FormatRaw
 }

@@ -43,7 +43,7 @@ func (in *invocation) restoreCommand() *cobra.Command {
 	f.BoolVar(&flags.force, "force", false, "replace files that are there")
 	f.BoolVar(&flags.bestEffort, "best-effort", false, "go on past what is damaged; a disk with holes gets the ending .incomplete")
 	f.BoolVar(&flags.cold, "cold", false, "leave a saved memory away: the VM starts from its disks alone")
-	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were)")
+	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were; raw for formats that lull does not write)")
 	return cmd
 }
 
@@ -54,7 +54,7 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 	if flags.bestEffort && flags.force {
 		return withHint(usagef("restore: --best-effort and --force exclude each other"), "restore into another folder")
 	}
-	format, err := parseFormat("--disk-format", flags.format)
+	format, err := diskFormat(flags.format)
 	if err != nil {
 		return err
 	}
@@ -145,11 +145,10 @@ func restoreTable(p repo.Point, res agent.RestoreResult) *table {
 	return t
 }
 
-// parseFormat reads the value of a format flag; empty stays empty.
-func parseFormat(flag, s string) (snapshot.Format, error) {
-	switch f := snapshot.Format(s); f {
-	case "", snapshot.FormatRaw, snapshot.FormatQcow2:
+// diskFormat reads the value of --disk-format; empty stays empty.
+func diskFormat(s string) (snapshot.Format, error) {
+	if f := snapshot.Format(s); f == "" || f.Written() {
 		return f, nil
 	}
-	return "", withHint(usagef("%s %s: unknown format", flag, s), "use raw or qcow2")
+	return "", withHint(usagef("--disk-format %s: unknown format", s), "use raw or qcow2")
 }

@@ -102,7 +102,7 @@ func imageHost(configured []config.ImageVM) snapshot.Host {
 	for _, vm := range configured {
 		var disks []image.DiskSpec
 		for _, d := range vm.Disks {
-			disks = append(disks, image.DiskSpec{Name: d.Name, Path: d.Path, Format: d.Format})
+			disks = append(disks, image.DiskSpec{Name: d.Name, Path: d.Path, Format: d.Format, Parents: d.Parents})
 		}
 		vms = append(vms, image.VM{Name: vm.Name, Disks: disks})
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	"github.com/lull-backup/lull/snapshot"
-	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 // HostKind is Plan.Host of this package's plans.
@@ -28,6 +27,8 @@ type DiskSpec struct {
 	Name   string // unique within the VM; derived from the file's name when empty
 	Path   string
 	Format snapshot.Format
+	// Parents are where images are that it was made on, if not in its own folder.
+	Parents []string
 }
 
 // host serves images that no hypervisor has open. Its snapshot is a lock: the
@@ -91,6 +92,13 @@ func (h *host) Plan(ctx context.Context, name, run string) (snapshot.Plan, error
 	if p.Disks, err = planDisks(vm); err != nil {
 		return snapshot.Plan{}, fmt.Errorf("plan snapshot of %s: %w", name, err)
 	}
+	for _, d := range p.Disks {
+		list, err := doubts(d.Chain)
+		if err != nil {
+			return snapshot.Plan{}, fmt.Errorf("plan snapshot of %s: %w", name, unreachable(err))
+		}
+		p.Warnings = append(p.Warnings, list...)
+	}
 	return p, ctx.Err()
 }
 
@@ -115,7 +123,7 @@ func planDisks(vm VM) ([]snapshot.DiskPlan, error) {
 		if err != nil {
 			return nil, unreachable(err)
 		}
-		layers, err := ResolveChain(spec.Path, spec.Format)
+		layers, err := ResolveChain(spec.Path, spec.Format, spec.Parents...)
 		if err != nil {
 			return nil, unreachable(err)
 		}
@@ -135,12 +143,14 @@ func planDisks(vm VM) ([]snapshot.DiskPlan, error) {
 
 func unwritten(layers []snapshot.Layer) error {
 	for _, l := range layers {
-		f, err := layer.Open(l.Path)
+		i, closing, err := inspect(l)
 		if err != nil {
 			return err
 		}
-		err = checkUnwritten(f.File)
-		f.Close()
+		for _, f := range i.files {
+			err = errors.Join(err, checkUnwritten(f.File))
+		}
+		closing()
 		if err != nil {
 			return err
 		}
@@ -176,7 +186,7 @@ func (h *host) Prepare(ctx context.Context, p snapshot.Plan) error {
 	if err != nil {
 		return fmt.Errorf("prepare snapshot of %s: %w", p.VM, err)
 	}
-	if err := unchanged(p, chains); err != nil {
+	if err := h.unchanged(p, chains); err != nil {
 		return errors.Join(fmt.Errorf("prepare snapshot of %s: %w", p.VM, err), closeAll(chains))
 	}
 	h.held[holdKey(p)] = &hold{chains: chains}
@@ -184,9 +194,13 @@ func (h *host) Prepare(ctx context.Context, p snapshot.Plan) error {
 }
 
 // unchanged compares locked chains with the plan: the VM may have run between.
-func unchanged(p snapshot.Plan, chains []snapshot.Source) error {
+func (h *host) unchanged(p snapshot.Plan, chains []snapshot.Source) error {
+	vm, err := h.find(p.VM)
+	if err != nil {
+		return err
+	}
 	for i, d := range p.Disks {
-		layers, err := ResolveChain(d.Path, d.Format)
+		layers, err := ResolveChain(d.Path, d.Format, vm.Disks[i].Parents...)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image/layer"
@@ -30,6 +31,11 @@ type Info struct {
 	ID          string
 	ParentID    string
 	ParentPaths []string
+
+	// Of VHD, whose ID does not change with its content: when it was made or
+	// changed, and when the parent had been changed last. Zero where unknown.
+	Stamp       time.Time
+	ParentStamp time.Time
 }
 
 // Inspect reads the header of an image, which may be in use. Errors:

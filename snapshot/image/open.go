@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image/layer"
@@ -115,7 +116,10 @@ func (i *openImage) vhd(f *layer.File, tables layer.Tables) error {
 		return err
 	}
 	i.Layer = v
-	i.info.Kind, i.info.ClusterSize = string(v.Kind()), v.BlockSize()
+	i.info.Kind, i.info.ClusterSize, i.info.Stamp = string(v.Kind()), v.BlockSize(), vhd.Time(v.Stamp())
+	if stamp := v.ParentStamp(); stamp != 0 {
+		i.info.ParentStamp = vhd.Time(stamp)
+	}
 	i.descends(v.Parents())
 	return nil
 }
@@ -169,6 +173,50 @@ func (i *openImage) fits(above *openImage) error {
 	return snapshot.WithHint(
 		fmt.Errorf("%s is not what %s was made on: it has %s, not %s: %w", i.info.Path, above.info.Path, orNone(i.info.ID), want, snapshot.ErrCorrupt),
 		"find the parent as it was when the image above it was made; one that was written to since does not serve")
+}
+
+// doubt says why an image that fits may have been written to since the image above
+// it was made; empty for no reason. The format's time of the parent is that of its
+// file, which many ways to copy it change.
+func (i *openImage) doubt(above *openImage) (string, error) {
+	want := above.info.ParentStamp
+	if want.IsZero() {
+		return "", nil
+	}
+	stat, err := i.files[0].Stat()
+	if err != nil {
+		return "", err
+	}
+	const precision = 2 * time.Second // of FAT
+	if i.info.Stamp.Equal(want) || stat.ModTime().Sub(want).Abs() <= precision {
+		return "", nil
+	}
+	return fmt.Sprintf("%s was changed at %s, but %s was made on it as of %s: it was copied, or written to since",
+		i.info.Path, stat.ModTime().UTC().Format(time.DateTime), above.info.Path, want.Format(time.DateTime)), nil
+}
+
+// doubts are the reasons not to trust a chain whose images fit.
+func doubts(layers []snapshot.Layer) ([]string, error) {
+	o := newOpener(false)
+	defer o.close()
+	var list []string
+	for n, l := range layers {
+		i, err := o.open(l)
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			continue
+		}
+		why, err := i.doubt(o.images[n-1])
+		if err != nil {
+			return nil, err
+		}
+		if why != "" {
+			list = append(list, why)
+		}
+	}
+	return list, nil
 }
 
 func orNone(id string) string {
