@@ -9,14 +9,17 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/lull-backup/lull/quiesce"
 )
 
 // Limits of what a plugin may have logged.
 const (
-	maxLine   = 1 << 10 // bytes of one line; the rest is cut
+	maxLine   = 4 << 10 // bytes of one line; the rest is cut
 	lineBurst = 100
 	lineRate  = 10 // lines a second after the burst
 )
@@ -26,6 +29,8 @@ const (
 type lineLog struct {
 	log *slog.Logger
 	now func() time.Time
+	// during is the run of the last call that had one.
+	during atomic.Pointer[quiesce.Request]
 
 	mu      sync.Mutex
 	tokens  float64
@@ -47,6 +52,9 @@ func (l *lineLog) say(level slog.Level, line string) {
 		line = line[:maxLine] + "…"
 	}
 	attrs := []slog.Attr{slog.String("line", strings.ToValidUTF8(line, "?"))}
+	if r := l.during.Load(); r != nil {
+		attrs = append(attrs, slog.String("run", r.Run), slog.String("vm", r.VM))
+	}
 	if dropped > 0 {
 		attrs = append(attrs, slog.Int("dropped", dropped))
 	}
@@ -151,13 +159,23 @@ func slogLevel(l hclog.Level) slog.Level {
 // Log passes a message on.
 func (h *hostLog) Log(level hclog.Level, msg string, args ...any) {
 	if h.fromPlugin {
-		if len(args) > 0 {
-			msg += " " + strings.TrimSpace(fmt.Sprintln(args...))
-		}
-		h.lines.say(slogLevel(level), msg)
+		h.lines.say(slogLevel(level), msg+pairs(args))
 		return
 	}
 	h.lines.log.Debug("go-plugin: "+msg, args...)
+}
+
+// pairs are what a plugin's own logger added to a line, but for the time, which lull's
+// log has.
+func pairs(args []any) string {
+	var b strings.Builder
+	for len(args) > 1 && b.Len() < maxLine {
+		if args[0] != "timestamp" {
+			fmt.Fprintf(&b, " %v=%v", args[0], args[1])
+		}
+		args = args[2:]
+	}
+	return b.String()
 }
 
 // Trace is dropped: it is one line a message.

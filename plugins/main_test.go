@@ -64,6 +64,8 @@ func TestMain(m *testing.M) {
 		exit(errors.New("no configuration"))
 	case "two-methods":
 		exit(sdk.Serve(&twoMethods{}))
+	case "talks":
+		exit(sdk.Serve(&talker{}))
 	default:
 		exit(sdk.Serve(&odd{mode: mode}))
 	}
@@ -100,6 +102,16 @@ func (w *twoMethods) Thaw(context.Context, sdk.Request) (sdk.ThawResult, error) 
 	held := w.frozen
 	w.frozen = false
 	return sdk.ThawResult{Held: held}, nil
+}
+
+// talker says something in every way that there is.
+type talker struct{ twoMethods }
+
+func (w *talker) Prepare(ctx context.Context, _ sdk.Request) error {
+	sdk.Log(ctx).Warn("a long transaction", "since", "05:12")
+	sdk.Progress(ctx, "checkpoint", 3, 7)
+	fmt.Fprintln(os.Stderr, "in plain words")
+	return nil
 }
 
 // odd freezes the guest, and does what its mode, "verb call", says in one call.

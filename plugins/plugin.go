@@ -35,6 +35,7 @@ const (
 type Plugin struct {
 	spec    Spec
 	log     *slog.Logger
+	lines   *lineLog // what it says
 	folder  *folder
 	process *process
 	said    tail // on standard error
@@ -65,7 +66,7 @@ func Start(ctx context.Context, spec Spec, guest snapshot.Guest, log *slog.Logge
 	}
 	log = log.With("plugin", spec.Name)
 	lines := newLineLog(log)
-	p := &Plugin{spec: spec, log: log, folder: folder, process: newProcess(spec, folder.path, lines)}
+	p := &Plugin{spec: spec, log: log, lines: lines, folder: folder, process: newProcess(spec, folder.path, lines)}
 	// spec.check has looked it up before.
 	if p.process.credential, err = spec.credential(); err == nil && p.process.credential != nil {
 		err = folder.letThrough()

@@ -49,7 +49,7 @@ func (p *Plugin) Identify(ctx context.Context) (quiesce.Identity, error) {
 
 // Prepare comes before the window.
 func (p *Plugin) Prepare(ctx context.Context, r quiesce.Request) error {
-	_, err := p.writer.Prepare(ctx, &proto.PrepareRequest{Request: request(r)})
+	_, err := p.writer.Prepare(ctx, &proto.PrepareRequest{Request: p.request(r)})
 	return p.failure(ctx, optional(err))
 }
 
@@ -58,31 +58,31 @@ func (p *Plugin) Freeze(ctx context.Context, r quiesce.Request) error {
 	if p.guest != nil {
 		defer p.guest.gate.enter()()
 	}
-	_, err := p.writer.Freeze(ctx, &proto.FreezeRequest{Request: request(r)})
+	_, err := p.writer.Freeze(ctx, &proto.FreezeRequest{Request: p.request(r)})
 	return p.failure(ctx, err)
 }
 
 // Thaw lets the application go on.
 func (p *Plugin) Thaw(ctx context.Context, r quiesce.Request) (quiesce.ThawResult, error) {
-	res, err := p.writer.Thaw(ctx, &proto.ThawRequest{Request: request(r)})
+	res, err := p.writer.Thaw(ctx, &proto.ThawRequest{Request: p.request(r)})
 	return quiesce.ThawResult{Held: res.GetHeld()}, p.failure(ctx, err)
 }
 
 // PostSnapshot gets the plugin's document.
 func (p *Plugin) PostSnapshot(ctx context.Context, r quiesce.Request) ([]byte, error) {
-	res, err := p.writer.PostSnapshot(ctx, &proto.PostSnapshotRequest{Request: request(r)})
+	res, err := p.writer.PostSnapshot(ctx, &proto.PostSnapshotRequest{Request: p.request(r)})
 	return res.GetDocument(), p.failure(ctx, optional(err))
 }
 
 // Complete says that the restore point is durable.
 func (p *Plugin) Complete(ctx context.Context, r quiesce.Request) error {
-	_, err := p.writer.Complete(ctx, &proto.CompleteRequest{Request: request(r)})
+	_, err := p.writer.Complete(ctx, &proto.CompleteRequest{Request: p.request(r)})
 	return p.failure(ctx, optional(err))
 }
 
 // Abort undoes everything. A plugin that stays deaf to it is killed.
 func (p *Plugin) Abort(ctx context.Context, r quiesce.Request) error {
-	_, err := p.writer.Abort(ctx, &proto.AbortRequest{Request: request(r)})
+	_, err := p.writer.Abort(ctx, &proto.AbortRequest{Request: p.request(r)})
 	switch {
 	case status.Code(err) != codes.DeadlineExceeded:
 		p.deafAborts.Store(0) // a failure of the writer is an answer too
@@ -175,7 +175,11 @@ func class(c proto.FailureClass) quiesce.Class {
 	return quiesce.NotRetryable
 }
 
-func request(r quiesce.Request) *proto.Request { return &proto.Request{Run: r.Run, Vm: r.VM} }
+// request is a run on the wire; what the plugin says from now on belongs to it.
+func (p *Plugin) request(r quiesce.Request) *proto.Request {
+	p.lines.during.Store(&r)
+	return &proto.Request{Run: r.Run, Vm: r.VM}
+}
 
 func restoreRequest(r quiesce.RestoreRequest) *proto.RestoreRequest {
 	return &proto.RestoreRequest{Vm: r.VM, Point: r.Point, Document: r.Document}

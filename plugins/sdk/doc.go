@@ -23,8 +23,8 @@
 //     it, and only then reaches the writer.
 //   - Every context has a deadline, and ends when lull has given up on the call.
 //   - A panic fails the call, not the plugin, and its stack is logged.
-//   - What it prints, on standard output or standard error, becomes lull's log,
-//     within limits. A flood ends the plugin.
+//   - What it tells Log or prints, on standard output or standard error, becomes lull's
+//     log, with the run's id and within limits. A flood ends the plugin.
 //   - The plugin ends when lull does. SIGTERM is not for it: a service manager
 //     sends it to every process, and lull thaws first.
 package sdk

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -30,7 +31,8 @@ func Serve(w Writer) error {
 	signal.Notify(ignored, syscall.SIGTERM)
 	defer signal.Stop(ignored)
 
-	// go-plugin replaces os.Stderr; the log keeps the real one.
+	// go-plugin replaces os.Stderr; the logs keep the real one.
+	calls := newLog(os.Stderr)
 	log := hclog.New(&hclog.LoggerOptions{Output: os.Stderr, Level: hclog.Warn, JSONFormat: true})
 	goplugin.Serve(&goplugin.ServeConfig{
 		HandshakeConfig: goplugin.HandshakeConfig{
@@ -41,7 +43,7 @@ func Serve(w Writer) error {
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(opts,
 				grpc.MaxRecvMsgSize(proto.MaxMessage), grpc.MaxSendMsgSize(proto.MaxMessage),
-				grpc.UnaryInterceptor(recoverer(log)))...)
+				grpc.ChainUnaryInterceptor(logged(calls), answer))...)
 		},
 	})
 	return nil
@@ -64,16 +66,25 @@ func (p *servedPlugin) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.C
 	return nil, errors.New("the SDK is no client")
 }
 
-// recoverer turns a panic of a call into its failure.
-func recoverer(log hclog.Logger) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				log.Error("writer panicked", "call", info.FullMethod, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-				err = toStatus(ctx, fmt.Errorf("panicked: %v", p))
-			}
-		}()
-		res, err = handler(ctx, req)
-		return res, toStatus(ctx, err)
+// answer puts a call's error on the wire, and makes one of a panic.
+func answer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (res any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			Log(ctx).Error("writer panicked", "panic", fmt.Sprint(p), "stack", panicked(debug.Stack()))
+			err = toStatus(ctx, fmt.Errorf("panicked: %v", p))
+		}
+	}()
+	res, err = handler(ctx, req)
+	return res, toStatus(ctx, err)
+}
+
+// panicked is a stack from where the panic was on.
+func panicked(stack []byte) string {
+	_, below, found := strings.Cut(string(stack), "\npanic(")
+	if !found {
+		return string(stack)
 	}
+	_, below, _ = strings.Cut(below, "\n") // where panic itself is
+	_, below, _ = strings.Cut(below, "\n")
+	return below
 }
