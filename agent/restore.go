@@ -32,7 +32,10 @@ type RestoreJob struct {
 	BestEffort bool
 	// Cold leaves the memory of a VM away: it starts from its disks alone. A
 	// best-effort restore does so always, as its disks may not be those of the memory.
-	Cold    bool
+	Cold bool
+	// Writer starts the writers that took part in the point, for PreRestore and
+	// PostRestore. Nil: none is asked.
+	Writer  RestoreWriter
 	Observe Observer // may be nil
 	Now     func() time.Time
 	Workers int // 0: the transfer's default
@@ -48,9 +51,11 @@ type RestoreResult struct {
 	// bring back whole; they are not among Disks and Files.
 	Incomplete []Incomplete `json:"incomplete,omitempty"`
 	// Start lists what makes the VM startable, such as a boot script.
-	Start []string      `json:"start,omitempty"`
-	Bytes int64         `json:"bytes"` // written; zeros are not
-	Took  time.Duration `json:"took"`
+	Start []string `json:"start,omitempty"`
+	// Warnings are of writers: the VM is whole without them.
+	Warnings []string      `json:"warnings,omitempty"`
+	Bytes    int64         `json:"bytes"` // written; zeros are not
+	Took     time.Duration `json:"took"`
 }
 
 // Restore brings a point back whole. Until every byte of every disk is there and
@@ -77,6 +82,7 @@ type restore struct {
 	files   []snapshot.RestoredFile
 	memory  *restoreMemory // nil: none
 	staged  []staged
+	writers []restoreWriter
 	result  RestoreResult
 }
 
@@ -109,6 +115,10 @@ func (r *restore) do(ctx context.Context) (err error) {
 	if err := r.check(ctx); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, r.stopWriters()) }()
+	if err := r.preRestore(ctx); err != nil {
+		return err
+	}
 	undo, err := makeDir(r.Dir)
 	if err != nil {
 		return snapshot.WithHint(err, "choose a folder that this user may write to")
@@ -131,7 +141,11 @@ func (r *restore) do(ctx context.Context) (err error) {
 	if err := r.commit(); err != nil {
 		return err
 	}
-	return r.define(ctx)
+	if err := r.define(ctx); err != nil {
+		return err
+	}
+	r.postRestore(ctx)
+	return nil
 }
 
 // commit gives everything its name. Where that fails half-way, what has replaced

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,14 +169,14 @@ func (h *hostLog) Log(level hclog.Level, msg string, args ...any) {
 // pairs are what a plugin's own logger added to a line, but for the time, which lull's
 // log has.
 func pairs(args []any) string {
-	var b strings.Builder
-	for len(args) > 1 && b.Len() < maxLine {
+	var all []string
+	for ; len(args) > 1; args = args[2:] {
 		if args[0] != "timestamp" {
-			fmt.Fprintf(&b, " %v=%v", args[0], args[1])
+			all = append(all, fmt.Sprintf(" %v=%v", args[0], args[1]))
 		}
-		args = args[2:]
 	}
-	return b.String()
+	slices.Sort(all) // go-plugin has them in no order
+	return strings.Join(all, "")
 }
 
 // Trace is dropped: it is one line a message.

@@ -20,6 +20,7 @@ type restoreFlags struct {
 	force      bool
 	bestEffort bool
 	cold       bool
+	alone      bool // no writer is asked
 	format     string
 }
 
@@ -43,6 +44,7 @@ func (in *invocation) restoreCommand() *cobra.Command {
 	f.BoolVar(&flags.force, "force", false, "replace files that are there")
 	f.BoolVar(&flags.bestEffort, "best-effort", false, "go on past what is damaged; a disk with holes gets the ending .incomplete")
 	f.BoolVar(&flags.cold, "cold", false, "leave a saved memory away: the VM starts from its disks alone")
+	f.BoolVar(&flags.alone, "without-writers", false, "do not tell the writers that took part in the restore point")
 	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were; raw for formats that lull does not write)")
 	return cmd
 }
@@ -80,10 +82,14 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 			err := fmt.Errorf("restore %s: %w", what, damage)
 			return withHint(err, "name the restore point by its whole id: %s is the newest that can be read", point.ID)
 		}
-		return in.restorePoint(ctx, agent.RestoreJob{
+		job := agent.RestoreJob{
 			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force, BestEffort: flags.bestEffort,
 			Cold: flags.cold,
-		})
+		}
+		if t.config != nil && !flags.alone {
+			job.Writer = in.restoreWriter(t.config)
+		}
+		return in.restorePoint(ctx, job)
 	})
 }
 
@@ -98,6 +104,9 @@ func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) er
 		return err
 	}
 	in.warnIncomplete(res)
+	if len(res.Warnings) > 0 { // the story has told them
+		in.code = worse(in.code, exitWarnings)
+	}
 	if in.flags.json {
 		return in.line(eventLine{
 			Event:    agent.Event{Time: time.Now(), VM: res.VM, Step: agent.StepDone},

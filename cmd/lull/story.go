@@ -74,6 +74,8 @@ func (s *story) tell(e agent.Event) {
 		text = "disks are frozen"
 	case agent.StepThawed:
 		text = "the guest goes on"
+	case agent.StepRetrying:
+		text = "the guest does not hold still yet; it is tried again in a moment"
 	case agent.StepRead:
 		if e.Message == "" {
 			return

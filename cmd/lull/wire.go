@@ -142,6 +142,24 @@ func (in *invocation) writers(cfg *config.Config, group config.Group) agent.Writ
 	}
 }
 
+// restoreWriter starts a writer of the configuration for a restore: without a guest.
+func (in *invocation) restoreWriter(cfg *config.Config) agent.RestoreWriter {
+	return func(ctx context.Context, name string) (quiesce.Writer, func() error, error) {
+		if !slices.Contains(cfg.Writers(), name) {
+			return nil, nil, nil
+		}
+		spec, err := in.writerSpec(cfg, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		p, err := plugins.Start(ctx, spec, nil, in.logger(slog.LevelWarn))
+		if err != nil {
+			return nil, nil, withHint(err, "--without-writers restores without asking it")
+		}
+		return p, p.Close, nil
+	}
+}
+
 func closeAll(stops []func() error) error {
 	var errs []error
 	for _, stop := range stops {

@@ -78,13 +78,18 @@ func answer(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.
 	return res, toStatus(ctx, err)
 }
 
+// maxStack bounds a stack in the log, in lines: two a call.
+const maxStack = 20
+
 // panicked is a stack from where the panic was on.
 func panicked(stack []byte) string {
 	_, below, found := strings.Cut(string(stack), "\npanic(")
 	if !found {
-		return string(stack)
+		below = string(stack)
 	}
-	_, below, _ = strings.Cut(below, "\n") // where panic itself is
-	_, below, _ = strings.Cut(below, "\n")
-	return below
+	lines := strings.Split(below, "\n")
+	if found && len(lines) > 2 {
+		lines = lines[2:] // panic itself, and where that is
+	}
+	return strings.Join(lines[:min(len(lines), maxStack)], "\n")
 }
