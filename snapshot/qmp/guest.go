@@ -94,7 +94,8 @@ type execStatus struct {
 
 func (a *Agent) wait(ctx context.Context, pid int64) (snapshot.ExecResult, error) {
 	const longest = 500 * time.Millisecond
-	for pause := 5 * time.Millisecond; ; pause = min(2*pause, longest) {
+	// A pause is about a quarter of what has passed: a freeze window waits here.
+	for pause := 4 * time.Millisecond; ; pause = min(pause+pause/4, longest) {
 		var s execStatus
 		if err := a.Execute(ctx, "guest-exec-status", map[string]int64{"pid": pid}, &s); err != nil {
 			return snapshot.ExecResult{}, err
