@@ -133,7 +133,7 @@ func TestParseEveryKey(t *testing.T) {
 				Tracking: config.Tracking{Enabled: true, Audit: 720 * time.Hour},
 			},
 			{
-				Writers: []string{"app", "filesystem", "mongo", "postgresql", "redis", "storage"},
+				Writers: []string{"app", "filesystem", "mariadb", "mongo", "postgresql", "redis", "storage"},
 				Name:    "offsite", Patterns: []string{"lab/w*", "old"}, VMs: []string{"cold/old", "lab/web"},
 				Repository: "offsite",
 				Policy: quiesce.Policy{

@@ -44,7 +44,7 @@ const (
 func BuiltinWriters() []string { return append([]string{FilesystemWriter}, DatabaseWriters()...) }
 
 // DatabaseWriters are those of them that look for a database in the guest.
-func DatabaseWriters() []string { return []string{PostgreSQLWriter} }
+func DatabaseWriters() []string { return []string{PostgreSQLWriter, MariaDBWriter} }
 
 func (p *parser) plugin(dir string) func(name string, n *yaml.Node, line int) Plugin {
 	return func(name string, n *yaml.Node, line int) Plugin {

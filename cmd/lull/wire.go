@@ -19,6 +19,7 @@ import (
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/plugins/writers/filesystem"
+	"github.com/lull-backup/lull/plugins/writers/mariadb"
 	"github.com/lull-backup/lull/plugins/writers/postgresql"
 	"github.com/lull-backup/lull/plugins/writers/script"
 	"github.com/lull-backup/lull/quiesce"
@@ -194,7 +195,7 @@ func (in *invocation) writerSpec(cfg *config.Config, name string) (plugins.Spec,
 	if s, ok := cfg.Script(name); ok {
 		return in.scriptSpec(cfg, s)
 	}
-	if name == config.PostgreSQLWriter {
+	if slices.Contains(config.DatabaseWriters(), name) {
 		return in.builtin(name, name, plugins.GrantExec), nil
 	}
 	p, ok := cfg.Plugin(name)
@@ -273,6 +274,8 @@ func serveWriter(name, settings string) error {
 		return filesystem.Serve(settings)
 	case config.PostgreSQLWriter:
 		return postgresql.Serve(settings)
+	case config.MariaDBWriter:
+		return mariadb.Serve(settings)
 	case scriptWriter:
 		return script.Serve(settings)
 	}

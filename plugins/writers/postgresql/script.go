@@ -128,7 +128,7 @@ hold() {
     end=
     trap 'end=yes' TERM
     n=0
-    while [ -z "$end" ] && [ $n -lt 350 ] && echo; do
+    while [ -z "$end" ] && [ $n -lt 350 ] && [ -e "/proc/$$" ] && echo; do
         sleep 0.2 >/dev/null &
         wait $!
         n=$((n + 1))

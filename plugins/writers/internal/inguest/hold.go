@@ -110,7 +110,11 @@ const releaseScript = opening + `
 number turn >"$state/over.new" && mv "$state/over.new" "$state/over" || exit 1
 pid=$(number pid)
 answer=none
-ours() { [ "$pid" -gt 1 ] && { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q lull-hold; }
+ours() {
+    [ "$pid" -gt 1 ] || return 1
+    [ -e "/proc/$pid" ] || { kill -0 "-$pid" 2>/dev/null; return; } # its group outlives a leader
+    { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q lull-hold
+}
 if ours; then
     : >"$state/release" && kill -TERM "-$pid" 2>/dev/null
     tries=0
