@@ -125,3 +125,28 @@ func TestRestoreGoesPastPoisonedCopies(t *testing.T) {
 	}
 	wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
 }
+
+// A repair of the structure reads no copies of blocks elsewhere, and so believes in none: it
+// saves what can be read of a damaged pack, whoever claims to have it too.
+func TestRepairBelievesNoCopyThatItHasNotRead(t *testing.T) {
+	for hour := range 4 { // names of packs are random: whose is found first is too
+		store := mem.New()
+		initRepo(t, store)
+		addKey(t, store, "evil", repo.RoleBackup)
+		disk := image(1, 100*block.PageSize)
+		p := mustCommit(t, openRepo(t, store), "lab/web", disk)
+		good := objects(store, "packs/")
+		evil := openAs(t, store, "evil", repo.OpenOptions{Domain: repo.Domain{Own: true}})
+		if err := repo.Poison(t.Context(), evil, disk, clock().Add(hours(hour))); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range good { // the signature: all that it holds can be read
+			store.Damage(name, func(b []byte) []byte { b[len(b)-3] ^= 1; return b })
+		}
+		report := check(t, openRepo(t, store), repo.CheckOptions{Repair: true})
+		if report.Repaired == nil || report.Repaired.Packs != len(good) || len(report.Remaining) > 0 {
+			t.Fatalf("%+v", report)
+		}
+		wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+	}
+}

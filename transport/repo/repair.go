@@ -137,14 +137,17 @@ func (p *repairer) savePack(ctx context.Context, name [32]byte) error {
 	return nil
 }
 
-// have tells whether a block is whole in a pack that is.
+// have tells whether this check has read a block whole in another pack. What an index
+// object and a directory say of a pack that was not read is no reason to drop a block that
+// can be had: a host that was taken over may have put another content under its name.
 func (p *repairer) have(b *pack.Block) (bool, error) {
 	loc, ok, err := p.c.index.Lookup(b.Name)
 	if !ok || err != nil {
 		return false, err
 	}
 	_, bad := p.bad[loc.Pack]
-	return !bad, nil
+	there := p.c.packs[loc.Pack]
+	return !bad && there != nil && there.chosen, nil
 }
 
 // relist writes index objects without damaged packs in place of those with, and lists
