@@ -99,7 +99,7 @@ func (p *pruner) decideAnew(ctx context.Context, list *markList) (n uint64, err 
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, p.survey.close()) }()
-	if err := p.survey.count(p.marks.open.packs); err != nil {
+	if err := p.survey.count(); err != nil {
 		return 0, err
 	}
 	return n, p.decide(ctx)

@@ -146,11 +146,7 @@ func (p *pruner) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.survey.close()) }()
-	var without map[[32]byte]struct{}
-	if p.marks.open != nil {
-		without = p.marks.open.packs
-	}
-	if err := p.survey.count(without); err != nil {
+	if err := p.survey.count(); err != nil {
 		return err
 	}
 	p.describe()

@@ -1,12 +1,14 @@
 package repo
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -17,7 +19,9 @@ import (
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
+	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
 // LockOptions say what RenewLocks sees to.
@@ -50,8 +54,10 @@ const lockers = 8
 // needed to open the repository. The store must be a blob.Locker: blob.ErrNoLocks.
 // It takes a key that reads maps, and of the store no right but to lock.
 //
-// Of the index objects that list a pack, the newest is locked with it. So maintenance
-// that writes a shorter index object beside an old one lets the old one's lock end.
+// Of a block that lies in several packs, the same copies are locked that maintenance keeps:
+// see choice. Of the index objects that list a pack and that count, the newest is locked
+// with it. So maintenance that writes a shorter index object beside an old one lets the old
+// one's lock end.
 //
 // A point that cannot be read hides no other: the error, which wraps ErrCorrupt or
 // ErrVersion then, comes beside the report of what was done.
@@ -80,6 +86,10 @@ type relock struct {
 	o       LockOptions
 	wants   map[string]time.Time // object -> when its lock may end at the earliest
 	seen    map[block.Name]bool  // nodes of newer points
+	indexes []blob.Info          // that count, newest first
+	choice  choice
+	places  []index.Location // of a block: memory of need
+	copies  []index.Location
 	known   lockMemory
 	damaged []error
 	report  LockReport
@@ -87,8 +97,14 @@ type relock struct {
 
 // lockMemory is what the file says that remembers locks.
 type lockMemory struct {
-	Locks   map[string]int64    // object -> the end of the lock that was made, in seconds
-	Indexes map[string][][]byte // index object -> the packs that it lists
+	Locks   map[string]int64      // object -> the end of the lock that was made, in seconds
+	Indexes map[string]indexLists // by index object
+}
+
+// indexLists is what an index object lists, as far as locks go.
+type indexLists struct {
+	Packs  [][]byte // names
+	Makers [][]byte // certificates of those who made the packs
 }
 
 // want asks for a lock of an object. Points come newest first, so the first that
@@ -99,17 +115,23 @@ func (l *relock) want(object string, until time.Time) {
 	}
 }
 
-// gather finds out what is needed, and until when.
+// gather finds out what is needed, and until when. As in a survey, points are listed before
+// index objects, and those before packs.
 func (l *relock) gather(ctx context.Context) error {
 	points, err := list(ctx, l.r.store, pointPrefix)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(points, func(a, b blob.Info) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name)) })
-	now := l.r.now()
+	slices.SortFunc(points, newestFirst)
+	if len(points) == 0 || !l.until(points[0]).After(l.r.now()) {
+		return nil // none is to be locked
+	}
+	if err := l.choose(ctx); err != nil {
+		return err
+	}
 	for _, info := range points {
-		until := info.Created.Add(l.o.Period)
-		if !until.After(now) {
+		until := l.until(info)
+		if !until.After(l.r.now()) {
 			break // and all that follow are older
 		}
 		if err := l.point(ctx, info, until); err != nil {
@@ -119,24 +141,70 @@ func (l *relock) gather(ctx context.Context) error {
 	if l.report.Points == 0 {
 		return nil
 	}
-	return errors.Join(l.indexes(ctx), l.always(ctx, points[0].Created.Add(l.o.Period)))
+	l.cover()
+	return l.always(ctx, l.until(points[0]))
 }
 
-// indexes asks for the newest index object of each pack that is needed.
-func (l *relock) indexes(ctx context.Context) error {
-	infos, err := list(ctx, l.r.store, indexPrefix)
+// until is when the lock of a point may end.
+func (l *relock) until(point blob.Info) time.Time { return point.Created.Add(l.o.Period) }
+
+func newestFirst(a, b blob.Info) int {
+	return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name))
+}
+
+// choose takes down which packs and index objects there are, to choose from as maintenance
+// does.
+func (l *relock) choose(ctx context.Context) error {
+	if err := l.r.loadDoubts(ctx, l.r.store); err != nil {
+		return err
+	}
+	m, err := l.r.readableMarks(ctx)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(infos, func(a, b blob.Info) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name)) })
-	covered, listed := map[string]bool{}, map[string][][]byte{}
-	for _, info := range infos {
-		packs, err := l.packsOf(ctx, info)
+	l.choice = newChoice(m)
+	infos, _, err := listIndex(ctx, l.r.store, m)
+	if err != nil {
+		return err
+	}
+	l.indexes = slices.SortedFunc(maps.Values(infos), newestFirst)
+	lists := map[string]indexLists{}
+	for _, info := range l.indexes {
+		of, err := l.listsOf(ctx, info)
 		if err := l.passed(err); err != nil {
 			return err
 		}
-		listed[info.Name] = packs
-		for _, id := range packs {
+		lists[info.Name] = of
+		for _, c := range of.Makers {
+			l.choice.certified(l.r, c)
+		}
+	}
+	l.known.Indexes = lists
+	return l.choice.listPacks(ctx, l.r)
+}
+
+// listsOf is what an index object lists. It is read once.
+func (l *relock) listsOf(ctx context.Context, info blob.Info) (of indexLists, err error) {
+	of, known := l.known.Indexes[info.Name]
+	if known && !slices.ContainsFunc(of.Packs, func(id []byte) bool { return len(id) != 32 }) {
+		return of, nil
+	}
+	listings, err := l.r.readIndex(ctx, l.r.store, info)
+	of = indexLists{}
+	for i := range listings {
+		of.Packs = append(of.Packs, listings[i].Pack[:])
+		if c := listings[i].Certificate; !slices.ContainsFunc(of.Makers, func(o []byte) bool { return bytes.Equal(o, c) }) {
+			of.Makers = append(of.Makers, c)
+		}
+	}
+	return of, err
+}
+
+// cover asks for the newest index object of each pack that is needed.
+func (l *relock) cover() {
+	covered := map[string]bool{}
+	for _, info := range l.indexes {
+		for _, id := range l.known.Indexes[info.Name].Packs {
 			object := packObject([32]byte(id))
 			until, needed := l.wants[object]
 			if needed && !covered[object] {
@@ -147,22 +215,43 @@ func (l *relock) indexes(ctx context.Context) error {
 			}
 		}
 	}
-	l.known.Indexes = listed
+}
+
+// need asks for the packs that a block is kept in.
+func (l *relock) need(ctx context.Context, name block.Name, until time.Time) error {
+	if err := l.find(ctx, name); err != nil {
+		return l.passed(err)
+	}
+	l.copies = l.choice.copies(l.copies, l.places)
+	if len(l.copies) == 0 {
+		return l.passed(objectErr(packObject(l.places[0].Pack), fmt.Errorf("%w: missing", wire.ErrDamaged)))
+	}
+	for i := range l.copies {
+		if c := &l.copies[i]; !l.choice.superfluous(c, l.copies) {
+			l.want(packObject(c.Pack), until)
+		}
+	}
 	return nil
 }
 
-// packsOf are the packs that an index object lists. It is read once.
-func (l *relock) packsOf(ctx context.Context, info blob.Info) (packs [][]byte, err error) {
-	packs, known := l.known.Indexes[info.Name]
-	if known && !slices.ContainsFunc(packs, func(id []byte) bool { return len(id) != 32 }) {
-		return packs, nil
+// find fills places, with one at least.
+func (l *relock) find(ctx context.Context, name block.Name) error {
+	look := func() error {
+		return l.r.mending(ctx, func() (err error) {
+			l.places, err = l.r.index.Places(l.places[:0], name)
+			return err
+		})
 	}
-	listings, err := l.r.readIndex(ctx, l.r.store, info)
-	packs = make([][]byte, len(listings))
-	for i := range listings {
-		packs[i] = listings[i].Pack[:]
+	if err := look(); err != nil || len(l.places) > 0 {
+		return err
 	}
-	return packs, err
+	if _, err := l.r.find(ctx, name); err != nil { // follows the store
+		return err
+	}
+	if err := look(); err != nil || len(l.places) > 0 {
+		return err
+	}
+	return noBlock(name)
 }
 
 // always asks for what every point needs.
@@ -194,13 +283,7 @@ func (l *relock) point(ctx context.Context, info blob.Info, until time.Time) err
 	}
 	l.report.Points++
 	l.want(info.Name, until)
-	need := func(name block.Name) error {
-		loc, err := l.r.find(ctx, name)
-		if err == nil {
-			l.want(packObject(loc.Pack), until)
-		}
-		return l.passed(err)
-	}
+	need := func(name block.Name) error { return l.need(ctx, name, until) }
 	w := tree.Walker{
 		Load:  l.r.nodes(l.r.store).load,
 		Enter: func(name block.Name) (bool, error) { fresh := !l.seen[name]; l.seen[name] = true; return fresh, nil },

@@ -187,6 +187,69 @@ func TestRenewalPassesDamage(t *testing.T) {
 	}
 }
 
+// Renewal locks the copies of blocks that maintenance keeps: of those that a host has listed
+// that was taken over, and of the good ones, both.
+func TestRenewalIsNotMisledByPoison(t *testing.T) {
+	for hour := range 4 { // names of packs are random: whose is found first is too
+		s := newLockedStore()
+		initRepo(t, s.store)
+		addKey(t, s.store, "evil", repo.RoleBackup)
+		disk := image(1, 100*block.PageSize)
+		mustCommit(t, s.open(t), "lab/web", disk)
+		evil := openAs(t, s.store, "evil", repo.OpenOptions{Domain: repo.Domain{Own: true}})
+		if err := repo.Poison(t.Context(), evil, disk, clock().Add(hours(hour))); err != nil {
+			t.Fatal(err)
+		}
+		s.pass(lockPeriod - 24*time.Hour)
+		p := mustCommit(t, s.open(t), "lab/web", disk)
+		s.renew(t, s.open(t), "")
+		s.pass(lockPeriod - time.Hour)
+		s.attack(t)
+		wantDisk(t, s.open(t), p.Disks[0].Root, disk)
+	}
+}
+
+// Of blocks that a host has stored twice one copy is locked, that which prune keeps.
+func TestRenewalAndPruneChooseAlike(t *testing.T) {
+	for range 4 {
+		s := newLockedStore()
+		initRepo(t, s.store)
+		disk := image(1, 100*block.PageSize)
+		var sessions [2]*repo.Session
+		for i := range sessions { // neither knows of the other
+			var err error
+			if sessions[i], err = s.open(t).Begin(t.Context(), "lab/web", clock().Add(hours(i))); err != nil {
+				t.Fatal(err)
+			}
+			defer sessions[i].Close()
+		}
+		for i, session := range sessions {
+			root, err := backup(t.Context(), session, disk, nil)
+			if err == nil {
+				_, err = session.Commit(t.Context(), repo.Point{VM: "lab/web", Frozen: clock().Add(hours(i)), Disks: []repo.Disk{{Root: root}}})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.pass(time.Minute)
+		}
+		twice := objects(s.Store, "packs/")
+		s.pass(lockPeriod - 24*time.Hour)
+		p := mustCommit(t, s.open(t), "lab/web", disk)
+		s.renew(t, s.open(t), filepath.Join(t.TempDir(), "locks"))
+		s.pass(48 * time.Hour)
+		for range 4 {
+			prune(t, s.open(t), repo.PruneOptions{})
+			s.pass(25 * time.Hour)
+		}
+		if left := objects(s.Store, "packs/"); len(left) != len(twice)/2 {
+			t.Errorf("%d packs of %d are left, want half", len(left), len(twice))
+		}
+		wantDisk(t, s.open(t), p.Disks[0].Root, disk)
+		wantClean(t, s.open(t))
+	}
+}
+
 func TestRenewalNeedsLocks(t *testing.T) {
 	store := mem.New()
 	initRepo(t, store)

@@ -2,17 +2,13 @@ package repo
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
-	"github.com/lull-backup/lull/transport/repo/internal/keys"
-	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -27,22 +23,11 @@ type survey struct {
 	bits  []uint64 // blocks that are needed, by their slots
 	nodes *nodes
 
-	points  []blob.Info     // that were read
-	indexes []blob.Info     // that count
-	fences  map[string]bool // among them
-	packs   map[[32]byte]*packUse
-	keepers map[keys.Signer]bool // of packs: whether the key is one that may delete anyway
-	blind   bool                 // what is damaged is not known
-	copies  []index.Location     // of a block: memory of count
-}
-
-// packUse is how much of a pack is needed.
-type packUse struct {
-	info   blob.Info
-	listed bool  // in an index object
-	bad    bool  // known to be damaged
-	total  int64 // bytes of blocks, unpacked
-	live   int64 // of those that are needed, from this pack
+	points  []blob.Info      // that were read
+	indexes []blob.Info      // that count
+	fences  map[string]bool  // among them
+	here    []index.Location // copies of a block: memory of count
+	choice
 }
 
 // survey reads what there is, and walks the maps of all points. witness are sessions
@@ -52,7 +37,7 @@ func (r *Repository) survey(ctx context.Context, m *marks, witness []sid) (_ *su
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{r: r, index: x, fences: map[string]bool{}, packs: map[[32]byte]*packUse{}, keepers: map[keys.Signer]bool{}}
+	s := &survey{r: r, index: x, fences: map[string]bool{}, choice: newChoice(m)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("survey repository: %w", err), x.Close())
@@ -69,7 +54,7 @@ func (r *Repository) survey(ctx context.Context, m *marks, witness []sid) (_ *su
 	if err := s.readIndexes(ctx, m); err != nil {
 		return nil, err
 	}
-	if err := s.listPacks(ctx); err != nil {
+	if err := s.listPacks(ctx, r); err != nil {
 		return nil, err
 	}
 	s.view = x.View()
@@ -141,26 +126,16 @@ func (s *survey) readIndexes(ctx context.Context, m *marks) error {
 		if packs == nil {
 			s.fences[infos[id].Name] = true
 		}
-		s.sign(packs)
+		for i := range packs {
+			if i == 0 || !bytes.Equal(packs[i].Certificate, packs[i-1].Certificate) {
+				s.certified(s.r, packs[i].Certificate)
+			}
+		}
 		if err := load.Add(ctx, id, entriesOf(s.r.ring, packs)); err != nil {
 			return err
 		}
 	}
 	return load.Flush(ctx)
-}
-
-// sign takes down which keys that packs are signed by belong to maintenance.
-func (s *survey) sign(packs []pack.Listing) {
-	var last []byte
-	for i := range packs {
-		if bytes.Equal(packs[i].Certificate, last) {
-			continue
-		}
-		last = packs[i].Certificate
-		if c, err := s.r.ring.ParseCertificate(last); err == nil {
-			s.keepers[c.Signer] = c.Roles.Has(RoleMaintain) && s.r.trust.holds(c.Signer)
-		}
-	}
 }
 
 // damaged takes down a pack that cannot be read: another copy of what it holds is looked
@@ -174,21 +149,6 @@ func (s *survey) damaged(err error) error {
 			if u := s.packs[name]; u != nil {
 				u.bad = true
 			}
-		}
-	}
-	return nil
-}
-
-func (s *survey) listPacks(ctx context.Context) error {
-	infos, err := list(ctx, s.r.store, packPrefix)
-	if err != nil {
-		return err
-	}
-	bad, all := s.r.doubts.packs()
-	s.blind = !all
-	for _, info := range infos {
-		if name, ok := sumOf(info.Name); ok && packObject(name) == info.Name {
-			s.packs[name] = &packUse{info: info, bad: bad[name]}
 		}
 	}
 	return nil
@@ -239,53 +199,25 @@ func (s *survey) walk(ctx context.Context, roots []Root) error {
 
 // count finds out how much of each pack is needed. A block that lies in several packs is
 // needed from each, but for copies that are superfluous.
-func (s *survey) count(without map[[32]byte]struct{}) error {
+func (s *survey) count() error {
 	return s.view.Each(func(slot uint64, places []index.Location) error {
-		s.copies = s.copies[:0]
-		for i := range places {
-			if p := s.packs[places[i].Pack]; p != nil {
-				p.listed = true
-				p.total += int64(places[i].BlockLength)
-				s.copies = append(s.copies, places[i])
-			}
+		s.here = s.copies(s.here, places)
+		for i := range s.here {
+			p := s.packs[s.here[i].Pack]
+			p.listed = true
+			p.total += int64(s.here[i].BlockLength)
 		}
 		if s.bits[slot/64]&(1<<(slot%64)) == 0 {
 			return nil
 		}
-		if len(s.copies) == 0 {
+		if len(s.here) == 0 {
 			return objectErr(packObject(places[0].Pack), fmt.Errorf("%w: missing", wire.ErrDamaged))
 		}
-		for i := range s.copies {
-			if c := &s.copies[i]; !s.superfluous(c, without) {
+		for i := range s.here {
+			if c := &s.here[i]; !s.superfluous(c, s.here) {
 				s.packs[c.Pack].live += int64(c.BlockLength)
 			}
 		}
 		return nil
 	})
-}
-
-// superfluous tells whether there is a better copy of a block, on the word of a key that
-// counts here: that of the same host, or of maintenance, which reads what it stores anew.
-// A host that was taken over may list what it likes: that makes no other's copy needless.
-func (s *survey) superfluous(c *index.Location, without map[[32]byte]struct{}) bool {
-	return !s.blind && slices.ContainsFunc(s.copies, func(o index.Location) bool {
-		vouched := o.Signer != index.Location{}.Signer && (o.Signer == c.Signer || s.keepers[keys.Signer(o.Signer)])
-		return vouched && o.Pack != c.Pack && s.better(&o, c, without)
-	})
-}
-
-// better tells whether a block is rather taken from a than from b. That depends on the
-// packs alone, so that all maintainers see the same copies as superfluous. What came later
-// was stored by somebody who would not, or could not, take the other.
-func (s *survey) better(a, b *index.Location, without map[[32]byte]struct{}) bool {
-	_, goesA := without[a.Pack]
-	_, goesB := without[b.Pack]
-	if goesA != goesB {
-		return goesB
-	}
-	x, y := s.packs[a.Pack], s.packs[b.Pack]
-	if x.bad != y.bad {
-		return y.bad
-	}
-	return cmp.Or(y.info.Created.Compare(x.info.Created), bytes.Compare(a.Pack[:], b.Pack[:])) < 0
 }

@@ -67,6 +67,17 @@ func (x *Index) Lookup(name block.Name) (Location, bool, error) {
 	return h.loc, h.found, err
 }
 
+// Places are all places of a block, those in doubted packs too, appended to dst. Errors
+// are those of Lookup.
+func (x *Index) Places(dst []Location, name block.Name) ([]Location, error) {
+	h := hit{usable: func(l *Location) bool { dst = append(dst, *l); return false }} // on to the next
+	err := x.read(func() error {
+		h.hidden = &hidden{gone: x.hidden.gone}
+		return x.runs.lookup(&name, &h)
+	})
+	return dst, err
+}
+
 func (x *Index) lookup(name *block.Name, h *hit) error {
 	h.hidden = &x.hidden
 	return x.read(func() error { return x.runs.lookup(name, h) })
