@@ -52,6 +52,8 @@ type header struct {
 	l1Entries   int64
 	snapshots   int
 	features    uint64
+	autoclear   uint64
+	bitmaps     bitmapDirectory
 	compression compression
 	extendedL2  bool
 
@@ -133,7 +135,7 @@ func (h *header) readFixed(f *layer.File, b []byte) error {
 	if h.version < 3 {
 		return nil
 	}
-	h.features = be.Uint64(b[72:])
+	h.features, h.autoclear = be.Uint64(b[72:]), be.Uint64(b[88:])
 	if order := be.Uint32(b[96:]); order > 6 {
 		return f.Corrupt("reference counts of 2^%d bits", order)
 	}
@@ -161,6 +163,8 @@ func (h *header) readExtensions(f *layer.File, b []byte) error {
 			h.backingFormat = string(b[:length])
 		case extensionFeatureNames:
 			h.readFeatureNames(b[:length])
+		case extensionBitmaps:
+			h.readBitmaps(b[:length])
 		}
 		b = b[min(layer.RoundUp(length, 8), int64(len(b))):]
 	}

@@ -1,0 +1,90 @@
+package image_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
+)
+
+// What QEMU records is what is read, over many clusters of bitmap.
+func TestReadBitmap(t *testing.T) {
+	for _, c := range []struct {
+		size, grain, cluster int64
+		writes               [][2]int64
+	}{
+		{1 << 20, 65536, 65536, nil},
+		{1<<20 + 512, 65536, 65536, [][2]int64{{1 << 20, 512}}},
+		{1 << 40, 65536, 65536, [][2]int64{{0, 1 << 20}, {700 << 30, 3 << 20}, {1<<40 - 4096, 4096}}},
+		{64 << 20, 512, 512, [][2]int64{{0, 9000}, {32 << 20, 4 << 20}}},
+	} {
+		t.Run(fmt.Sprint(c.size, c.grain), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "disk.qcow2")
+			qemuImg(t, "create", "-q", "-f", "qcow2", "-o", fmt.Sprintf("cluster_size=%d", c.cluster), path, fmt.Sprint(c.size))
+			qemuImg(t, "bitmap", "--add", path, "other")
+			qemuImg(t, "bitmap", "--add", "-g", fmt.Sprint(c.grain), path, "mine")
+			want, err := snapshot.NewChangeSet(c.size, c.grain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range c.writes {
+				qemuIO(t, path, "qcow2", fmt.Sprintf("write -z %d %d", w[0], w[1]))
+				want.Add(w[0], w[1])
+			}
+			got, err := image.ReadBitmap(t.Context(), path, "mine", c.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Bytes() != want.Bytes() {
+				t.Errorf("%d bytes, want %d", got.Bytes(), want.Bytes())
+			}
+			for _, w := range c.writes {
+				for off := w[0] - 2*c.grain; off < w[0]+w[1]+2*c.grain; off += c.grain {
+					if got.Any(off, 1) != want.Any(off, 1) {
+						t.Errorf("at %d: changed is %v", off, got.Any(off, 1))
+					}
+				}
+			}
+		})
+	}
+}
+
+// A bitmap that says nothing is none.
+func TestReadBitmapRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	qemuImg(t, "create", "-q", "-f", "qcow2", path, "1M")
+	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, image.ErrNoBitmap) {
+		t.Errorf("without any: %v", err)
+	}
+	qemuImg(t, "bitmap", "--add", path, "mine")
+	if _, err := image.ReadBitmap(t.Context(), path, "min", 1<<20); !errors.Is(err, image.ErrNoBitmap) {
+		t.Errorf("another name: %v", err)
+	}
+	if _, err := image.ReadBitmap(t.Context(), path, "mine", 2<<20); !errors.Is(err, snapshot.ErrCorrupt) {
+		t.Errorf("another size: %v", err)
+	}
+	stop := start(t, tool(t, "qemu-nbd", "qemu-utils"), "--persistent", "-f", "qcow2", "-k", filepath.Join(t.TempDir(), "s"), path)
+	await(t, "qemu-nbd to open the image", func() bool {
+		_, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20)
+		return errors.Is(err, snapshot.ErrBusy)
+	})
+	stop() // as by kill -9
+	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, image.ErrNoBitmap) {
+		t.Errorf("after a crash: %v", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, 8), 88); err != nil { // as a program does that knows no bitmaps
+		t.Fatal(err)
+	}
+	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, image.ErrNoBitmap) {
+		t.Errorf("after another program wrote: %v", err)
+	}
+}
