@@ -2,9 +2,13 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/nbd"
 )
 
@@ -63,12 +67,92 @@ func (f *frozen) frozenNode(ctx context.Context, d snapshot.DiskPlan) (*inserted
 	return in, err
 }
 
-// changeSet reads what a record says.
+// changeSet reads what a record says: from QEMU's NBD server, where that may serve the
+// disk. A persistent record is in the image too, since QEMU has written it there as the
+// image froze. One that is not is merged into another image, whose file is read.
 func (f *frozen) changeSet(ctx context.Context, d snapshot.DiskPlan) (*snapshot.ChangeSet, error) {
-	if d.Export == "" {
-		return nil, snapshot.ErrUnsupported
+	switch {
+	case d.Export != "":
+		return f.servedBitmap(ctx, d.Size, d.Export, d.Track)
+	case d.Track.Map != "":
+		return f.mappedBitmap(ctx, d)
 	}
-	return f.servedBitmap(ctx, d.Size, d.Export, d.Track)
+	set, err := image.ReadBitmap(ctx, d.Chain[0].Path, d.Track.Since, d.Size)
+	if err == nil && f.plan.Instance != "" && instanceOf(f.pid) != f.plan.Instance {
+		return nil, snapshot.ErrGone // and another may have written to it since
+	}
+	return set, err
+}
+
+// mappedBitmap reads a record by way of an empty image that has nothing else.
+func (f *frozen) mappedBitmap(ctx context.Context, d snapshot.DiskPlan) (_ *snapshot.ChangeSet, err error) {
+	file := deltaFile{path: d.Track.Map}
+	if err := os.Remove(file.path); err != nil && !errors.Is(err, fs.ErrNotExist) { // left by a process that died
+		return nil, err
+	}
+	if err := file.create(d.Path); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(file.path)) }()
+	err = f.host.during(ctx, f.plan, func(m *monitor) error {
+		if err := m.closeMap(ctx, d); err != nil {
+			return err
+		}
+		return m.copyRecord(ctx, d)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return image.ReadBitmap(ctx, file.path, d.Track.Since, d.Size)
+}
+
+// copyRecord merges a record into a bitmap of the image of that file. It is closed
+// then, which writes the bitmap.
+func (m *monitor) copyRecord(ctx context.Context, d snapshot.DiskPlan) (err error) {
+	node := mapNode(d.DeltaNode)
+	err = m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(node), "filename": d.Track.Map}, nil)
+	if err != nil {
+		return deltaRefused(err)
+	}
+	defer func() { err = errors.Join(err, m.closeMap(context.WithoutCancel(ctx), d)) }()
+	err = m.create(ctx, createJob(node), args{"driver": "qcow2", "file": fileNode(node), "size": d.Size})
+	if err != nil {
+		return err
+	}
+	if err := m.Execute(ctx, "blockdev-add", args{"driver": "qcow2", "node-name": node, "file": fileNode(node)}, nil); err != nil {
+		return err
+	}
+	err = m.Execute(ctx, "block-dirty-bitmap-add", args{"node": node, "name": d.Track.Since, "granularity": d.Track.Grain, "persistent": true}, nil)
+	if err != nil {
+		return err
+	}
+	return m.Execute(ctx, "block-dirty-bitmap-merge", args{"node": node, "target": d.Track.Since,
+		"bitmaps": []args{{"node": d.Node, "name": d.Track.Since}}}, nil)
+}
+
+// closeMap closes the nodes of a map, if they are open, once the job that makes it has
+// ended.
+func (m *monitor) closeMap(ctx context.Context, d snapshot.DiskPlan) error {
+	if d.Track.Map == "" {
+		return nil
+	}
+	node := mapNode(d.DeltaNode)
+	if err := ignoreRefused(m.finish(ctx, createJob(node))); err != nil {
+		return err
+	}
+	nodes, err := m.nodes(ctx, true)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{node, fileNode(node)} {
+		if findNode(nodes, name) == nil {
+			continue
+		}
+		if err := m.Execute(ctx, "blockdev-del", args{"node-name": name}, nil); err != nil {
+			return fmt.Errorf("close map of changes: %w", err)
+		}
+	}
+	return nil
 }
 
 // servedBitmap reads a bitmap from QEMU's NBD server.

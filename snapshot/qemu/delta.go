@@ -94,7 +94,7 @@ func rename(from, to string) error {
 
 // remove removes the file under both names, and then its stamp, durably.
 func (f deltaFile) remove() error {
-	for _, path := range []string{f.path, f.merged, f.path + stampSuffix} {
+	for _, path := range []string{f.path, f.merged, f.path + stampSuffix, f.path + mapSuffix} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove delta: %w", err)
 		}

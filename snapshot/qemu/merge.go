@@ -125,6 +125,9 @@ func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool)
 	if err := ignoreRefused(m.finish(ctx, createJob(d.DeltaNode))); err != nil {
 		return err // of a Prepare that was given up; how it ended does not matter
 	}
+	if err := m.closeMap(ctx, d); err != nil {
+		return err
+	}
 	v, err := m.look(ctx, d)
 	if err != nil {
 		return err

@@ -17,6 +17,9 @@ const nodePrefix = "lull-"
 // mergedSuffix is added to a delta's path when its pivot is ordered.
 const mergedSuffix = ".merged"
 
+// mapSuffix is added to a delta's path for the image by which a record is read.
+const mapSuffix = ".map"
+
 var errBadRun = errors.New("a run is named by 1 to 64 of 0-9 A-Z a-z -")
 
 func checkRun(run string) error {
@@ -41,6 +44,7 @@ func deltaNode(vm, run string, disk int) string {
 // Names that follow from the node of a delta.
 func fileNode(delta string) string  { return delta + "-file" }
 func createJob(delta string) string { return delta + "-create" }
+func mapNode(delta string) string   { return delta + "-map" }
 func commitJob(delta string) string { return delta + "-commit" }
 
 // isDelta tells whether a path is that of a delta, merged ones too.

@@ -90,16 +90,20 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 // format makes the file a qcow2 image whose header names the disk, for the road
 // without QEMU.
 func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
-	err := m.Execute(ctx, "blockdev-create", args{"job-id": createJob(d.DeltaNode), "options": args{
-		"driver": "qcow2", "file": fileNode(d.DeltaNode), "size": d.Size,
-		"backing-file": d.Chain[0].Path, "backing-fmt": d.Format}}, nil)
+	err := m.create(ctx, createJob(d.DeltaNode), args{"driver": "qcow2", "file": fileNode(d.DeltaNode), "size": d.Size,
+		"backing-file": d.Chain[0].Path, "backing-fmt": d.Format})
 	if err != nil {
-		return err
-	}
-	if err := m.finish(ctx, createJob(d.DeltaNode)); err != nil {
 		return fmt.Errorf("format delta %s: %w", d.Delta, err)
 	}
 	return nil
+}
+
+// create makes an image of a file that is open.
+func (m *monitor) create(ctx context.Context, job string, options args) error {
+	if err := m.Execute(ctx, "blockdev-create", args{"job-id": job, "options": options}, nil); err != nil {
+		return err
+	}
+	return m.finish(ctx, job)
 }
 
 // deltaRefused adds what to do when QEMU cannot open the new file.

@@ -82,6 +82,9 @@ func trackPlan(p snapshot.Plan, d snapshot.DiskPlan, in *inserted, stem string) 
 	for d.Size/t.Grain >= maxBits {
 		t.Grain *= 2
 	}
+	if d.Export == "" && !t.Persistent {
+		t.Map = d.Delta + mapSuffix
+	}
 	t.Record = stem + imagesOf(d.Chain, p.Instance) + "-" + p.Run
 	return t
 }

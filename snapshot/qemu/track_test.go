@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,9 @@ func (s *series) look() snapshot.Changes {
 	c, err := f.(snapshot.FrozenChanges).Changes(s.ctx, s.disk)
 	s.must(err)
 	s.must(f.Close())
+	if left, err := filepath.Glob(s.dir + "/disks/*" + mapSuffix); err != nil || len(left) > 0 {
+		s.t.Errorf("left: %v, %v", left, err)
+	}
 	return c
 }
 
@@ -151,6 +155,8 @@ func trackedShapes() []shape {
 		{format: snapshot.FormatQcow2, bus: "scsi", disks: 1, backing: true},
 		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 1},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1},
+		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
+		{format: snapshot.FormatRaw, bus: "iothread", disks: 1},
 	}
 }
 
@@ -361,4 +367,28 @@ func TestTrackTwoSeries(t *testing.T) {
 	if n := len(s.bitmaps()); n != 3 {
 		t.Errorf("%d bitmaps", n)
 	}
+}
+
+// A map that a process left which died as it made one is in nobody's way.
+func TestTrackMapLeft(t *testing.T) {
+	s := newSeries(t, shape{format: snapshot.FormatRaw, bus: "iothread", disks: 1})
+	s.point()
+	s.guestWrites(mib, 4096)
+	s.wants(s.freeze(), mib)
+	d := s.plan.Disks[0]
+	leave := func() {
+		node := mapNode(d.DeltaNode)
+		s.must(os.WriteFile(d.Track.Map, nil, 0o600))
+		s.ask("blockdev-add", args{"driver": "file", "node-name": fileNode(node), "filename": d.Track.Map}, nil)
+		s.ask("blockdev-create", args{"job-id": createJob(node), "options": args{"driver": "qcow2", "file": fileNode(node), "size": 512}}, nil)
+	}
+	leave()
+	c := s.look()
+	s.wants(c, mib)
+	leave()
+	s.merge(c, true)
+	if _, err := os.Stat(d.Track.Map); !os.IsNotExist(err) {
+		t.Errorf("the map is left: %v", err)
+	}
+	s.wants(s.point())
 }
