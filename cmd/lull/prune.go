@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/lull-backup/lull/transport/repo"
@@ -12,6 +14,7 @@ import (
 
 func (in *invocation) pruneCommand() *cobra.Command {
 	var o repo.PruneOptions
+	var recompress string
 	grace := repo.DefaultGrace
 	cmd := in.addRepositoryFlags(&cobra.Command{
 		Use:   "prune",
@@ -20,12 +23,16 @@ func (in *invocation) pruneCommand() *cobra.Command {
 			"one that comes after the grace deletes what nothing has come to need. Backups never\n" +
 			"wait for it, it may be interrupted at any moment, and nothing is ever left locked.\n" +
 			"The agent prunes by itself, see maintenance in the configuration.",
-		Example: "  lull prune --dry-run\n  lull prune",
+		Example: "  lull prune --dry-run\n  lull prune\n  lull prune --recompress=200GiB",
 		Args:    argCount(0, 0, ""),
 		RunE: in.run(func(cmd *cobra.Command, _ []string) error {
 			o.Grace = grace
 			if grace <= 0 {
 				return withHint(usagef("prune: --grace %s is no grace", grace), "give 24h or so; restores that take longer may fail")
+			}
+			var err error
+			if o.Recompress, err = recompressBudget(recompress); err != nil {
+				return err
 			}
 			return in.prune(cmd.Context(), o)
 		}),
@@ -34,7 +41,21 @@ func (in *invocation) pruneCommand() *cobra.Command {
 	f.BoolVar(&o.DryRun, "dry-run", false, "change nothing, and say what would be done")
 	f.DurationVar(&grace, "grace", grace, "how long what is to be deleted is marked before")
 	f.IntVar(&o.Keep, "max-unused", 10, "`PERCENT` of unused data that is not worth rewriting packs for")
+	f.StringVar(&recompress, "recompress", "", "write packs anew that would be smaller with compression: best, of `SIZE` at most")
+	f.Lookup("recompress").NoOptDefVal = "64GiB"
 	return cmd
+}
+
+// recompressBudget reads how many bytes of packs may be compressed anew; "" is none.
+func recompressBudget(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return 0, withHint(usagef("prune: --recompress=%s is no size", s), "give it as 200GiB, or none for 64GiB")
+	}
+	return int64(n), nil
 }
 
 func (in *invocation) prune(ctx context.Context, o repo.PruneOptions) error {
@@ -67,6 +88,9 @@ func (in *invocation) showPrune(p repo.PruneReport, dry bool) {
 	in.note("%smarked to be deleted by a later prune: %s, %s", would, count(p.Marked, "pack"), size(p.MarkedBytes))
 	if p.Rewritten > 0 {
 		in.note("%srewritten: %s, %s moved", would, count(p.Rewritten, "pack"), size(p.Moved))
+	}
+	if p.Recompressed > 0 {
+		in.note("%scompressed anew: %s, which takes %s less once the old ones are deleted", would, count(p.Recompressed, "pack"), size(p.Saved))
 	}
 	if p.Locked > 0 {
 		until := ""

@@ -28,6 +28,10 @@ type PruneOptions struct {
 	// Keep is the unused share of the repository that is not worth rewriting packs for,
 	// in percent; 0: 10. 100: no pack is rewritten.
 	Keep int
+	// Recompress is how many bytes of packs may be read and written anew because they
+	// would be smaller when compressed as with CompressBest; 0: none. It needs the role
+	// restore. Old and new are both in the store until the grace is over.
+	Recompress int64
 }
 
 // PruneReport is what a prune did, or would do.
@@ -41,10 +45,12 @@ type PruneReport struct {
 	DeletedBytes int64 `json:"deleted_bytes"`
 	Marked       int   `json:"marked"` // packs that go after the grace
 	MarkedBytes  int64 `json:"marked_bytes"`
-	Rewritten    int   `json:"rewritten"` // of them, whose blocks were put into others
-	Moved        int64 `json:"moved"`     // bytes of those blocks
-	Indexes      int   `json:"indexes"`   // index objects that were put together
-	Fenced       int   `json:"fenced"`    // sessions given up
+	Rewritten    int   `json:"rewritten"`    // of them, whose blocks were put into others
+	Moved        int64 `json:"moved"`        // bytes of those blocks
+	Recompressed int   `json:"recompressed"` // packs that were compressed anew
+	Saved        int64 `json:"saved"`        // bytes by that, once the old ones are deleted
+	Indexes      int   `json:"indexes"`      // index objects that were put together
+	Fenced       int   `json:"fenced"`       // sessions given up
 
 	// Locked are packs that nothing needs and that the store keeps, the first of them until
 	// LockedUntil; zero: it does not say.
@@ -67,6 +73,11 @@ var errRace = errors.New("another maintainer was faster")
 func (r *Repository) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	if err := r.Allow(RoleMaintain, "prune"); err != nil {
 		return PruneReport{}, err
+	}
+	if o.Recompress > 0 {
+		if err := r.mayRecompress(); err != nil {
+			return PruneReport{}, err
+		}
 	}
 	p := r.pruner(o)
 	err := p.leased(ctx)
@@ -207,7 +218,7 @@ func (p *pruner) foresee(ctx context.Context) error {
 		p.report.Rewritten++
 		p.report.Moved += p.survey.packs[name].live
 	}
-	return nil
+	return p.foreseeRecompressed(ctx)
 }
 
 // sessions lists those that are under way, and fences those that were away for longer than
@@ -402,7 +413,12 @@ func (p *pruner) rewriteThin(ctx context.Context) ([][32]byte, error) {
 			free = append(free, name)
 		}
 	}
-	return p.rewrite(ctx, free)
+	thin, err := p.rewrite(ctx, free)
+	if err != nil {
+		return nil, err
+	}
+	again, err := p.recompress(ctx, thin)
+	return append(thin, again...), err
 }
 
 func (p *pruner) putMark(ctx context.Context, doc markDoc) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
@@ -20,7 +21,7 @@ const maintenance = "\x00maintenance"
 // for: they may be marked, with another copy of everything in them. It is a session that
 // makes no point. Who may not read disk data rewrites none.
 func (p *pruner) rewrite(ctx context.Context, thin [][32]byte) (done [][32]byte, err error) {
-	if len(thin) == 0 || !p.r.ring.CanRead() || !p.r.ring.CanBackup() {
+	if len(thin) == 0 || !p.r.ring.CanRead() {
 		return nil, nil
 	}
 	s, err := p.r.begin(ctx, maintenance, newPointID(p.r.now()))
@@ -111,7 +112,7 @@ func (p *pruner) move(ctx context.Context, l *lane, out *segment, seg *pack.Segm
 		if !needed[i] || !l.s.claims.claim(b.Name) {
 			continue
 		}
-		p.report.Moved += int64(len(data))
+		atomic.AddInt64(&p.report.Moved, int64(len(data)))
 		if err := l.add(ctx, out, b.Name, data); err != nil {
 			return err
 		}
