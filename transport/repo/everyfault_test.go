@@ -43,7 +43,11 @@ func TestEveryFault(t *testing.T) {
 func sweep(t *testing.T, base *place, a activity, k faultKind) int {
 	t.Helper()
 	hits := 0
-	for n := 1; ; n += k.step {
+	step := k.step
+	if k.reads {
+		step *= a.step
+	}
+	for n := 1; ; n += step {
 		p := base.clone()
 		f := faults.New(p.store)
 		if a.elsewhere {
@@ -85,17 +89,18 @@ func torn(log string) string {
 type activity struct {
 	name      string
 	elsewhere bool // the store is that of the other repository
+	step      int  // from one operation to the next, where reading fails too
 	do        func(p *place, ctx context.Context, store blob.Store) error
 }
 
 func activities() []activity {
 	return []activity{
-		{"backup", false, (*place).backup},
-		{"copy from", false, func(p *place, ctx context.Context, store blob.Store) error { return p.copy(ctx, store, p.other) }},
-		{"copy into", true, func(p *place, ctx context.Context, store blob.Store) error { return p.copy(ctx, p.store, store) }},
-		{"forget", false, (*place).forget},
-		{"prune", false, (*place).prune},
-		{"keys", false, (*place).keys},
+		{"backup", false, 1, (*place).backup},
+		{"copy from", false, 1, func(p *place, ctx context.Context, store blob.Store) error { return p.copy(ctx, store, p.other) }},
+		{"copy into", true, 1, func(p *place, ctx context.Context, store blob.Store) error { return p.copy(ctx, p.store, store) }},
+		{"forget", false, 1, (*place).forget},
+		{"prune", false, 3, (*place).prune},
+		{"keys", false, 1, (*place).keys},
 	}
 }
 
@@ -107,6 +112,7 @@ type faultKind struct {
 	causes []error // that the activity may end with
 	step   int     // from one operation that fails to the next
 	again  int     // each such one is done again
+	reads  bool    // operations fail that change nothing, too
 }
 
 func faultKinds() []faultKind {
@@ -123,23 +129,23 @@ func faultKinds() []faultKind {
 		{"crash", func(_ *place, f *faults.Store, n int, _ func()) blob.Store {
 			f.CrashAfter(n - 1)
 			return f
-		}, []error{faults.ErrCrashed}, 1, 1},
-		{"torn write", one(faults.Fault{Op: faults.Create, Torn: 100}), []error{faults.ErrCrashed}, 1, 1},
-		{"duplicate", one(faults.Fault{Op: faults.Change, Twice: true}), nil, 1, 1},
+		}, []error{faults.ErrCrashed}, 1, 1, false},
+		{"torn write", one(faults.Fault{Op: faults.Create, Torn: 100}), []error{faults.ErrCrashed}, 1, 1, false},
+		{"duplicate", one(faults.Fault{Op: faults.Change, Twice: true}), nil, 1, 1, false},
 		{"late duplicate", func(_ *place, f *faults.Store, n int, hit func()) blob.Store {
 			return &replayed{Store: f, nth: n, hit: hit}
-		}, nil, 1, 1},
-		{"lost reply", one(faults.Fault{Op: faults.Change, After: reset}), []error{reset, blob.ErrExists}, 1, 2},
-		{"storm", one(faults.Fault{Before: slowDown, For: 3}), []error{slowDown}, 3, 4},
-		{"bit flip", one(faults.Fault{Op: faults.Read, Flip: 8*70 + 3}), damaged, 1, 9},
-		{"body cut off", one(faults.Fault{Op: faults.Read, Cut: 9}), damaged, 2, 9},
+		}, nil, 1, 1, false},
+		{"lost reply", one(faults.Fault{Op: faults.Change, After: reset}), []error{reset, blob.ErrExists}, 1, 2, false},
+		{"storm", one(faults.Fault{Before: slowDown, For: 3}), []error{slowDown}, 3, 4, true},
+		{"bit flip", one(faults.Fault{Op: faults.Read, Flip: 8*70 + 3}), damaged, 1, 9, true},
+		{"body cut off", one(faults.Fault{Op: faults.Read, Cut: 9}), damaged, 2, 9, true},
 		{"slow body", func(p *place, f *faults.Store, n int, hit func()) blob.Store {
 			f.Add(faults.Fault{Nth: n, While: func() { hit(); p.maintain() }})
 			return f
-		}, []error{repo.ErrFenced, repo.ErrCorrupt, blob.ErrNotFound, blob.ErrExists}, 3, 4},
+		}, []error{repo.ErrFenced, repo.ErrCorrupt, blob.ErrNotFound, blob.ErrExists}, 3, 4, true},
 		{"stale list", func(p *place, f *faults.Store, n int, hit func()) blob.Store {
 			return &stale{Store: f, before: p.before, nth: n, hit: hit, own: map[string]bool{}}
-		}, []error{repo.ErrCorrupt}, 1, 4},
+		}, []error{repo.ErrCorrupt}, 1, 4, true},
 	}
 }
 
@@ -253,11 +259,15 @@ func newPlace(t *testing.T) *place {
 	initRepo(t, p.other)
 	addKey(t, p.store, "gone", repo.RoleBackup)
 	addKey(t, p.store, "reader", repo.RoleRestore)
-	first := image(1, 40*block.PageSize)
+	first := digits(1, 40*block.PageSize)
 	half := bytes.Clone(first)
-	copy(half, image(2, 30*block.PageSize))
-	p.disks = map[string][]byte{"lab/web": append(bytes.Clone(half), first...), "lab/db": image(3, 9*block.PageSize)}
-	r := openSmall(t, p.store)
+	copy(half, digits(2, 30*block.PageSize))
+	p.disks = map[string][]byte{"lab/web": append(bytes.Clone(half), first...), "lab/db": digits(3, 9*block.PageSize)}
+	r, err := repo.Open(t.Context(), p.store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: clock, Compression: repo.CompressFast}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
 	commit := func(vm string, disk []byte) repo.Point {
 		point := mustCommit(t, r, vm, disk)
 		p.known[point.ID], p.must[point.ID] = disk, true
@@ -302,7 +312,7 @@ func (p *place) clone() *place {
 
 // with opens the repository in a store, and closes it again.
 func (p *place) with(ctx context.Context, store blob.Store, do func(*repo.Repository) error) error {
-	r, err := repo.Open(ctx, store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Label: "owner", Now: p.now}))
+	r, err := repo.Open(ctx, store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Label: "owner", Now: p.now, Compression: repo.CompressFast}))
 	if err != nil {
 		return err
 	}
@@ -358,14 +368,15 @@ func (p *place) forget(ctx context.Context, store blob.Store) error {
 	})
 }
 
-// prune forgets, out of harm's way, and prunes until what was forgotten is gone.
+// prune forgets, out of harm's way, and prunes until what was forgotten is gone, and what was
+// compressed in a hurry is compressed well.
 func (p *place) prune(ctx context.Context, store blob.Store) error {
 	if err := p.forget(ctx, p.store); err != nil {
 		return err
 	}
 	return p.with(ctx, store, func(r *repo.Repository) error {
-		for range 2 {
-			if _, err := r.Prune(ctx, repo.PruneOptions{Keep: 1}); err != nil && !errors.Is(err, repo.ErrBusy) {
+		for _, budget := range []int64{1 << 30, 0} {
+			if _, err := r.Prune(ctx, repo.PruneOptions{Keep: 1, Recompress: budget}); err != nil && !errors.Is(err, repo.ErrBusy) {
 				return err
 			}
 			p.sleep(25 * time.Hour)

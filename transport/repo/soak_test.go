@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,8 +23,9 @@ import (
 
 // TestSoak lives a random life with a repository again and again: guests write, two hosts
 // with keys of their own back them up, some of them for days, points are held, released,
-// forgotten and copied, two maintainers prune, and the store fails or a host crashes in the
-// middle of any of that. Whatever was committed and not forgotten restores, byte by byte as
+// forgotten and copied, two maintainers prune and compress anew, packs rot where there is
+// another copy of what is in them and are repaired, and the store fails or a host crashes in
+// the middle of any of that. Whatever was committed and not forgotten restores, byte by byte as
 // the guest had it, from this repository and from the copies, and check finds nothing.
 //
 // SOAK_MINUTES says for how long, else it is a few seconds; SOAK_SEED begins with that
@@ -102,6 +104,9 @@ func (s *soak) time() time.Time { return s.now }
 // open opens the repository as one of the hosts: the first owns it.
 func (s *soak) open(ctx context.Context, host int, store blob.Store) (*repo.Repository, error) {
 	o := repo.OpenOptions{Passphrase: passphrase, Label: "owner", Now: s.time, Cache: s.cache[host]}
+	if s.rng.IntN(2) == 0 {
+		o.Compression = repo.CompressFast
+	}
 	if host == 1 {
 		o.Passphrase, o.Label = secretOf("second"), "second"
 	}
@@ -139,7 +144,7 @@ func (s *soak) live(ctx context.Context, steps int) error {
 		do     func(context.Context) error
 	}{
 		{"write", 20, s.write}, {"backup", 20, s.backup}, {"slow", 6, s.slowly}, {"forget", 10, s.forget}, {"prune", 16, s.prune},
-		{"hold", 3, s.hold}, {"copy", 4, s.copy}, {"restore", 6, s.restoreOne}, {"check", 3, s.check}, {"wait", 12, s.wait},
+		{"hold", 3, s.hold}, {"copy", 4, s.copy}, {"restore", 6, s.restoreOne}, {"check", 3, s.check}, {"wait", 12, s.wait}, {"rot", 2, s.rot},
 	}
 	total := 0
 	for _, a := range all {
@@ -195,8 +200,10 @@ func (s *soak) write(context.Context) error {
 		n := min(len(disk)-at, (1+s.rng.IntN(40))*block.PageSize)
 		if s.rng.IntN(4) == 0 {
 			clear(disk[at : at+n])
+		} else if content := uint64(s.rng.IntN(12)); content%2 == 0 { // it is met again
+			copy(disk[at:], image(content, n))
 		} else {
-			copy(disk[at:], image(uint64(s.rng.IntN(12)), n)) // content that is met again
+			copy(disk[at:], digits(content, n))
 		}
 	}
 	if s.rng.IntN(6) == 0 {
@@ -364,7 +371,12 @@ func (s *soak) prune(ctx context.Context) error {
 	if err != nil {
 		return unless(expected(err), err)
 	}
-	_, err = r.Prune(ctx, repo.PruneOptions{Grace: time.Duration(1+s.rng.IntN(20)) * time.Hour, Keep: 1 + s.rng.IntN(20)})
+	o := repo.PruneOptions{Grace: time.Duration(1+s.rng.IntN(20)) * time.Hour, Keep: 1 + s.rng.IntN(20)}
+	if s.rng.IntN(3) == 0 {
+		o.Recompress = 1 + s.rng.Int64N(8<<20)
+	}
+	report, err := r.Prune(ctx, o)
+	s.did["packs compressed anew"] += report.Recompressed
 	err = errors.Join(err, r.Close())
 	return unless(expected(err), err)
 }
@@ -384,6 +396,41 @@ func (s *soak) check(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// rot flips a bit where nothing is lost with it, in an index object or in a pack's signature,
+// and lets a host repair that, which may crash.
+func (s *soak) rot(ctx context.Context) error {
+	names := append(objects(s.store, "index/"), objects(s.store, "packs/")...)
+	if s.slow != nil || len(names) == 0 { // a session that meets damage commits nothing
+		return nil
+	}
+	name := names[s.rng.IntN(len(names))]
+	s.store.Damage(name, func(b []byte) []byte {
+		at := s.rng.IntN(len(b))
+		if strings.HasPrefix(name, "packs/") {
+			at = len(b) - 1 - s.rng.IntN(64)
+		}
+		b[at] ^= 1 << s.rng.IntN(8)
+		return b
+	})
+	if _, err := s.repair(ctx, s.faulty()); !expected(err) {
+		return err
+	}
+	report, err := s.repair(ctx, s.store)
+	if err == nil && len(report.Remaining)+len(report.Lost) > 0 {
+		err = fmt.Errorf("after a repair of %s: %+v", name, report)
+	}
+	return err
+}
+
+func (s *soak) repair(ctx context.Context, store blob.Store) (report repo.CheckReport, err error) {
+	r, err := s.open(ctx, 0, store)
+	if err != nil {
+		return report, err
+	}
+	report, err = r.Check(ctx, repo.CheckOptions{ReadAll: true, Repair: true})
+	return report, errors.Join(err, r.Close())
 }
 
 func (s *soak) restoreOne(ctx context.Context) error {
