@@ -112,6 +112,25 @@ func resolve(next snapshot.Layer, parents []string) ([]snapshot.Layer, error) {
 	}
 }
 
+// FindParent finds the parent of an image in a format that names parents by their
+// identity, as ResolveChain does, without opening it. The path is empty for an image
+// that was made on nothing.
+func FindParent(path string, format snapshot.Format, parents ...string) (child Info, parentPath string, err error) {
+	i, closing, err := inspect(snapshot.Layer{Path: path, Format: format})
+	if err != nil {
+		return Info{}, "", fmt.Errorf("inspect image: %w", err)
+	}
+	defer closing()
+	if i.info.ParentID == "" {
+		return i.info, "", nil
+	}
+	l, err := parent(i.files[0], i.info, parents)
+	if err != nil {
+		return Info{}, "", fmt.Errorf("find parent: %w", err)
+	}
+	return i.info, l.Path, nil
+}
+
 // below is the layer that an image names as its backing file.
 func below(f *layer.File, info Info, parents []string) (snapshot.Layer, error) {
 	if info.ParentID != "" {

@@ -41,6 +41,33 @@ func lockForReading(f *os.File) error {
 	return checkUnwritten(f)
 }
 
+// LockForReading keeps writers off an image until f is closed. Errors: ErrBusy.
+func LockForReading(f *os.File) error { return lockForReading(f) }
+
+// LockForWriting keeps everybody else off an image until f is closed. Errors: ErrBusy.
+func LockForWriting(f *os.File) error {
+	if err := locking(f, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		return err
+	}
+	for _, perm := range []int64{permRead, permWrite, permResize} {
+		if err := setShared(f, lockUse+perm); err != nil {
+			return err
+		}
+		if err := setShared(f, lockDeny+perm); err != nil {
+			return err
+		}
+	}
+	for n := range int64(permResize + 1) {
+		if err := testFree(f, lockUse+n); err != nil {
+			return err
+		}
+		if err := testFree(f, lockDeny+n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkUnwritten sees that nobody writes an image, without taking a lock: one
 // that is held for a moment only could still keep a VM from starting.
 func checkUnwritten(f *os.File) error {

@@ -17,6 +17,7 @@ import (
 // opener opens the images of one chain.
 type opener struct {
 	lock   bool // against writers, until close
+	halves bool // opens an image, too, that a merge is writing into
 	cache  *layer.Cache
 	inflat *inflater
 	images []*openImage
@@ -38,6 +39,9 @@ func (o *opener) open(l snapshot.Layer) (*openImage, error) {
 	i := &openImage{info: Info{Path: l.Path, Format: l.Format}}
 	o.images = append(o.images, i)
 	f, err := o.file(i, l.Path)
+	if err == nil && !o.halves {
+		err = unfinished(l.Path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +197,16 @@ func (i *openImage) doubt(above *openImage) (string, error) {
 	}
 	return fmt.Sprintf("%s was changed at %s, but %s was made on it as of %s: it was copied, or written to since",
 		i.info.Path, stat.ModTime().UTC().Format(time.DateTime), above.info.Path, want.Format(time.DateTime)), nil
+}
+
+// Doubts are the reasons not to trust a chain, top first, whose images fit by their
+// identities: of VHD, whose identity does not change with its content.
+func Doubts(layers []snapshot.Layer) ([]string, error) {
+	list, err := doubts(layers)
+	if err != nil {
+		return nil, fmt.Errorf("look at chain: %w", err)
+	}
+	return list, nil
 }
 
 // doubts are the reasons not to trust a chain whose images fit.

@@ -1,7 +1,9 @@
 package image
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +15,24 @@ import (
 // deltaEnding is what snapshot/qemu puts behind an image's name for its delta,
 // the delta of an ordered pivot included.
 var deltaEnding = regexp.MustCompile(`^\.lull-[0-9A-Za-z-]{1,64}\.delta(\.merged)?$`)
+
+// MergeEnding is what the journal of a merge into an image adds to its name
+// (package merge): while it is there the image is half of what it was, and half of
+// what was made on it.
+const MergeEnding = ".lull-merge"
+
+// unfinished fails while a merge into an image is under way or was cut off.
+func unfinished(path string) error {
+	_, err := os.Lstat(path + MergeEnding)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return snapshot.WithHint(fmt.Errorf("a merge into %s was not finished: %w", path, snapshot.ErrMergePending),
+		"finish it: lull chain merge, with the image that was being merged; `lull chain show` of this one names it")
+}
 
 // merged fails while a delta of the image lies beside it: the VM's newest writes
 // are in there, so the image alone is not what the VM's disk is.

@@ -3,7 +3,10 @@ package vhdx
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"hash/crc32"
+	"slices"
+	"strings"
 
 	"github.com/lull-backup/lull/snapshot/image/layer"
 )
@@ -47,6 +50,18 @@ func readGUID(b []byte) guid {
 	s := []byte{b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6]}
 	h := hex.EncodeToString(append(s, b[8:16]...))
 	return guid(h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:])
+}
+
+// bytes is the identifier as it stands in a file.
+func (g guid) bytes() ([]byte, error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(string(g), "-", ""))
+	if err != nil || len(b) != 16 {
+		return nil, fmt.Errorf("%q is no identifier", string(g))
+	}
+	slices.Reverse(b[0:4])
+	slices.Reverse(b[4:6])
+	slices.Reverse(b[6:8])
+	return b, nil
 }
 
 // header is the current header of an image.

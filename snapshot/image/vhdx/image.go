@@ -145,3 +145,6 @@ func (v *Image) findSectors(block, index, inside, n int64) (layer.Piece, error) 
 	}
 	return pc, nil
 }
+
+// SectorSize is the unit in which the disk is written, bytes.
+func (v *Image) SectorSize() int64 { return v.sector }

@@ -1,0 +1,63 @@
+package merge
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/lull-backup/lull/snapshot/image/layer"
+)
+
+// disk is what a merge asks of the file system to change. Tests cut it off after
+// any step.
+type disk interface {
+	// device is an open image to write to.
+	device(f *os.File) layer.Device
+	// replace puts a new file into the place of an old one, durably.
+	replace(path string, data []byte) error
+	// remove removes a file, durably.
+	remove(path string) error
+}
+
+// osDisk is the file system itself.
+type osDisk struct{}
+
+func (osDisk) device(f *os.File) layer.Device { return f }
+
+func (osDisk) replace(path string, data []byte) error {
+	temp := path + ".tmp"
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		os.Remove(temp)
+		return err
+	}
+	return syncFolder(path)
+}
+
+func (osDisk) remove(path string) error {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return syncFolder(path)
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,90 @@
+package merge
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
+	"github.com/lull-backup/lull/snapshot/image/layer"
+)
+
+const (
+	journalTitle = "lull-merge 1 " // kind and version; the SHA-256 of the rest follows
+	journalMax   = 64 << 20        // bytes; patches are small
+)
+
+// journal is what must be known after a crash.
+type journal struct {
+	Child    string          `json:"child"` // path, as it was given
+	Format   snapshot.Format `json:"format"`
+	ChildID  string          `json:"child_id"`
+	ParentID string          `json:"parent_id"` // before the merge
+	NewID    string          `json:"new_id"`    // of the parent, from the first write on
+	Merged   bool            `json:"merged"`    // all is written and was compared
+	Discard  bool            `json:"discard"`   // the child may be removed then
+	Position int64           `json:"position"`  // on the disk: what is before is done
+	End      int64           `json:"end"`       // layer.Writer.End
+	Size     int64           `json:"size"`      // of the parent's file once Patches are written
+	Patches  []layer.Patch   `json:"patches"`
+}
+
+func journalPath(parent string) string { return parent + image.MergeEnding }
+
+func (j journal) encode() ([]byte, error) {
+	body, err := json.Marshal(j)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(body)
+	return append([]byte(journalTitle+hex.EncodeToString(sum[:])+"\n"), body...), nil
+}
+
+// readJournal reads the journal of a merge into a parent; nil where there is none.
+func readJournal(parent string) (*journal, error) {
+	f, err := os.Open(journalPath(parent))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, journalMax))
+	if err != nil {
+		return nil, err
+	}
+	j, err := decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("journal %s: %w: %w", f.Name(), snapshot.ErrCorrupt, err)
+	}
+	return j, nil
+}
+
+func decode(b []byte) (*journal, error) {
+	head, body, _ := bytes.Cut(b, []byte("\n"))
+	sum := sha256.Sum256(body)
+	if string(head) != journalTitle+hex.EncodeToString(sum[:]) {
+		return nil, errors.New("its first line does not fit the rest")
+	}
+	j := &journal{}
+	if err := json.Unmarshal(body, j); err != nil {
+		return nil, err
+	}
+	if j.Position < 0 || j.End < 0 || j.Size < 0 {
+		return nil, errors.New("negative numbers")
+	}
+	for _, p := range j.Patches {
+		if p.Off < 0 || p.Off > j.Size-int64(len(p.Data)) {
+			return nil, errors.New("a patch outside of the image")
+		}
+	}
+	return j, nil
+}

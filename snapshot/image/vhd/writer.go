@@ -1,0 +1,134 @@
+package vhd
+
+import (
+	"slices"
+
+	"github.com/lull-backup/lull/snapshot/image/layer"
+)
+
+// patchCost is what a patch takes beside its bytes, about.
+const patchCost = 64
+
+// writer writes into the disk of an image. A block that is not there goes where the
+// footer stood, and the footer behind it.
+type writer struct {
+	v   *Image
+	dev layer.Device
+	end int64 // where the next block goes
+	old int64 // where the first one went
+
+	fresh   map[int64]int64 // blocks that were not there: where they are now
+	patches []layer.Patch
+	pending int
+
+	// The bitmap of the block that is being written; offsets only grow.
+	bitmap   []byte
+	bitmapAt int64
+	changed  bool
+}
+
+// NewWriter writes into v, which was opened from the same file and is to be read
+// no more. end is Writer.End of one that went before, 0 for none.
+func NewWriter(v *Image, dev layer.Device, end int64) layer.Writer {
+	if end == 0 {
+		end = layer.RoundUp(v.f.Size, layer.SectorSize)
+		if _, err := footerAt(v.f, end-footerSize); err == nil {
+			end -= footerSize
+		}
+	}
+	return &writer{v: v, dev: dev, end: end, old: end, fresh: map[int64]int64{}}
+}
+
+func (w *writer) End() int64 { return w.end }
+
+func (w *writer) Write(p []byte, off int64) error {
+	if w.v.foot.kind == Fixed {
+		_, err := w.dev.WriteAt(p, off)
+		return err
+	}
+	for len(p) > 0 {
+		index, inside := off/w.v.head.block, off%w.v.head.block
+		n := min(int64(len(p)), w.v.head.block-inside)
+		at, err := w.place(index)
+		if err != nil {
+			return err
+		}
+		if _, err := w.dev.WriteAt(p[:n], at+w.v.head.bitmap+inside); err != nil {
+			return err
+		}
+		if err := w.mark(at, inside, n); err != nil {
+			return err
+		}
+		p, off = p[n:], off+n
+	}
+	return nil
+}
+
+// place is where a block is; it is made where it is not there.
+func (w *writer) place(index int64) (int64, error) {
+	if at, ok := w.fresh[index]; ok {
+		return at, nil
+	}
+	at, err := w.v.block(index)
+	if err != nil || at != 0 {
+		return at, err
+	}
+	at = w.end
+	if at/layer.SectorSize >= unusedEntry {
+		return 0, w.v.f.Unsupported("image that grows beyond %d sectors", unusedEntry)
+	}
+	// The old footer lies there, and perhaps what a crash left.
+	if err := w.dev.Truncate(at); err != nil {
+		return 0, err
+	}
+	if err := w.dev.Truncate(at + w.v.head.bitmap + w.v.head.block); err != nil {
+		return 0, err
+	}
+	w.end = at + w.v.head.bitmap + w.v.head.block
+	w.fresh[index] = at
+	w.patch(layer.Patch{Off: w.v.head.table + index*4, Data: be.AppendUint32(nil, uint32(at/layer.SectorSize))})
+	return at, nil
+}
+
+// mark sets the bits of sectors in the bitmap of the block at a place.
+func (w *writer) mark(block, inside, n int64) error {
+	if w.bitmap == nil || w.bitmapAt != block {
+		w.flush()
+		w.bitmap, w.bitmapAt = make([]byte, w.v.head.bitmap), block
+		if block < w.old {
+			if err := w.v.f.Read(w.bitmap, block, "bitmap"); err != nil {
+				return err
+			}
+		} else if w.v.foot.kind == Dynamic { // its sectors read as zeros, whatever the bits say
+			layer.SetBits(w.bitmap, 0, w.v.head.block/layer.SectorSize, true)
+		}
+	}
+	layer.SetBits(w.bitmap, inside/layer.SectorSize, n/layer.SectorSize, true)
+	w.changed = true
+	return nil
+}
+
+func (w *writer) patch(p layer.Patch) {
+	w.patches = append(w.patches, p)
+	w.pending += len(p.Data) + patchCost
+}
+
+// flush makes a patch of the bitmap.
+func (w *writer) flush() {
+	if w.changed {
+		w.patch(layer.Patch{Off: w.bitmapAt, Data: slices.Clone(w.bitmap)})
+	}
+	w.changed = false
+}
+
+func (w *writer) Pending() int { return w.pending }
+
+func (w *writer) Patches() ([]layer.Patch, int64) {
+	w.flush()
+	list := w.patches
+	w.patches, w.pending = nil, 0
+	if w.v.foot.kind == Fixed {
+		return list, w.v.f.Size
+	}
+	return append(list, layer.Patch{Off: w.end, Data: w.v.foot.raw}), w.end + footerSize
+}
