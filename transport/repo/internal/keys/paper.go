@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/base32"
 	"errors"
 	"fmt"
@@ -16,7 +17,9 @@ import (
 var ErrPaper = errors.New("no paper key")
 
 const (
-	paperVersion = 2
+	// paperVersion is what is written; paperRootless, which has no root key, is read.
+	paperVersion  = 3
+	paperRootless = 2
 	// paperLine is how many bytes a line holds, before its two check characters.
 	paperLine  = 20
 	paperGroup = 4
@@ -28,7 +31,8 @@ const (
 func paperCode() *base32.Encoding { return base32.StdEncoding.WithPadding(base32.NoPadding) }
 
 // Paper is what this key can open, as text to print: with it and the store everything can
-// be read, and by an owner new keys be made. A key that only backs up has nothing to save.
+// be read and proven, and by an owner new keys be made. A key that only backs up has nothing
+// to save.
 func (r *Ring) Paper() (string, error) {
 	s := Secrets{Roles: r.roles & (Owner | Restore), master: r.master, shared: r.shared}
 	if s.Roles == 0 || !r.format.Signed() {
@@ -45,6 +49,7 @@ func (r *Ring) Paper() (string, error) {
 		s.epochs = append(s.epochs, epochSecrets{e.data.seed, e.meta.seed})
 	}
 	b := append([]byte{paperVersion}, r.repository[:]...)
+	b = append(b, r.root...)
 	return paperText(append(b, s.bundle()...)), nil
 }
 
@@ -91,17 +96,35 @@ func ParsePaper(id Repository, text []byte) (*Secrets, error) {
 		}
 		b = append(b, piece...)
 	}
-	if len(b) < 1+len(id) || b[0] != paperVersion {
+	return parsePaper(id, b)
+}
+
+// parsePaper reads the bytes of a paper key.
+func parsePaper(id Repository, b []byte) (*Secrets, error) {
+	if len(b) < 1+len(id) || b[0] < paperRootless {
 		return nil, fmt.Errorf("%w: no numbered lines", ErrPaper)
 	}
-	if !bytes.Equal(b[1:1+len(id)], id[:]) {
-		return nil, fmt.Errorf("%w of this repository: it is of %x", ErrPaper, b[1:1+len(id)])
+	if b[0] > paperVersion {
+		return nil, fmt.Errorf("%w: paper key of version %d", wire.ErrNewer, b[0])
 	}
-	s, err := parseBundle(b[1+len(id):])
+	of, bundle := b[1:1+len(id)], b[1+len(id):]
+	if !bytes.Equal(of, id[:]) {
+		return nil, fmt.Errorf("%w of this repository: it is of %x", ErrPaper, of)
+	}
+	var root ed25519.PublicKey
+	if b[0] != paperRootless {
+		n := min(RootSize, len(bundle))
+		root, bundle = bundle[:n], bundle[n:]
+	}
+	s, err := parseBundle(bundle)
 	if errors.Is(err, wire.ErrDamaged) {
 		err = fmt.Errorf("%w: lines are missing", ErrPaper)
 	}
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	s.root = root
+	return s, nil
 }
 
 func paperPiece(n int, number, line string) ([]byte, error) {

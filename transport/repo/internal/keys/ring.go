@@ -79,6 +79,9 @@ func (m Master) Ring1(id Repository) (*Ring, error) {
 // certificate; without one (nil) nothing can be signed.
 func (s *Secrets) Ring(id Repository, public Public, certificate []byte) (*Ring, error) {
 	r := &Ring{format: 2, repository: id, roles: s.Roles, root: public.Root, master: s.master, shared: s.shared}
+	if s.root != nil && !bytes.Equal(s.root, public.Root) {
+		return nil, errRoot()
+	}
 	shared := s.shared
 	first := epochSecrets{}
 	if len(s.epochs) > 0 {
@@ -89,7 +92,7 @@ func (s *Secrets) Ring(id Repository, public Public, certificate []byte) (*Ring,
 		shared = m.seed("shared")
 		first = m.epochs(Owner, 1)[0]
 		if m.err != nil || !bytes.Equal(m.root().Public().(ed25519.PublicKey), public.Root) {
-			return nil, fmt.Errorf("%w: the root key is another one", wire.ErrForged)
+			return nil, errRoot()
 		}
 	}
 	if err := r.derive(&deriver{format: 2, secret: shared[:], salt: id}); err != nil {
@@ -104,6 +107,9 @@ func (s *Secrets) Ring(id Repository, public Public, certificate []byte) (*Ring,
 	}
 	return r, r.certify(s, certificate)
 }
+
+// errRoot is what is wrong with a config whose certificates are signed by another root.
+func errRoot() error { return fmt.Errorf("%w: the root key is another one", wire.ErrForged) }
 
 // derive makes the secrets that every role has.
 func (r *Ring) derive(d *deriver) error {

@@ -19,6 +19,7 @@ type Secrets struct {
 	master Master // the owner's
 	shared seed   // everyone's but the owner's, who derives it
 	epochs []epochSecrets
+	root   ed25519.PublicKey // on paper: what the repository's must be; nil: not known
 }
 
 // epochSecrets are the private halves of an epoch that a role has.
