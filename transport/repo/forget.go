@@ -21,10 +21,11 @@ type Held struct {
 	Since  time.Time `json:"since"` // by the host's clock
 }
 
-// Hold keeps a point from being forgotten. A point that is being forgotten at this very
-// moment is ErrNotFound.
+// Hold keeps a point from being forgotten. It takes a key that may forget: the key of a host
+// that was taken over is to keep nothing from being forgotten, nor does its store let it. A
+// point that is being forgotten at this very moment is ErrNotFound.
 func (r *Repository) Hold(ctx context.Context, p Point, reason string) error {
-	if err := r.Allow(RoleBackup|RoleMaintain, "hold restore points"); err != nil {
+	if err := r.Allow(RoleMaintain, "hold restore points"); err != nil {
 		return err
 	}
 	s := sessionID(r.ring.VM(p.VM), p.ID)

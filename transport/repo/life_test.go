@@ -49,6 +49,23 @@ func life(t *testing.T, store blob.Store, old repo.Point) error {
 	return nil
 }
 
+// Who only backs up, and perhaps restores, holds nothing: whoever takes over such a host stops
+// no rules with that.
+func TestWhoMayHold(t *testing.T) {
+	store, old, _, _ := lived(t)
+	for label, c := range map[string]struct {
+		roles repo.Roles
+		want  error
+	}{
+		"host": {repo.RoleBackup, repo.ErrRole}, "both": {repo.RoleBackup | repo.RoleRestore, repo.ErrRole}, "keeper": {repo.RoleMaintain, nil},
+	} {
+		addKey(t, store, label, c.roles)
+		if err := openAs(t, store, label, repo.OpenOptions{}).Hold(t.Context(), old, ""); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", label, err, c.want)
+		}
+	}
+}
+
 // A point that is held cannot be forgotten, and one that is released can.
 func TestHold(t *testing.T) {
 	store, old, _, _ := lived(t)
