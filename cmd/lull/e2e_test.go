@@ -34,6 +34,7 @@ type lab struct {
 	config  string
 	program string // the lull binary, which plugins are started from
 	minFree int64  // that deltas leave; 0: the usual
+	writers string // further sections of the configuration
 
 	mu     sync.Mutex
 	events []agent.Event
@@ -57,14 +58,15 @@ func newLab(t testing.TB, o guesttest.Options) *lab {
 func (l *lab) configure(vms, rules string) {
 	l.t.Helper()
 	l.write(l.config, fmt.Sprintf(`
-agent: {state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock, parallel: 1}
+agent: {plugin_dir: %[1]s/plugins, state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock, parallel: 1}
 repositories:
   main: {dir: %[1]s/repo, passphrase_file: %[1]s/passphrase}
 hosts:
   lab: {qemu: {vms: [%[2]s]}}
 groups:
   nightly: {vms: ["lab/*"], repository: main, %[3]s}
-`, l.dir, vms, rules))
+%[4]s
+`, l.dir, vms, rules, l.writers))
 }
 
 // web is the guest in the configuration.

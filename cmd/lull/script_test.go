@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		app := processApp()
 		app.Cost = cheap()
 		os.Exit(serve(app))
-	}})
+	}, keeperName: serveKeeper})
 }
 
 // cheap is a key that is tried in no time.

@@ -86,11 +86,15 @@ func (l *lab) warned(words ...string) {
 	}
 }
 
-// TestGuestAgentInTrouble: what the agent in a guest may do wrong, one case after the
-// other on one guest that writes all the time.
-func TestGuestAgentInTrouble(t *testing.T) {
+// TestGuestHoldsStill: what holds a guest still, and what the agent in it may do wrong,
+// one case after the other on one guest that writes all the time.
+func TestGuestHoldsStill(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, guesttest.Options{})
+	l.under(t, "plugin", configuredPlugin)
+	l.under(t, "scripts", guestScripts)
+	l.under(t, "mount points", mountPoints)
+	l.under(t, "hidden hook", hiddenHook)
 	l.under(t, "silent agent", silentAgent)
 	l.under(t, "no agent", noAgent)
 	l.under(t, "late freeze", lateFreeze)

@@ -23,6 +23,29 @@ type (
 	// plugin fails with ErrDenied; freezing file systems is allowed only
 	// inside Freeze. Close does nothing.
 	Guest = snapshot.Guest
+	// Command is a program to run in the guest.
+	Command = snapshot.Command
+	// ExecResult is how it ended.
+	ExecResult = snapshot.ExecResult
+	// GuestInfo is what a guest says of itself.
+	GuestInfo = snapshot.GuestInfo
+)
+
+// The values of the contract: classes of failures, tiers, levels.
+const (
+	NotRetryable   = quiesce.NotRetryable
+	Retryable      = quiesce.Retryable
+	Timeout        = quiesce.Timeout
+	OutOfResources = quiesce.OutOfResources
+	Vetoed         = quiesce.Vetoed
+	NotPresent     = quiesce.NotPresent
+
+	FrontEnd = quiesce.FrontEnd
+	BackEnd  = quiesce.BackEnd
+	System   = quiesce.System
+
+	LevelFilesystem  = quiesce.LevelFilesystem
+	LevelApplication = quiesce.LevelApplication
 )
 
 // Writer is the least that a plugin does. The rules of both calls are those of

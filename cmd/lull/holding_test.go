@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lull-backup/lull/plugins/sdk"
+	"github.com/lull-backup/lull/quiesce"
+)
+
+// keeperName is the plugin that the test binary is under that name.
+const keeperName = "keeper"
+
+// keeperLog names the file that the plugin writes down in what it hears.
+const keeperLog = "KEEPER_LOG"
+
+// keeper is a writer whose application is a file of the guest.
+type keeper struct{ guest sdk.Guest }
+
+func serveKeeper() {
+	if err := sdk.Serve(&keeper{}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func (k *keeper) Connect(_ context.Context, g sdk.Guest) error {
+	k.guest = g
+	return nil
+}
+
+func (k *keeper) shell(ctx context.Context, script string) (int, error) {
+	if k.guest == nil {
+		return 0, errors.New("no guest")
+	}
+	res, err := k.guest.Exec(ctx, sdk.Command{Path: "/bin/sh", Args: []string{"-c", script}})
+	return res.ExitCode, err
+}
+
+func (k *keeper) note(format string, args ...any) error {
+	f, err := os.OpenFile(os.Getenv(keeperLog), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, format+"\n", args...)
+	return errors.Join(err, f.Close())
+}
+
+// Prepare says what is not granted.
+func (k *keeper) Prepare(ctx context.Context, r sdk.Request) error {
+	if _, err := k.guest.ReadFile(ctx, "/etc/passwd", 1<<20); !errors.Is(err, sdk.ErrDenied) {
+		return fmt.Errorf("a file was read that is not granted: %w", err)
+	}
+	sdk.Log(ctx).Warn("keeper prepares")
+	return k.note("prepare %s, secrets in the environment: %v", r.VM, os.Getenv("LULL_PASSPHRASE") != "")
+}
+
+func (k *keeper) Freeze(ctx context.Context, _ sdk.Request) error {
+	_, err := k.shell(ctx, "touch /run/keeper")
+	return errors.Join(err, k.note("freeze"))
+}
+
+func (k *keeper) Thaw(ctx context.Context, _ sdk.Request) (sdk.ThawResult, error) {
+	code, err := k.shell(ctx, "rm /run/keeper")
+	return sdk.ThawResult{Held: code == 0}, errors.Join(err, k.note("thaw"))
+}
+
+func (k *keeper) PostSnapshot(context.Context, sdk.Request) ([]byte, error) {
+	return []byte("position 42"), nil
+}
+
+func (k *keeper) Complete(context.Context, sdk.Request) error { return k.note("complete") }
+
+func (k *keeper) PreRestore(_ context.Context, r sdk.RestoreRequest) error {
+	return k.note("pre-restore %s: %s, guest %v", r.VM, r.Document, k.guest != nil)
+}
+
+func (k *keeper) PostRestore(_ context.Context, r sdk.RestoreRequest) error {
+	return k.note("post-restore %s: %s", r.VM, r.Document)
+}
+
+const wantApplication = "schedule: manual, consistency: {ladder: [application, filesystem, crash], floor: crash, window: 60s}"
+
+// level proves the level of the last point, and that each of the words is in a warning.
+func (l *lab) level(want quiesce.Level, words ...string) {
+	l.t.Helper()
+	r := l.result()
+	if got := r.Point.Quiesce.Level; got != want {
+		l.t.Errorf("level %v, want %v: %q", got, want, r.Warnings)
+	}
+	for _, w := range words {
+		if !slices.ContainsFunc(r.Warnings, func(s string) bool { return strings.Contains(s, w) }) {
+			l.t.Errorf("no warning says %q: %q", w, r.Warnings)
+		}
+	}
+	l.tidy()
+}
+
+// configuredPlugin: a plugin of the configuration, known by its SHA-256 and with one
+// grant, brings a real guest to the level application, and gets its document back.
+func configuredPlugin(l *lab) {
+	heard := filepath.Join(l.dir, "keeper.log")
+	l.writers = fmt.Sprintf("plugins: {keeper: {sha256: %q, grants: [exec], env: {%s: %s}}}", l.installKeeper(), keeperLog, heard)
+	l.configure(l.web(), wantApplication)
+	_, _, said := l.attempt(l.ctx, "backup", "lab/web")
+	l.level(quiesce.LevelApplication)
+	for _, word := range []string{"keeper prepares", "plugin=keeper", "run=" + l.result().Run, "vm=lab/web"} {
+		if !strings.Contains(said, word) {
+			l.t.Errorf("the log does not say %q:\n%s", word, said)
+		}
+	}
+	l.lull(exitDone, "restore", "lab/web", "--to", filepath.Join(l.dir, "kept"))
+	l.lull(exitDone, "restore", "lab/web", "--to", filepath.Join(l.dir, "alone"), "--without-writers")
+	log, err := os.ReadFile(heard)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	want := []string{
+		"prepare lab/web, secrets in the environment: false", "freeze", "thaw", "complete",
+		"pre-restore lab/web: position 42, guest false", "post-restore lab/web: position 42", "",
+	}
+	if diff := cmp.Diff(want, strings.Split(string(log), "\n")); diff != "" {
+		l.t.Errorf("the plugin heard (-want +got):\n%s", diff)
+	}
+}
+
+// installKeeper puts this program into the folder of plugins and returns its SHA-256.
+func (l *lab) installKeeper() string {
+	l.t.Helper()
+	dir := filepath.Join(l.dir, "plugins")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.Symlink(l.program, filepath.Join(dir, keeperName)); err != nil {
+		l.t.Fatal(err)
+	}
+	f, err := os.Open(l.program)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		l.t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// install puts a program into the guest.
+func (l *lab) install(path, script string) {
+	l.t.Helper()
+	l.inGuest("printf '#!/bin/sh\\n%s\\n' '" + script + "' >" + path + "; chmod +x " + path)
+}
+
+// guestScripts: programs in the guest, run by its own shell, which is not the one of the
+// unit tests; one that vetoes, and one that is too slow.
+func guestScripts(l *lab) {
+	l.writers = "scripts: {app: {freeze: [/run/app, freeze], thaw: [/run/app, thaw], limit: 3s}}"
+	l.configure(l.web(), wantApplication)
+	l.lull(exitWarnings, "backup", "lab/web")
+	l.level(quiesce.LevelFilesystem, "no application of a writer is in this guest")
+
+	l.install("/run/app", "echo $1 $LULL_VM | tee -a /run/app.log; sleep 100 &")
+	l.lull(exitDone, "backup", "lab/web")
+	l.level(quiesce.LevelApplication)
+	l.scriptsRan("freeze lab/web\nthaw lab/web\n")
+	for _, w := range l.result().Point.Quiesce.Writers {
+		if want := `{"freeze":"freeze lab/web","thaw":"thaw lab/web"}`; w.Identity.Name == "app" && string(w.Document) != want {
+			l.t.Errorf("document %s, want %s", w.Document, want)
+		}
+	}
+
+	l.install("/run/app", "echo $1 | tee -a /run/app.log; [ $1 = thaw ]")
+	l.lull(exitWarnings, "backup", "lab/web")
+	l.level(quiesce.LevelFilesystem, `writer app: vetoed: freeze: /run/app ended with 1; it said "freeze"`)
+	l.scriptsRan("freeze\nthaw\n")
+
+	l.install("/run/app", "echo $1 >>/run/app.log; [ $1 = thaw ] || sleep 100")
+	l.lull(exitWarnings, "backup", "lab/web")
+	l.level(quiesce.LevelFilesystem, "took longer than 3s and was killed")
+	l.scriptsRan("freeze\nthaw\n")
+	l.inGuest("! ls -d /run/lull/scripts/app/begun-*")
+}
+
+// scriptsRan proves what ran in the guest since it was asked last.
+func (l *lab) scriptsRan(want string) {
+	l.t.Helper()
+	got, err := l.guest.Exec(l.ctx, "/bin/sh", "-c", "cat /run/app.log; rm /run/app.log")
+	if err != nil || string(got) != want {
+		l.t.Errorf("ran %q, %v; want %q", got, err, want)
+	}
+}
+
+// mountPoints: those that a group names are frozen, and a name that is none shows.
+func mountPoints(l *lab) {
+	l.configure(l.web(), bestLevel+", mount_points: [/data/0]")
+	l.lull(exitDone, "backup", "lab/web")
+	l.level(quiesce.LevelFilesystem)
+	l.configure(l.web(), bestLevel+", mount_points: [/data/0, /data/typo]")
+	l.lull(exitWarnings, "backup", "lab/web")
+	l.level(quiesce.LevelCrash, "froze 1 of the 2 file systems", "mount_points")
+}
+
+// hiddenHook: the dispatcher of hooks, which Debian's is after, ends well whatever they
+// do.
+func hiddenHook(l *lab) {
+	l.inGuest("mkdir -p /var/log")
+	l.hook(`[ "$1" = thaw ] || echo "$(date): /etc/qemu/fsfreeze-hook.d/mysql finished with status=7" >>/var/log/qga-fsfreeze-hook.log`)
+	l.configure(l.web(), bestLevel)
+	l.lull(exitWarnings, "backup", "lab/web")
+	l.level(quiesce.LevelFilesystem, "hooks of the guest failed around the freeze: /etc/qemu/fsfreeze-hook.d/mysql ended with 7")
+	l.inGuest("rm /run/freeze-hook")
+	l.lull(exitDone, "backup", "lab/web")
+	l.level(quiesce.LevelFilesystem)
+}
