@@ -146,7 +146,8 @@ func (h Hold) Release(ctx context.Context, after string, args ...string) (held b
 	return false, h.Fail(fmt.Errorf("the guest answered %.40q to a thaw", out))
 }
 
-// ReleaseSurely tries again until it is done or ctx ends. A guest that is gone holds nothing.
+// ReleaseSurely tries again until it is done or ctx ends. A guest that is gone holds nothing,
+// nor does one in which no hold could begin.
 func (h Hold) ReleaseSurely(ctx context.Context, after string, args ...string) error {
 	if h.Guest == nil {
 		return nil
@@ -154,7 +155,7 @@ func (h Hold) ReleaseSurely(ctx context.Context, after string, args ...string) e
 	var last error
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		_, err := h.Release(ctx, after, args...)
-		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
+		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) || errors.Is(err, ErrMissing) {
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {

@@ -31,6 +31,9 @@ const (
 // ErrOver: the call came after one that ended its turn. Nothing was done.
 var ErrOver = errors.New("the call was given up before it began")
 
+// ErrMissing: the guest lacks a program that every script of a Hold needs.
+var ErrMissing = errors.New("the guest has no")
+
 // Run runs a script of /bin/sh, and returns what it printed. args are $1 and so on.
 // An exit code other than 0 is an error, which has the first line of what
 // the script said of it.
@@ -47,7 +50,7 @@ func (s Shell) Run(ctx context.Context, script string, args ...string) ([]byte, 
 	case res.ExitCode == exitOver:
 		return nil, s.Fail(ErrOver)
 	case res.ExitCode == exitMissing:
-		return nil, &quiesce.Failure{Writer: s.Writer, Err: fmt.Errorf("the guest has no %s", Line(res.Stderr)), Next: "install it in the guest"}
+		return nil, &quiesce.Failure{Writer: s.Writer, Err: fmt.Errorf("%w %s", ErrMissing, Line(res.Stderr)), Next: "install it in the guest"}
 	case res.ExitCode != 0:
 		return nil, s.Fail(&ExitError{Code: res.ExitCode, Said: Line(res.Stderr)})
 	}
