@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/lull-backup/lull/snapshot/image/imagetest"
 	"github.com/lull-backup/lull/transport/repo"
 )
 
@@ -47,6 +48,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("STATE_DIRECTORY", filepath.Join(env.WorkDir, ".state"))
 			env.Setenv("CACHE_DIRECTORY", filepath.Join(env.WorkDir, ".cache"))
 			env.Setenv("TZ", "UTC")
+			env.Values[testKey{}] = t
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -58,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"flip":       flip,
 			"oneline":    oneLine,
 			"leaves":     leaves,
+			"checkpoint": checkpoint,
 			"locked":     locked,
 			"until":      until,
 			"interrupts": interrupts,
@@ -109,6 +112,23 @@ func makeDisk(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.Remove(raw))
 	}
 }
+
+// checkpoint BASE TOP: a VHDX of 24 MiB, and an AVHDX that was made on it.
+func checkpoint(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: checkpoint BASE TOP")
+	}
+	const id, topID = "a0a0a0a0-0001-0002-0003-000000000001", "c0c0c0c0-0001-0002-0003-000000000003"
+	base := imagetest.VHDX{Size: 24 << 20, Block: 1 << 20, ID: id, Writes: []imagetest.Write{imagetest.Fill(0, 2<<20, 1), imagetest.Fill(20<<20, 512, 2)}}
+	top := imagetest.VHDX{Size: 24 << 20, Block: 1 << 20, ID: topID, Parent: &imagetest.Parent{ID: id, Path: `.\` + filepath.Base(args[0])},
+		Writes: []imagetest.Write{imagetest.Fill(512, 1024, 3), imagetest.Fill(10<<20, 9<<20, 4)}}
+	t := ts.Value(testKey{}).(*testing.T)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), base.Bytes(t), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), top.Bytes(t), 0o600))
+}
+
+// testKey is where a script finds its test.
+type testKey struct{}
 
 // writeDisk fills about half of a sparse file, in runs of 64 KiB.
 func writeDisk(path string, size int64, seed uint64) (err error) {

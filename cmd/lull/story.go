@@ -55,6 +55,17 @@ func (s *story) hear(e agent.Event) {
 	}
 }
 
+// writing is the progress of something that writes, told now and then.
+func (s *story) writing() func(done, total int64) {
+	told := int64(0)
+	return func(done, total int64) {
+		if done-told >= meterStep {
+			told = done
+			s.hear(agent.Event{Time: time.Now(), Step: agent.StepWriting, Done: done, Total: total})
+		}
+	}
+}
+
 // checking is the progress of a check.
 func (s *story) checking(done, total int64) {
 	s.hear(agent.Event{Time: time.Now(), Step: agent.StepReading, Done: done, Total: total})

@@ -25,6 +25,7 @@ import (
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
+	"github.com/lull-backup/lull/snapshot/image/merge"
 	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/dir"
@@ -108,6 +109,47 @@ func imageHost(configured []config.ImageVM) snapshot.Host {
 		vms = append(vms, image.VM{Name: vm.Name, Disks: disks})
 	}
 	return image.NewHost(vms)
+}
+
+// chainOf looks at a chain of images.
+func chainOf(path string, format snapshot.Format, parents []string) (chainResult, error) {
+	infos, err := image.Chain(path, format, parents...)
+	res := chainResult{Chain: []chainLayer{}}
+	var layers []snapshot.Layer
+	for _, i := range infos {
+		merging, pendingErr := merge.Pending(i.Path)
+		err = errors.Join(err, pendingErr)
+		res.Chain = append(res.Chain, chainLayer{
+			Path: i.Path, Format: i.Format, Kind: i.Kind, Size: i.Size, ID: i.ID,
+			ParentID: i.ParentID, ParentPaths: i.ParentPaths, Dirty: i.Dirty, Merging: merging,
+		})
+		layers = append(layers, snapshot.Layer{Path: i.Path, Format: i.Format})
+	}
+	if err == nil {
+		res.Warnings, err = image.Doubts(layers)
+	}
+	return res, err
+}
+
+// verifyChain sees that a chain of images is whole.
+func verifyChain(ctx context.Context, path string, format snapshot.Format, parents []string) (chainResult, error) {
+	layers, err := image.ResolveChain(path, format, parents...)
+	if err != nil {
+		return chainResult{}, err
+	}
+	if err := image.Verify(ctx, layers); err != nil {
+		return chainResult{}, err
+	}
+	return chainOf(path, format, parents)
+}
+
+// mergeChain merges an image into the one that it was made on.
+func mergeChain(ctx context.Context, path string, format snapshot.Format, flags chainFlags, progress func(done, total int64)) (mergeResult, error) {
+	res, err := merge.Run(ctx, merge.Job{
+		Child: path, Format: format, Parents: flags.parents, Discard: flags.discard, Unchanged: flags.unchanged,
+		Progress: progress,
+	})
+	return mergeResult{Image: res.Child, Parent: res.Parent, Written: res.Written, Resumed: res.Resumed, Discarded: res.Discarded}, err
 }
 
 // diskImages creates the disks that are restored into.

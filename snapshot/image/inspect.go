@@ -68,46 +68,63 @@ func inspect(l snapshot.Layer) (i *openImage, closing func() error, err error) {
 // image. Loops and chains of more than MaxDepth layers are snapshot.ErrCorrupt, and
 // so is a parent that is not the one that the image was made on.
 func ResolveChain(path string, format snapshot.Format, parents ...string) ([]snapshot.Layer, error) {
-	layers, err := resolve(snapshot.Layer{Path: path, Format: format}, parents)
+	chain, err := resolve(newOpener(false), snapshot.Layer{Path: path, Format: format}, parents)
 	if err != nil {
 		return nil, fmt.Errorf("resolve chain of %s: %w", path, err)
+	}
+	layers := make([]snapshot.Layer, len(chain))
+	for n, info := range chain {
+		layers[n] = snapshot.Layer{Path: info.Path, Format: info.Format}
 	}
 	return layers, nil
 }
 
-func resolve(next snapshot.Layer, parents []string) ([]snapshot.Layer, error) {
+// Chain is what the images of a chain say of themselves, top first, as far as it can
+// be followed; the error says why no further. Images into which a merge was not
+// finished are among them.
+func Chain(path string, format snapshot.Format, parents ...string) ([]Info, error) {
 	o := newOpener(false)
+	o.halves = true
+	chain, err := resolve(o, snapshot.Layer{Path: path, Format: format}, parents)
+	if err != nil {
+		return chain, fmt.Errorf("resolve chain of %s: %w", path, err)
+	}
+	return chain, nil
+}
+
+func resolve(o *opener, next snapshot.Layer, parents []string) ([]Info, error) {
 	defer o.close()
-	var layers []snapshot.Layer
+	var chain []Info
 	var seen []os.FileInfo
 	for {
 		i, err := o.open(next)
 		if err != nil {
-			return nil, err
+			return chain, err
 		}
 		stat, err := i.files[0].Stat()
 		if err != nil {
-			return nil, err
+			return chain, err
 		}
 		for _, other := range seen {
 			if os.SameFile(stat, other) {
-				return nil, i.files[0].Corrupt("image is its own backing file")
+				return chain, i.files[0].Corrupt("image is its own backing file")
 			}
 		}
-		if n := len(layers); n > 0 {
+		n := len(chain)
+		chain, seen = append(chain, i.info), append(seen, stat)
+		if n > 0 {
 			if err := i.fits(o.images[n-1]); err != nil {
-				return nil, err
+				return chain, err
 			}
 		}
-		layers, seen = append(layers, next), append(seen, stat)
 		if i.info.Backing == "" {
-			return layers, nil
+			return chain, nil
 		}
-		if len(layers) == MaxDepth {
-			return nil, i.files[0].Corrupt("chain of more than %d layers", MaxDepth)
+		if len(chain) == MaxDepth {
+			return chain, i.files[0].Corrupt("chain of more than %d layers", MaxDepth)
 		}
 		if next, err = below(i.files[0], i.info, parents); err != nil {
-			return nil, err
+			return chain, err
 		}
 	}
 }
