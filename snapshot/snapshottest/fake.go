@@ -52,6 +52,8 @@ type fakeDisk struct {
 	delta  string           // the delta's path; empty when there is none
 	active bool             // the guest writes to the delta
 	pages  map[int64][]byte // what the delta holds
+
+	records map[string]map[int64]bool // pages of the base written to, by name
 }
 
 const page = 4096
@@ -112,6 +114,7 @@ func (f *Fake) Write(vm, disk string, off int64, p []byte) error {
 func (d *fakeDisk) write(off int64, p []byte) {
 	if !d.active {
 		copy(d.base[off:], p)
+		d.record(off, int64(len(p)))
 		return
 	}
 	for len(p) > 0 {
@@ -201,7 +204,7 @@ func (f *Fake) restart(vm string, s snapshot.State, deltas bool) {
 		v.starts++
 	}
 	for _, d := range v.disks {
-		d.active = d.active && deltas
+		d.active, d.records = d.active && deltas, nil
 	}
 	v.State = s
 	v.guest.frozen = 0

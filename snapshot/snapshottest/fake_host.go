@@ -98,6 +98,7 @@ func (h *fakeHost) Prepare(ctx context.Context, p snapshot.Plan) error {
 				return fmt.Errorf("prepare: create %s: %w", d.Delta, snapshot.ErrExists)
 			}
 			v.disks[d.Name].delta = d.Delta
+			v.disks[d.Name].dropRecords(d.Track.Stem, d.Track.Since)
 		}
 		return nil
 	})
@@ -115,6 +116,7 @@ func (h *fakeHost) Take(ctx context.Context, p snapshot.Plan) error {
 		}
 		for _, d := range p.Disks {
 			v.disks[d.Name].active, v.disks[d.Name].pages = true, map[int64][]byte{}
+			v.disks[d.Name].startRecord(d.Track)
 		}
 		return nil
 	})
@@ -161,7 +163,10 @@ func (h *fakeHost) Merge(ctx context.Context, p snapshot.Plan) error {
 		}
 		for _, d := range p.Disks {
 			if disk := v.disks[d.Name]; disk.delta == d.Delta {
-				*disk = fakeDisk{base: disk.content()}
+				for at := range disk.pages {
+					disk.record(at, page)
+				}
+				*disk = fakeDisk{base: disk.content(), records: disk.records}
 			}
 		}
 		if v.full {

@@ -69,6 +69,7 @@ func Run(t *testing.T, open func(t *testing.T) *Fixture) {
 		{"Files", (*kit).smallFiles},
 		{"MergePending", (*kit).mergePending},
 		{"MergeInterrupted", (*kit).mergeInterrupted},
+		{"Tracks", (*kit).tracks},
 		{"Crash", (*kit).crash},
 		{"Guest", (*kit).guest},
 	} {
