@@ -19,17 +19,18 @@ type Board struct {
 	journal *journal.Journal
 	groups  []Group
 
-	mu   sync.Mutex
-	due  map[string]time.Time            // by group
-	runs map[string]control.RunStatus    // by VM
-	owes map[string]control.RepairStatus // by VM
+	mu     sync.Mutex
+	due    map[string]time.Time            // by group
+	runs   map[string]control.RunStatus    // by VM
+	owes   map[string]control.RepairStatus // by VM
+	upkeep map[string]control.UpkeepStatus // by repository
 }
 
 // NewBoard makes the board of a daemon that started now.
 func NewBoard(version string, pid int, started time.Time, j *journal.Journal, groups []Group) *Board {
 	return &Board{
 		version: version, pid: pid, started: started, journal: j, groups: groups,
-		due: map[string]time.Time{}, runs: map[string]control.RunStatus{},
+		due: map[string]time.Time{}, runs: map[string]control.RunStatus{}, upkeep: map[string]control.UpkeepStatus{},
 	}
 }
 
@@ -80,6 +81,13 @@ func (b *Board) owed(owes map[string]control.RepairStatus) {
 	b.owes = maps.Clone(owes)
 }
 
+// kept notes how the maintenance of a repository goes.
+func (b *Board) kept(u control.UpkeepStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.upkeep[u.Repository] = u
+}
+
 // Status answers the control socket; it has no error of its own.
 func (b *Board) Status() (control.Status, error) {
 	b.mu.Lock()
@@ -89,6 +97,9 @@ func (b *Board) Status() (control.Status, error) {
 	}
 	for _, vm := range slices.Sorted(maps.Keys(b.owes)) {
 		s.Repairs = append(s.Repairs, b.owes[vm])
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.upkeep)) {
+		s.Upkeep = append(s.Upkeep, b.upkeep[name])
 	}
 	due := maps.Clone(b.due)
 	running := maps.Clone(b.runs)

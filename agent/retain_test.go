@@ -48,9 +48,10 @@ func (w *world) serve(days int, keep retention.Keep, upkeep ...agent.Upkeep) *st
 		},
 	}}
 	w.runner.Log = slog.New(slog.NewTextHandler(log, nil))
+	w.board = agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, groups)
 	d := &agent.Daemon{
 		Runner: w.runner, Groups: groups, Upkeep: upkeep, Parallel: 1, Resolve: w.resolve, Log: w.runner.Log, Ready: func() {},
-		Board: agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, groups),
+		Board: w.board,
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), time.Duration(days)*24*time.Hour)
 	defer cancel()
@@ -127,7 +128,7 @@ func TestDaemonWithoutTheRoleToForget(t *testing.T) {
 // upkeep prunes the world's repository at noon.
 func (w *world) upkeep(grace time.Duration) agent.Upkeep {
 	return agent.Upkeep{
-		Repository: "main", Schedule: every(w.t, "0 12 * * *"), Grace: grace,
+		Repository: "main", Schedule: every(w.t, "0 12 * * *"), Prune: true, Grace: grace,
 		Open: func(context.Context) (*repo.Repository, func() error, error) {
 			return w.repo, func() error { return nil }, nil
 		},

@@ -36,6 +36,7 @@ type world struct {
 	repo    *repo.Repository
 	journal *journal.Journal
 	runner  *agent.Runner
+	board   *agent.Board // of the daemon that ran last
 	disks   map[string][]byte
 
 	mu     sync.Mutex
@@ -45,7 +46,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, objects: mem.New(), disks: map[string][]byte{"root": content(1, 9<<20), "data": content(2, 5<<20)}}
+	return newWorldIn(t, mem.New())
+}
+
+func newWorldIn(t *testing.T, objects *mem.Store) *world {
+	t.Helper()
+	w := &world{t: t, objects: objects, disks: map[string][]byte{"root": content(1, 9<<20), "data": content(2, 5<<20)}}
 	w.fake = snapshottest.NewFake(snapshottest.FakeVM{
 		Name: "web", Hardware: snapshot.Hardware{Hypervisor: "fake", Memory: 1 << 30},
 		Disks: []snapshottest.FakeDisk{{Name: "root", Content: w.disks["root"]}, {Name: "data", Content: w.disks["data"]}},

@@ -11,6 +11,17 @@ type Status struct {
 	VMs     []VMStatus  `json:"vms"`  // one for each VM of each group
 	// Repairs is what earlier runs still owe, sorted by VM.
 	Repairs []RepairStatus `json:"repairs,omitempty"`
+	// Upkeep is the maintenance of repositories, sorted by their names.
+	Upkeep []UpkeepStatus `json:"upkeep,omitempty"`
+}
+
+// UpkeepStatus is how the maintenance of a repository goes, by this agent since it started:
+// locks are renewed, and what nothing needs is pruned.
+type UpkeepStatus struct {
+	Repository string    `json:"repository"`
+	LastStart  time.Time `json:"last_start,omitzero"`
+	LastError  string    `json:"last_error,omitempty"` // empty when it ended well, or was left to another host
+	Next       time.Time `json:"next,omitzero"`
 }
 
 // RunStatus is a run under way.

@@ -73,6 +73,10 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache, err := in.cacheDir(cfg)
+	if err != nil {
+		return nil, err
+	}
 	groups := in.groups(cfg, hosts)
 	log := in.logger(slog.LevelInfo)
 	machine, err := os.Hostname()
@@ -84,7 +88,7 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 		Runner: &agent.Runner{
 			Journal: journal, Log: log, Version: in.Version, Now: time.Now, Observe: in.agentObserver(board),
 		},
-		Groups: groups, Upkeep: in.upkeep(cfg), Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
+		Groups: groups, Upkeep: in.upkeep(cfg, cache), Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
 		Machine: machine,
 		Ready:   func() { in.notify(log, daemon.SdNotifyReady) },
 	}, nil
@@ -135,15 +139,15 @@ func (in *invocation) groups(cfg *config.Config, hosts map[string]snapshot.Host)
 	return groups
 }
 
-// upkeep is the maintenance of the repositories that groups with rules back up to.
-func (in *invocation) upkeep(cfg *config.Config) (all []agent.Upkeep) {
+// upkeep is the maintenance of the repositories that groups with rules back up to, or that
+// lock objects.
+func (in *invocation) upkeep(cfg *config.Config, cache string) (all []agent.Upkeep) {
 	for _, r := range cfg.Repositories {
-		used := slices.ContainsFunc(cfg.Groups, func(g config.Group) bool { return g.Repository == r.Name && !g.Keep.IsZero() })
-		if !used || r.Maintenance.Schedule.IsZero() {
-			continue
-		}
-		all = append(all, agent.Upkeep{
-			Repository: r.Name, Schedule: r.Maintenance.Schedule, Jitter: cfg.Agent.Jitter, Grace: r.Maintenance.Grace,
+		uses := func(g config.Group) bool { return g.Repository == r.Name }
+		forgets := func(g config.Group) bool { return uses(g) && !g.Keep.IsZero() }
+		u := agent.Upkeep{
+			Repository: r.Name, Schedule: r.Maintenance.Schedule, Jitter: cfg.Agent.Jitter,
+			Prune: slices.ContainsFunc(cfg.Groups, forgets), Grace: r.Maintenance.Grace,
 			Open: func(ctx context.Context) (*repo.Repository, func() error, error) {
 				opened, err := in.openRepository(ctx, target{repository: r, config: cfg})
 				if err != nil {
@@ -151,7 +155,13 @@ func (in *invocation) upkeep(cfg *config.Config) (all []agent.Upkeep) {
 				}
 				return opened.Repository, opened.Close, nil
 			},
-		})
+		}
+		if r.ObjectLock != nil && slices.ContainsFunc(cfg.Groups, uses) {
+			u.Locks = func(opened *repo.Repository) repo.LockOptions { return lockOptions(r.ObjectLock, cache, opened) }
+		}
+		if (u.Prune || u.Locks != nil) && !u.Schedule.IsZero() {
+			all = append(all, u)
+		}
 	}
 	return all
 }

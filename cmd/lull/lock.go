@@ -31,8 +31,9 @@ func (in *invocation) lockRenewCommand() *cobra.Command {
 		Short: "Lock for longer what newer restore points reuse",
 		Long: "Make the locks of all that restore points need last as long as the points are to be\n" +
 			"locked by object_lock of the configuration. New objects are locked as they are\n" +
-			"stored; this is for what new points reuse of older ones. Run it daily, with a key\n" +
-			"of the maintain, restore or owner role. Locks are only ever made longer.",
+			"stored; this is for what new points reuse of older ones. The agent does so on the\n" +
+			"schedule of maintenance; without an agent, run it daily. It takes a key of the\n" +
+			"maintain, restore or owner role. Locks are only ever made longer.",
 		Example: "  lull lock renew --repository offsite",
 		Args:    argCount(0, 0, ""),
 		RunE:    in.run(func(cmd *cobra.Command, _ []string) error { return in.renewLocks(cmd.Context(), dry, all) }),
@@ -56,10 +57,10 @@ func (in *invocation) renewLocks(ctx context.Context, dry, all bool) error {
 		return err
 	}
 	return in.withRepository(ctx, t, func(r *repo.Repository) error {
-		o := lockOptions(want)
+		o := lockOptions(want, cache, r)
 		o.DryRun = dry
-		if !all {
-			o.Memory = filepath.Join(cache, r.ID().String(), "locks")
+		if all {
+			o.Memory = ""
 		}
 		report, err := r.RenewLocks(ctx, o)
 		if err != nil && report.Points == 0 {
@@ -75,10 +76,11 @@ func (in *invocation) renewLocks(ctx context.Context, dry, all bool) error {
 	})
 }
 
-// lockOptions are those for what the configuration wants.
-func lockOptions(l *config.ObjectLock) repo.LockOptions {
+// lockOptions are those for what the configuration wants of a repository.
+func lockOptions(l *config.ObjectLock, cache string, r *repo.Repository) repo.LockOptions {
 	return repo.LockOptions{
 		Mode: blob.LockMode(l.Mode), Period: time.Duration(l.Days) * day, Slack: time.Duration(lockSlack(l.Days)) * day,
+		Memory: filepath.Join(cache, r.ID().String(), "locks"),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -129,7 +130,7 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 	if err := vmStatusTable(res.VMs).write(in.Stdout); err != nil {
 		return err
 	}
-	for _, t := range []*table{warningTable(res.VMs), trackingTable(res.VMs)} {
+	for _, t := range []*table{warningTable(res.VMs), trackingTable(res.VMs), upkeepTable(res.Upkeep)} {
 		if len(t.rows) > 1 {
 			if err := t.write(in.Stdout); err != nil {
 				return err
@@ -137,6 +138,17 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 		}
 	}
 	return nil
+}
+
+// upkeepTable names the repositories whose maintenance failed.
+func upkeepTable(all []control.UpkeepStatus) *table {
+	t := newTable("MAINTENANCE FAILED", "AT", "NEXT", "WHY")
+	for _, u := range all {
+		if u.LastError != "" {
+			t.add(u.Repository, moment(u.LastStart), moment(u.Next), strings.ReplaceAll(u.LastError, "\n", "; "))
+		}
+	}
+	return t
 }
 
 // trackingTable says what was read of the VMs whose hosts track changes.
