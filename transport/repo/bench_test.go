@@ -181,3 +181,33 @@ func BenchmarkReadStream(b *testing.B) {
 		}
 	}
 }
+
+// Compressing anew what a backup has stored, as bytes of the disk a second, and the share of
+// the store that it saves.
+func BenchmarkRecompress(b *testing.B) {
+	disk := content(b)
+	for _, c := range []repo.Compression{repo.CompressFast, repo.Auto} {
+		b.Run(string(c), func(b *testing.B) {
+			b.SetBytes(int64(len(disk)))
+			var report repo.PruneReport
+			for b.Loop() {
+				b.StopTimer()
+				store := mem.New()
+				initRepo(b, store)
+				r, err := repo.Open(b.Context(), store, repo.OpenOptions{Passphrase: passphrase, Compression: c})
+				if err != nil {
+					b.Fatal(err)
+				}
+				benchCommit(b, r, disk, nil)
+				b.StartTimer()
+				report = prune(b, r, repo.PruneOptions{Recompress: 1 << 40})
+				b.StopTimer()
+				if err := r.Close(); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+			b.ReportMetric(100*float64(report.Saved)/float64(report.Stored), "%saved")
+		})
+	}
+}

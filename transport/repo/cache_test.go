@@ -1,12 +1,15 @@
 package repo_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 // Bits that flip in the index cache cost reading index objects again. A backup and
@@ -29,6 +32,49 @@ func TestFlippedBitsInTheCache(t *testing.T) {
 		wantDisk(t, r, p.Disks[0].Root, disk)
 	}
 	wantClean(t, openRepo(t, store))
+}
+
+// Two agents of one host share its cache, with a key that reads nothing, so that the maps of
+// their own points are there, too: both back up at the same time, night after night, and
+// each finds what the other has stored and where it was itself.
+func TestTwoAgentsShareTheCache(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	h := newHost(t, store, "host1")
+	agents := [2]*repo.Repository{h.open(t, "host1", repo.Domain{}), h.open(t, "host1", repo.Domain{})}
+	disks := [2][]byte{image(1, block.WindowSize+9*block.PageSize), image(2, block.WindowSize+9*block.PageSize)}
+	vms := [2]string{"lab/web", "lab/db"}
+	var last [2]repo.Point
+	for night := range 3 {
+		var wg sync.WaitGroup
+		for i, r := range agents {
+			wg.Go(func() {
+				var err error
+				if last[i], err = onceMore(t.Context(), r, vms[i], disks[i], night); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		for i, p := range last {
+			if want := min(int64(night), 1) * p.Stats.Read; p.Stats.Dedup < want {
+				t.Errorf("night %d: %s: %+v", night, vms[i], p.Stats)
+			}
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	// A third one, later, knows all of it: the other's disk costs nothing.
+	p := again(t, h.open(t, "host1", repo.Domain{}), "lab/third", append(bytes.Clone(disks[0][:block.WindowSize]), disks[1][:block.WindowSize]...), 4)
+	if p.Stats.New > 0 || len(p.Heads) != 2 {
+		t.Errorf("%+v, heads %v", p.Stats, p.Heads)
+	}
+	owner := openRepo(t, store)
+	wantClean(t, owner)
+	for i, p := range last {
+		wantDisk(t, owner, p.Disks[0].Root, disks[i])
+	}
 }
 
 // flipCache flips a bit in every so many pages of each run.

@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -79,29 +80,33 @@ func (h *host) open(t *testing.T, label string, d repo.Domain) *repo.Repository 
 // again backs a disk up after what the host itself knows of the point before.
 func again(t *testing.T, r *repo.Repository, vm string, disk []byte, hour int) repo.Point {
 	t.Helper()
-	before, err := r.Newest(t.Context(), vm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := clock().Add(hours(hour))
-	s, err := r.Begin(t.Context(), vm, at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	var parent *repo.Root
-	if len(before.Disks) > 0 {
-		parent = &before.Disks[0].Root
-	}
-	root, err := backup(t.Context(), s, disk, parent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := s.Commit(t.Context(), repo.Point{VM: vm, Frozen: at, Disks: []repo.Disk{{Root: root}}})
+	p, err := onceMore(t.Context(), r, vm, disk, hour)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+func onceMore(ctx context.Context, r *repo.Repository, vm string, disk []byte, hour int) (p repo.Point, err error) {
+	before, err := r.Newest(ctx, vm)
+	if err != nil {
+		return p, err
+	}
+	at := clock().Add(hours(hour))
+	s, err := r.Begin(ctx, vm, at)
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	var parent *repo.Root
+	if len(before.Disks) > 0 {
+		parent = &before.Disks[0].Root
+	}
+	root, err := backup(ctx, s, disk, parent)
+	if err != nil {
+		return p, err
+	}
+	return s.Commit(ctx, repo.Point{VM: vm, Frozen: at, Disks: []repo.Disk{{Root: root}}})
 }
 
 // A host that holds only a backup key deduplicates in full, and reads nothing of what is
