@@ -61,15 +61,15 @@ type Problem struct {
 // that is cached on this host, and notes there, and for all hosts in the store, what
 // it finds damaged, for the next backups to store again. Backups may go on meanwhile.
 //
-// What it holds in memory grows with packs (about 300 bytes each), points and damage,
-// not with blocks: those are in files of a temporary folder, at 52 bytes a block and
-// map node. For 100 million blocks that is some 15 MB of memory, 5 GB of files, and
-// what the kernel caches of them.
+// What it holds in memory grows with packs (about 300 bytes each), points (about 1 KB
+// each, however many others they name) and damage, not with blocks: those are in files of
+// a temporary folder, at 52 bytes a block and map node. For 100 million blocks that is some
+// 15 MB of memory, 5 GB of files, and what the kernel caches of them.
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (report CheckReport, err error) {
 	if err := r.Allow(RoleRestore|RoleMaintain, "check"); err != nil && !r.ring.CanReadMaps() {
 		return CheckReport{}, err
 	}
-	c := &checker{r: r, o: o, packs: map[[32]byte]*packState{}, bad: map[string]*Problem{}}
+	c := &checker{r: r, o: o, packs: map[[32]byte]*packState{}, bad: map[string]*Problem{}, heads: map[Head]struct{}{}}
 	defer func() { err = errors.Join(err, c.close()) }()
 	if err := c.open(); err != nil {
 		return CheckReport{}, err
@@ -94,7 +94,8 @@ type checker struct {
 	clean *nameSet     // nodes under which nothing is lost
 
 	points []checkedPoint
-	links  []Point // of the chain: what points are in it, and no more
+	links  []Point           // of the chain: what points are in it, and no more
+	heads  map[Head]struct{} // that links name
 	nodes  *nodes
 
 	manifests, indexes, quarantines []blob.Info        // in the store

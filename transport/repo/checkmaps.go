@@ -82,13 +82,25 @@ func (c *checker) checkPoints(ctx context.Context) error {
 			continue
 		}
 		c.points = append(c.points, checkedPoint{p.VM, p.ID, p.Frozen, slices.Collect(p.streams())})
-		c.links = append(c.links, Point{VM: p.VM, ID: p.ID, Parent: p.Parent, ParentHash: p.ParentHash, Heads: p.Heads, Hash: p.Hash})
+		c.links = append(c.links, Point{VM: p.VM, ID: p.ID, Parent: p.Parent, ParentHash: p.ParentHash, Heads: c.unnamed(p.Heads), Hash: p.Hash})
 	}
 	slices.SortFunc(c.points, func(a, b checkedPoint) int {
 		return cmp.Or(cmp.Compare(a.vm, b.vm), a.frozen.Compare(b.frozen), cmp.Compare(a.id, b.id))
 	})
 	c.report.Points = len(c.points)
 	return nil
+}
+
+// unnamed are the heads that no point has named before, for one that is looked for once is
+// enough: what a check holds of them grows with the points, not with points times VMs.
+func (c *checker) unnamed(heads []Head) (fresh []Head) {
+	for _, h := range heads {
+		if _, named := c.heads[h]; !named {
+			c.heads[h] = struct{}{}
+			fresh = append(fresh, h)
+		}
+	}
+	return fresh
 }
 
 // checkMaps walks over the maps of all points and looks every block up. What is whole
