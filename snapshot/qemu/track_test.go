@@ -66,6 +66,11 @@ func (s *series) must(err error) {
 // freeze goes as far as a frozen disk and returns what changed on it.
 func (s *series) freeze() snapshot.Changes {
 	s.t.Helper()
+	return s.take(s.host.Take)
+}
+
+func (s *series) take(take func(context.Context, snapshot.Plan) error) snapshot.Changes {
+	s.t.Helper()
 	s.runs++
 	var err error
 	s.plan, err = s.host.Plan(s.ctx, "web", fmt.Sprintf("run%d", s.runs))
@@ -73,7 +78,7 @@ func (s *series) freeze() snapshot.Changes {
 	s.plan, err = s.host.Track(s.ctx, s.plan, s.name, s.since)
 	s.must(err)
 	s.must(s.host.Prepare(s.ctx, s.plan))
-	s.must(s.host.Take(s.ctx, s.plan))
+	s.must(take(s.ctx, s.plan))
 	return s.look()
 }
 
