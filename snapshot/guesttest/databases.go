@@ -161,7 +161,7 @@ func initDatabases(ctx context.Context, tree string, disks []string) error {
 		}
 	}
 	pg, my, wal := filepath.Join(disks[0], "postgres"), filepath.Join(disks[0], "mysql"), filepath.Join(disks[1], "wal")
-	if err := InitPostgres(ctx, tree, pg, "--wal-segsize=1"); err != nil {
+	if err := InitPostgres(ctx, tree, pg, "-U", "postgres", "--wal-segsize=1"); err != nil {
 		return err
 	}
 	if err := InitMariaDB(ctx, tree, my); err != nil {
@@ -187,7 +187,7 @@ func initDatabases(ctx context.Context, tree string, disks []string) error {
 // InitPostgres makes a data directory with a program of the tree.
 func InitPostgres(ctx context.Context, tree, dir string, args ...string) error {
 	cmd := TreeCommand(ctx, tree, "usr/lib/postgresql/15/bin/initdb", append([]string{
-		"-D", dir, "-U", "postgres", "-A", "peer", "--data-checksums", "-E", "UTF8", "--locale=C", "--no-sync"}, args...)...)
+		"-D", dir, "-A", "peer", "--data-checksums", "-E", "UTF8", "--locale=C", "--no-sync"}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("run initdb: %w: %s", err, out)
 	}

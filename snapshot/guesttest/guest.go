@@ -101,7 +101,7 @@ func (g *Guest) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.process, err = spawn(filepath.Join(g.Dir, "qemu.log"), path, g.arguments()...); err != nil {
+	if g.process, err = spawn(filepath.Join(g.Dir, "qemu.log"), exec.Command(path, g.arguments()...)); err != nil {
 		return fmt.Errorf("start guest: %w", err)
 	}
 	// QEMU makes its sockets in the order of its arguments; Side is the last.
@@ -114,14 +114,17 @@ func (g *Guest) Start(ctx context.Context) error {
 // spawn starts a program that the kernel ends when this process ends, however
 // that may happen. The thread that starts it must live as long as it does, so
 // one goroutine is tied to a thread and waits.
-func spawn(log, path string, args ...string) (*process, error) {
+func spawn(log string, cmd *exec.Cmd) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cmd: exec.Command(path, args...), done: make(chan struct{})}
+	p := &process{cmd: cmd, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = out, out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if p.cmd.SysProcAttr == nil {
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	p.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error)
 	go func() {
 		defer close(p.done)

@@ -1,0 +1,151 @@
+package guesttest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Native is one of the Databases that runs on this host, for a test that has no need
+// for a guest.
+type Native struct {
+	Data   string // its data directory
+	Socket string // a folder for PostgreSQL, a file for MariaDB
+	Tree   string
+	Env    []string // what its programs need
+
+	process *process
+}
+
+const nativeLimit = time.Minute
+
+// NativePostgres starts a PostgreSQL that ends with the test.
+func NativePostgres(t testing.TB) *Native {
+	n := newNative(t)
+	n.Socket = filepath.Dir(n.Data)
+	ctx, cancel := context.WithTimeout(t.Context(), nativeLimit)
+	defer cancel()
+	if err := InitPostgres(ctx, n.Tree, n.Data); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, syscall.SIGINT, "usr/lib/postgresql/15/bin/postgres", "-D", n.Data, "-c", "listen_addresses=", "-c", "unix_socket_directories="+n.Socket,
+		"-c", "timezone=GMT", "-c", "log_timezone=GMT", "-c", "shared_buffers=16MB", "-c", "jit=off")
+	n.await(ctx, t, func() error { _, err := n.Postgres(ctx, "SELECT 1"); return err })
+	return n
+}
+
+// NativeMariaDB starts a MariaDB that ends with the test.
+func NativeMariaDB(t testing.TB) *Native {
+	n := newNative(t)
+	n.Socket = filepath.Join(filepath.Dir(n.Data), "socket")
+	ctx, cancel := context.WithTimeout(t.Context(), nativeLimit)
+	defer cancel()
+	if err := InitMariaDB(ctx, n.Tree, n.Data); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t, syscall.SIGTERM, "usr/sbin/mariadbd", "--no-defaults", "--datadir="+n.Data, "--socket="+n.Socket, "--skip-networking", "--log-bin="+filepath.Join(n.Data, "log"),
+		"--server-id=1", "--lc-messages-dir="+filepath.Join(n.Tree, "usr/share/mysql"), "--pid-file="+filepath.Join(n.Data, "pid"), "--innodb-buffer-pool-size=16M", "--performance-schema=off")
+	n.await(ctx, t, func() error { _, err := n.MariaDB(ctx, "SELECT 1"); return err })
+	return n
+}
+
+// newNative makes folders that another user can reach: no database runs as root.
+func newNative(t testing.TB) *Native {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lull-db-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	own := filepath.Join(dir, "own")
+	n := &Native{Tree: filepath.Join(dir, "tree"), Data: filepath.Join(own, "data")}
+	built := BuiltDatabases(t).Tree
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", "--reflink=auto", built, n.Tree).CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v: %s", built, err, out)
+	}
+	for _, step := range []error{os.Chmod(dir, 0o755), os.Mkdir(own, 0o755), OrdinaryUser().own(own)} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	n.Env = TreeCommand(t.Context(), n.Tree, "").Env
+	return n
+}
+
+func (n *Native) start(t testing.TB, end syscall.Signal, program string, args ...string) {
+	t.Helper()
+	cmd := TreeCommand(context.WithoutCancel(t.Context()), n.Tree, program, args...)
+	log := filepath.Join(filepath.Dir(n.Tree), "log")
+	var err error
+	if n.process, err = spawn(log, cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, s := range []syscall.Signal{syscall.SIGCONT, end} { // a test may have left it standing
+			_ = n.process.cmd.Process.Signal(s)
+		}
+		select {
+		case <-n.process.done:
+		case <-time.After(nativeLimit):
+			_ = n.process.cmd.Process.Kill()
+			<-n.process.done
+		}
+		if text, err := os.ReadFile(log); err == nil && t.Failed() {
+			t.Logf("%s", text[max(0, len(text)-maxLogTail):])
+		}
+	})
+}
+
+func (n *Native) await(ctx context.Context, t testing.TB, ready func() error) {
+	t.Helper()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		err := ready()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-n.process.done:
+			t.Fatalf("the database ended: %v: %v", n.process.err, err)
+		case <-ctx.Done():
+			t.Fatalf("the database does not come up: %v", err)
+		}
+	}
+}
+
+// PID of the server.
+func (n *Native) PID() int { return n.process.cmd.Process.Pid }
+
+// Postgres runs SQL.
+func (n *Native) Postgres(ctx context.Context, sql string) (string, error) {
+	return n.output(TreeCommand(ctx, n.Tree, "usr/lib/postgresql/15/bin/psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-h", n.Socket, "-d", "postgres", "-c", sql))
+}
+
+// MariaDB runs SQL.
+func (n *Native) MariaDB(ctx context.Context, sql string) (string, error) {
+	cmd := TreeCommand(ctx, n.Tree, "usr/bin/mariadb", "--no-defaults", "--batch", "--skip-column-names", "--socket="+n.Socket, "-e", sql)
+	if os.Geteuid() == 0 { // and not nobody, as the server
+		cmd.SysProcAttr.Credential = nil
+		cmd.Args = append(cmd.Args, "--user=root")
+	}
+	return n.output(cmd)
+}
+
+func (n *Native) output(cmd *exec.Cmd) (string, error) {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, stderr.Bytes())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
