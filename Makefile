@@ -17,7 +17,7 @@ UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
 # What takes many minutes under the race detector: tests that start their own binary
 # again and again, as lull or as a plugin, and the many lives of a repository.
 # `make test-race` has them too: run it after changes there.
-SLOW_RACES = $(shell go list ./cmd/... ./plugins/plugintest/... ./transport/repo)
+SLOW_RACES = $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo)
 
 .PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-race test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 

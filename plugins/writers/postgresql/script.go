@@ -123,11 +123,10 @@ hold() {
     done
     printf %s "$list" >"$state/stopped"
     each halt || return
+    end= n=0
+    trap 'end=yes' TERM
     : >"$state/held" && echo held >&3
     exec 3>&-
-    end=
-    trap 'end=yes' TERM
-    n=0
     while [ -z "$end" ] && [ $n -lt 350 ] && [ -e "/proc/$$" ] && echo; do
         sleep 0.2 >/dev/null &
         wait $!

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -28,6 +29,7 @@ const Longest = quiesce.MaxWindow + 10*time.Second
 //	turn     the last turn that was taken
 //	over     the last turn that has ended
 //	pid      the leader of the process group that holds
+//	alive    locked by each process of that group: free, they are all gone
 //	held     there while it does hold
 //	release  there once a release has asked for the end
 //	still    there where it had held until that moment
@@ -63,8 +65,7 @@ func (h Hold) Begin(ctx context.Context) (uint64, error) {
 }
 
 // holdScript starts the holder and waits until it closes its output, by its end at the
-// latest. The name in its command line is how a release knows that the number in pid
-// is not another's by now.
+// latest.
 const holdScript = `
 holder=$1
 shift
@@ -76,6 +77,7 @@ printf '%s\n' "$out"`
 const holderOpening = opening + `
 turn=$2
 [ "$turn" = "$(number turn)" ] && [ "$turn" -gt "$(number over)" ] || { echo over; exit; }
+exec 8>"$state/alive" && flock -n 8 || { echo "an earlier hold has not ended"; exit; }
 rm -f "$state/held" "$state/release" "$state/still"
 echo $$ >"$state/pid.new" && mv "$state/pid.new" "$state/pid" || exit 1
 exec 3>&1 >/dev/null 2>&1 9>&-
@@ -104,26 +106,17 @@ func (h Hold) Take(ctx context.Context, turn uint64, script string, args ...stri
 	}
 }
 
-// releaseScript ends all turns, and the process that holds. It waits until the whole group is gone.
-// Its answer is held where the hold was there until now.
+// releaseScript ends all turns, and the process group that holds, and waits for its last
+// process. Its answer is held where the hold was there until now. While one of the group
+// lives, its number is no other's.
 const releaseScript = opening + `
-number turn >"$state/over.new" && mv "$state/over.new" "$state/over" || exit 1
-pid=$(number pid)
+number turn >"$state/over.new" && mv "$state/over.new" "$state/over" && exec 8>"$state/alive" || exit 1
 answer=none
-ours() {
-    [ "$pid" -gt 1 ] || return 1
-    [ -e "/proc/$pid" ] || { kill -0 "-$pid" 2>/dev/null; return; } # its group outlives a leader
-    { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q lull-hold
-}
-if ours; then
-    : >"$state/release" && kill -TERM "-$pid" 2>/dev/null
-    tries=0
-    while kill -0 "-$pid" 2>/dev/null; do
-        tries=$((tries + 1))
-        [ $tries -ne 100 ] || kill -KILL "-$pid" 2>/dev/null
-        [ $tries -lt 150 ] || { echo "process $pid does not end" >&2; exit 1; }
-        sleep 0.05
-    done
+if ! flock -n 8; then
+    pid=$(number pid)
+    [ "$pid" -gt 1 ] && : >"$state/release" || exit 1
+    kill -TERM "-$pid" 2>/dev/null
+    flock -w 5 8 || { kill -KILL "-$pid"; flock -w 3 8; } || { echo "process $pid does not end" >&2; exit 1; }
     [ ! -e "$state/held" ] || [ ! -e "$state/still" ] || answer=held
 fi
 rm -f "$state/held" "$state/still" "$state/release" "$state/pid"
@@ -157,6 +150,9 @@ func (h Hold) ReleaseSurely(ctx context.Context, after string, args ...string) e
 		_, err := h.Release(ctx, after, args...)
 		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) || errors.Is(err, ErrMissing) {
 			return nil
+		}
+		if errors.Is(err, sdk.ErrDenied) {
+			return err // and will be
 		}
 		if last == nil || ctx.Err() == nil {
 			last = err // and not that time is over
