@@ -23,8 +23,9 @@ type chain struct {
 	there  listed          // objects
 	hashes map[string]Hash // of those that were read
 
-	buried  buried // nil: not asked for yet
-	reasons map[string]error
+	buried   buried          // nil: not asked for yet
+	followed map[string]bool // forgotten points
+	reasons  map[string]error
 }
 
 // checkChain proves that nothing is left out of a listing of points under a prefix, all
@@ -34,7 +35,10 @@ func (r *Repository) checkChain(ctx context.Context, prefix string, infos []blob
 	if !r.ring.Format().Signed() {
 		return nil, nil
 	}
-	c := &chain{r: r, prefix: prefix, there: listedOf(infos), hashes: map[string]Hash{}, reasons: map[string]error{}}
+	c := &chain{
+		r: r, prefix: prefix, there: listedOf(infos),
+		hashes: map[string]Hash{}, followed: map[string]bool{}, reasons: map[string]error{},
+	}
 	for i := range read {
 		c.hashes[pointPrefix+r.headOf(&read[i]).Point] = read[i].Hash
 	}
@@ -60,14 +64,7 @@ func (r *Repository) checkChain(ctx context.Context, prefix string, infos []blob
 
 // point checks what a point says of others.
 func (c *chain) point(ctx context.Context, p *Point) error {
-	own := c.r.headOf(p)
-	if p.Parent != "" && p.ParentHash != (Hash{}) {
-		parent := Head{Point: path.Join(own.vmOf(), strings.ToLower(p.Parent)), Hash: p.ParentHash}
-		if _, err := c.want(ctx, parent, "point "+p.ID+" follows it"); err != nil {
-			return err
-		}
-	}
-	for _, h := range p.Heads {
+	for _, h := range links(c.r.headOf(p), p.Parent, p.ParentHash, p.Heads) {
 		if _, err := c.want(ctx, h, "point "+p.ID+" names it"); err != nil {
 			return err
 		}
@@ -75,21 +72,39 @@ func (c *chain) point(ctx context.Context, p *Point) error {
 	return nil
 }
 
-// want takes down a problem unless a point is there as it was, or was forgotten.
+// want takes down a problem unless a point is there as it was, or was forgotten: then those
+// are wanted that it named, and so on. Without a hash the point was gone when it was named.
 func (c *chain) want(ctx context.Context, h Head, why string) (forgotten bool, err error) {
+	forgotten, err = c.look(ctx, h, why)
+	for left := c.follow(h, forgotten); len(left) > 0 && err == nil; left = left[1:] {
+		var gone bool
+		gone, err = c.look(ctx, left[0], "a point that was forgotten named it")
+		left = append(left, c.follow(left[0], gone)...)
+	}
+	return forgotten, err
+}
+
+// follow are the points that a forgotten one named, once.
+func (c *chain) follow(h Head, forgotten bool) []Head {
+	object := pointPrefix + h.Point
+	if !forgotten || c.followed[object] {
+		return nil
+	}
+	c.followed[object] = true
+	return slices.Clip(c.buried[object].links)
+}
+
+// look takes down a problem unless a point is there as it was, or was forgotten.
+func (c *chain) look(ctx context.Context, h Head, why string) (forgotten bool, err error) {
 	object := pointPrefix + h.Point
 	if !strings.HasPrefix(object, c.prefix) {
 		return false, nil // not listed
 	}
 	if _, there := c.there[object]; there {
-		if is, read := c.hashes[object]; read && is != h.Hash {
+		if is, read := c.hashes[object]; read && is != h.Hash && h.Hash != (Hash{}) {
 			c.reasons[object] = objectErr(object, fmt.Errorf("%w: another point is in its place; %s", wire.ErrForged, why))
 		}
 		return false, nil
-	}
-	// It may have come after it was listed.
-	if _, err := c.r.store.Stat(ctx, object); !errors.Is(err, blob.ErrNotFound) {
-		return false, err
 	}
 	if c.buried == nil {
 		if c.buried, err = c.r.forgotten(ctx); err != nil {
@@ -98,6 +113,10 @@ func (c *chain) want(ctx context.Context, h Head, why string) (forgotten bool, e
 	}
 	if c.buried.excuses(object, h.Hash) {
 		return true, nil
+	}
+	// It may have come after it was listed.
+	if _, err := c.r.store.Stat(ctx, object); !errors.Is(err, blob.ErrNotFound) {
+		return false, err
 	}
 	c.reasons[object] = objectErr(object, fmt.Errorf("%w: %s, and nobody has forgotten it", ErrOmitted, why))
 	return false, nil

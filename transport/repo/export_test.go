@@ -153,16 +153,17 @@ func Forgery(ctx context.Context, r *Repository, kind byte, folder string, plain
 	return r.createNamed(ctx, wire.Kind(kind), folder, plain)
 }
 
-// Bury says that points are forgotten, and deletes them.
+// Bury says that points are forgotten, as it was said before tombstones told which points
+// those had named, and deletes them.
 func Bury(ctx context.Context, r *Repository, points ...Point) error {
-	var heads []Head
+	var all []burial
 	for i := range points {
-		heads = append(heads, r.headOf(&points[i]))
+		all = append(all, burial{Head: r.headOf(&points[i])})
 	}
-	if err := r.entomb(ctx, tombstone{Points: heads}); err != nil {
+	if err := r.entomb(ctx, tombstone{Points: all}); err != nil {
 		return err
 	}
-	for _, h := range heads {
+	for _, h := range all {
 		if err := r.store.Delete(ctx, pointPrefix+h.Point); err != nil {
 			return err
 		}

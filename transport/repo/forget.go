@@ -94,9 +94,6 @@ func (r *Repository) Holds(ctx context.Context) (map[string]Held, error) {
 	return all, nil
 }
 
-// maxForgotten is how many points one tombstone is about.
-const maxForgotten = 1000
-
 // Forget removes points: from then on nobody can restore them. What they alone needed is
 // deleted by a prune. A point that is held is not forgotten: ErrHeld, and nothing is. That
 // they may be missing is written down, signed, before they are.
@@ -115,12 +112,16 @@ func (r *Repository) Forget(ctx context.Context, points []Point) error {
 	if err != nil {
 		return fmt.Errorf("forget: %w", err)
 	}
+	burials := make([]burial, len(free))
+	for i := range free {
+		burials[i] = r.burialOf(&free[i])
+	}
 	for len(free) > 0 {
-		n := min(len(free), maxForgotten)
-		if err := r.forget(ctx, free[:n], kept); err != nil {
+		n := fitting(burials)
+		if err := r.forget(ctx, free[:n], burials[:n], kept); err != nil {
 			return fmt.Errorf("forget: %w", err)
 		}
-		free = free[n:]
+		free, burials = free[n:], burials[n:]
 	}
 	if len(kept.Points) > 0 {
 		return fmt.Errorf("forget: %w", kept)
@@ -149,19 +150,15 @@ func (r *Repository) unlocked(ctx context.Context, points []Point, kept *LockedE
 // forget removes points that are not known to be locked. One that proves to be so is in a
 // tombstone and stays all the same: a tombstone excuses what is missing, and says nothing
 // of what is there.
-func (r *Repository) forget(ctx context.Context, points []Point, kept *LockedError) error {
-	heads := make([]Head, len(points))
-	for i := range points {
-		heads[i] = r.headOf(&points[i])
-	}
-	if err := r.entomb(ctx, tombstone{Points: heads}); err != nil {
+func (r *Repository) forget(ctx context.Context, points []Point, burials []burial, kept *LockedError) error {
+	if err := r.entomb(ctx, tombstone{Points: burials}); err != nil {
 		return err
 	}
 	if err := r.notHeld(ctx, points); err != nil {
 		return err
 	}
-	for i, h := range heads {
-		gone, err := remove(ctx, r.store, pointPrefix+h.Point)
+	for i := range burials {
+		gone, err := remove(ctx, r.store, pointPrefix+burials[i].Point)
 		if err != nil {
 			return err
 		}

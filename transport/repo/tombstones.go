@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"strings"
 	"sync"
 
@@ -14,27 +15,75 @@ import (
 // tombstone is the document that says which points were forgotten on purpose, and which
 // the store may be without therefore. It is written before they are deleted, and stays.
 type tombstone struct {
-	Points []Head `json:"points"`
+	Points []burial `json:"points"`
 	// Damaged are points that could not be read any more, with the hashes of what was
 	// there. What they were, others may remember: they are excused by their names.
 	Damaged []Head `json:"damaged,omitempty"`
+}
+
+// burial is a point that was forgotten, and those that it named: so that who follows the
+// chain of what is there finds the way past it. Tombstones of before have none of those.
+type burial struct {
+	Head
+	Parent     string `json:"parent,omitempty"` // id
+	ParentHash Hash   `json:"parent_hash,omitzero"`
+	Heads      []Head `json:"heads,omitempty"`
+}
+
+// Bounds of a tombstone: points, and bytes of JSON by about.
+const (
+	maxForgotten = 1000
+	maxTombstone = 4 << 20
+)
+
+// cost is about how many bytes the burial takes.
+func (b *burial) cost() int { return 512 + 192*len(b.Heads) }
+
+// burialOf is what a tombstone says of a point.
+func (r *Repository) burialOf(p *Point) burial {
+	b := burial{Head: r.headOf(p), Parent: p.Parent, ParentHash: p.ParentHash, Heads: p.Heads}
+	if most := maxTombstone / 192; len(b.Heads) > most {
+		b.Heads = b.Heads[:most] // thousands of VMs on one host
+	}
+	return b
+}
+
+// fitting is how many of some burials one tombstone takes.
+func fitting(all []burial) int {
+	n, size := 0, 0
+	for n < len(all) && n < maxForgotten && (n == 0 || size+all[n].cost() <= maxTombstone) {
+		size += all[n].cost()
+		n++
+	}
+	return n
+}
+
+// links are the points that a point names: its parent first.
+func links(own Head, parent string, hash Hash, heads []Head) []Head {
+	if parent == "" {
+		return heads
+	}
+	return append([]Head{{Point: path.Join(own.vmOf(), strings.ToLower(parent)), Hash: hash}}, heads...)
 }
 
 // buried is what was forgotten on purpose, by object.
 type buried map[string]grave
 
 type grave struct {
-	hash Hash
-	any  bool // whatever it was
+	hash  Hash
+	any   bool // whatever it was
+	links []Head
 }
 
 func (b buried) take(t *tombstone) {
-	for _, p := range t.Points {
+	for i := range t.Points {
+		p := &t.Points[i]
 		g := b[pointPrefix+p.Point]
-		b[pointPrefix+p.Point] = grave{p.Hash, g.any}
+		b[pointPrefix+p.Point] = grave{p.Hash, g.any, links(p.Head, p.Parent, p.ParentHash, p.Heads)}
 	}
 	for _, p := range t.Damaged {
-		b[pointPrefix+p.Point] = grave{p.Hash, true}
+		g := b[pointPrefix+p.Point]
+		b[pointPrefix+p.Point] = grave{p.Hash, true, g.links}
 	}
 }
 
@@ -43,10 +92,10 @@ func (b buried) has(object string) bool {
 	return is
 }
 
-// excuses tells whether a point may be missing.
+// excuses tells whether a point may be missing, of which no hash is known if h is zero.
 func (b buried) excuses(object string, h Hash) bool {
 	g, is := b[object]
-	return is && (g.any || g.hash == h)
+	return is && (g.any || g.hash == h || h == Hash{})
 }
 
 // headOf names a point.
