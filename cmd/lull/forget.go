@@ -25,6 +25,7 @@ type forgetFlags struct {
 	damaged []string
 	// signer is the label of the key whose points rules go over; empty: all keys'.
 	signer string
+	all    bool // of the signer, readable or not, and no rules
 }
 
 func (in *invocation) forgetCommand() *cobra.Command {
@@ -40,7 +41,8 @@ func (in *invocation) forgetCommand() *cobra.Command {
 			"What the points alone needed is deleted by `lull prune`. What the store keeps locked\n" +
 			"stays until its time is over. A point that cannot be read, which `lull check` names,\n" +
 			"stops all rules and prunes: get it back from a copy of the store, or give it up with\n" +
-			"--damaged.",
+			"--damaged. --all --signed-by lets all go that a key has signed, as that of a host which\n" +
+			"was taken over, whether they can be read or not; what it stored before that, too.",
 		Example: "  lull forget --dry-run\n  lull forget lab/web --keep-daily 14 --keep-monthly 6 --dry-run\n" +
 			"  lull forget lab/web --signed-by oldhost --keep-last 1\n" +
 			"  lull forget --point 20261121T013000Z-9f86d081",
@@ -51,8 +53,9 @@ func (in *invocation) forgetCommand() *cobra.Command {
 	f.BoolVar(&o.dry, "dry-run", false, "change nothing, and say of each point why it stays or goes")
 	f.StringSliceVar(&o.points, "point", nil, "forget the points with these `ID`s, and no others")
 	f.StringSliceVar(&o.damaged, "damaged", nil, "give up the points with these `ID`s, or VM@ID, which cannot be read")
-	f.BoolVar(&o.last, "even-last", false, "with --point: even the last point of a VM")
-	f.StringVar(&o.signer, "signed-by", "", "only the points of the key `LABEL`, by rules")
+	f.BoolVar(&o.last, "even-last", false, "with --point or --all: even the last point of a VM")
+	f.StringVar(&o.signer, "signed-by", "", "only the points of the key `LABEL`, by rules; with --all a signer of `lull key list --json`, too")
+	f.BoolVar(&o.all, "all", false, "all points that --signed-by names")
 	f.IntVar(&o.keep.Last, "keep-last", 0, "keep the `N` newest points")
 	f.IntVar(&o.keep.Daily, "keep-daily", 0, "keep the newest of each of `N` days")
 	f.IntVar(&o.keep.Weekly, "keep-weekly", 0, "keep the newest of each of `N` weeks")
@@ -62,8 +65,11 @@ func (in *invocation) forgetCommand() *cobra.Command {
 }
 
 func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) error {
-	if len(o.points) > 0 && !o.keep.IsZero() || len(o.points) == 0 && o.last {
-		return withHint(usagef("forget: --point and rules exclude each other, and --even-last needs --point"), "run lull twice")
+	if len(o.points) > 0 && !o.keep.IsZero() || len(o.points) == 0 && !o.all && o.last {
+		return withHint(usagef("forget: --point and rules exclude each other, and --even-last needs --point or --all"), "run lull twice")
+	}
+	if o.all && (o.signer == "" || !o.keep.IsZero()) {
+		return usagef("forget: --all goes with --signed-by, and with no rules")
 	}
 	if o.signer != "" && len(o.points)+len(o.damaged) > 0 {
 		return usagef("forget: --signed-by goes with rules, not with --point or --damaged")
@@ -71,6 +77,9 @@ func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) e
 	t, err := in.target()
 	if err != nil {
 		return err
+	}
+	if o.all {
+		return in.forgetSigned(ctx, t, vms, o)
 	}
 	if len(o.damaged) > 0 {
 		return in.forgetDamaged(ctx, t, vms, o)
@@ -116,6 +125,47 @@ func (in *invocation) forgetDamaged(ctx context.Context, t target, vms []string,
 		}
 		return in.told(map[string]any{"given_up": o.damaged}, "%s given up", count(len(o.damaged), "damaged restore point"))
 	})
+}
+
+// forgetSigned forgets all that a key has signed.
+func (in *invocation) forgetSigned(ctx context.Context, t target, vms []string, o forgetFlags) error {
+	return in.withRepository(ctx, t, func(r *repo.Repository) error {
+		points, err := r.SignedBy(ctx, o.signer, vms...)
+		if err != nil {
+			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
+		}
+		i := slices.IndexFunc(points, func(p repo.SignedPoint) bool { return p.Only && p.Held == nil })
+		if i >= 0 && !o.last && !o.dry {
+			return withHint(usagef("forget: that would leave %s without any restore point", points[i].VM), "give --even-last if that is meant")
+		}
+		if !o.dry {
+			err = r.ForgetSigned(ctx, points)
+		}
+		var locked *repo.LockedError
+		if err != nil && !errors.As(err, &locked) {
+			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
+		}
+		return in.showVerdicts(judgeSigned(points, locked), o.dry)
+	})
+}
+
+// judgeSigned says of points of one key what becomes of them.
+func judgeSigned(points []repo.SignedPoint, locked *repo.LockedError) (out []agent.Verdict) {
+	for _, p := range points {
+		v := agent.Verdict{Point: p.Point, Reasons: []string{"signed by " + p.SignedBy}}
+		switch {
+		case p.Held != nil:
+			v.Keep, v.Reasons = true, append(v.Reasons, "held")
+		case locked != nil && slices.Contains(locked.Points, p.ID):
+			v.Keep, v.Reasons = true, append(v.Reasons, "locked by the store")
+		case p.Damaged != nil:
+			v.Reasons = append(v.Reasons, "cannot be read: "+plainError(p.Damaged))
+		case p.Only:
+			v.Reasons = append(v.Reasons, "its VM has none of another key (--even-last)")
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 // forgettable are all points of some VMs, or of all. Where one cannot be read none is

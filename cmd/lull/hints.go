@@ -27,6 +27,7 @@ func hintRules() []hintRule {
 		{repo.ErrReadOnly, "move it into a new repository with `lull copy`"},
 		{repo.ErrLabel, "use 1 to 64 of a to z, 0 to 9, dot, underscore and dash"},
 		{repo.ErrNoKey, "see `lull key list`"},
+		{repo.ErrSigners, "name one of them instead of the label"},
 		{repo.ErrKeyExists, "choose another label, see `lull key list`"},
 		{repo.ErrLastOwner, "make another owner's key first, with `lull key add`"},
 		{repo.ErrPaper, "type the numbered lines as they are printed"},

@@ -111,6 +111,15 @@ func EndSessions(ctx context.Context, r *Repository, store blob.Store) error {
 	return nil
 }
 
+// GarbagePoint makes an object of a point that r's key has signed and that says nothing.
+func GarbagePoint(ctx context.Context, r *Repository, object string) error {
+	b, err := r.ring.SealPoint(object, []byte("garbage"), []byte("garbage"))
+	if err != nil {
+		return err
+	}
+	return r.store.Create(ctx, object, b)
+}
+
 // Poison does what a host does that was taken over: it puts other content under the names
 // of the disk's blocks into packs of its own, and lists them.
 func Poison(ctx context.Context, r *Repository, disk []byte, at time.Time) error {

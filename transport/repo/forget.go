@@ -204,18 +204,12 @@ func (r *Repository) forgetDamaged(ctx context.Context, vm, id string) error {
 	if _, err := r.store.Stat(ctx, holdPrefix+string(s)); !errors.Is(err, blob.ErrNotFound) {
 		return cmp.Or(err, ErrHeld)
 	}
-	if until, err := (&locks{store: r.store}).until(ctx, info.Name, r.now()); err != nil || !until.IsZero() {
-		return cmp.Or(err, error(&LockedError{[]string{id}, until}))
-	}
-	head := Head{Point: strings.TrimPrefix(info.Name, pointPrefix)}
-	if b, err := readSized(ctx, r.store, info, maxManifest); err == nil {
-		head.Hash = sum(b)
-	}
-	if err := r.entomb(ctx, tombstone{Damaged: []Head{head}}); err != nil {
+	kept := new(LockedError)
+	if err := r.buryDamaged(ctx, []blob.Info{info}, kept); err != nil {
 		return err
 	}
-	if err := r.store.Delete(ctx, info.Name); err != nil {
-		return err
+	if len(kept.Points) > 0 {
+		return kept
 	}
 	// Was it a fence once, it must go on keeping its session from making the point.
 	return r.fencePoint(ctx, s)

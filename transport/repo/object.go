@@ -36,6 +36,8 @@ func (e *objectError) Hint() string {
 		return "find out who can write to the store, see docs/threat-model.md"
 	case errors.Is(e.err, ErrOmitted):
 		return "find out who can delete from the store, see docs/threat-model.md"
+	case strings.HasPrefix(e.object, indexPrefix):
+		return "lull check --repair makes the index again from the packs; lull check says what is lost"
 	case strings.HasPrefix(e.object, markPrefix):
 		return "lull check --repair makes a new decision in its place"
 	case point:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
@@ -60,19 +61,30 @@ func (r *Repository) survey(ctx context.Context, m *marks, witness []sid) (_ *su
 	s.view = x.View()
 	s.bits = make([]uint64, s.view.Slots()/64+1)
 	s.nodes = &nodes{r: r, store: r.store, find: s.find, damaged: s.damaged}
-	for i, roots := range points {
-		if err := s.walk(ctx, roots); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.points[i].Name, err)
+	return s, s.walkAll(ctx, points)
+}
+
+// walkAll notes everything that the points need. Those that have lost something are in the
+// error, as nobody knows what else they need.
+func (s *survey) walkAll(ctx context.Context, points []Point) error {
+	var stopped stoppedError
+	for i := range points {
+		err := s.walk(ctx, slices.Collect(points[i].roots()))
+		if err != nil && !passable(err) {
+			return err
+		}
+		if err != nil {
+			stopped.incomplete(&points[i], err)
 		}
 	}
-	return s, nil
+	return stopped.err()
 }
 
 func (s *survey) close() error { return s.index.Close() }
 
-// readPoints reads all manifests. One that cannot be read ends the survey: nobody knows
-// what it needs.
-func (s *survey) readPoints(ctx context.Context, witness []sid) (all [][]Root, err error) {
+// readPoints reads all manifests: of each where its maps are, and whose it is. Those that
+// cannot be read are in the error: nobody knows what they need.
+func (s *survey) readPoints(ctx context.Context, witness []sid) (all []Point, err error) {
 	infos, err := list(ctx, s.r.store, pointPrefix)
 	if err != nil {
 		return nil, err
@@ -89,22 +101,38 @@ func (s *survey) readPoints(ctx context.Context, witness []sid) (all [][]Root, e
 			return nil, err
 		}
 	}
+	var stopped stoppedError
 	for _, info := range infos {
 		p, err := s.r.readPoint(ctx, s.r.store, info)
-		if errors.Is(err, errFence) || errors.Is(err, blob.ErrNotFound) {
-			continue // never to be, or forgotten meanwhile
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, errFence) || errors.Is(err, blob.ErrNotFound):
+			// never to be, or forgotten meanwhile
+		case passable(err):
+			stopped.unreadable(info.Name, s.r.signerLabel(ctx, info), err)
+		case err != nil:
 			return nil, err
+		default:
+			o := outlineOf(&p)
+			p, signer := o.point(), p.SignedBy
+			p.SignedBy, p.Heads = signer, nil
+			all = append(all, p)
+			s.points = append(s.points, info)
 		}
-		var roots []Root
-		for root := range p.roots() {
-			roots = append(roots, root)
-		}
-		all = append(all, roots)
-		s.points = append(s.points, info)
 	}
-	return all, nil
+	return all, stopped.err()
+}
+
+// signerLabel is whose signature the object of a point bears, "" for nobody's.
+func (r *Repository) signerLabel(ctx context.Context, info blob.Info) string {
+	b, err := readSized(ctx, r.store, info, maxManifest)
+	if err != nil {
+		return ""
+	}
+	sealed, err := r.ring.ParsePoint(info.Name, b)
+	if err != nil || sealed.Signer == nil {
+		return ""
+	}
+	return sealed.Signer.Label
 }
 
 func (s *survey) readIndexes(ctx context.Context, m *marks) error {
