@@ -85,6 +85,33 @@ func (p *parser) resolveLock(a autoLock, c *Config, repository string) {
 	}
 }
 
+// LockAgainstKeep is what differs between the object_lock of a repository and the rules of
+// the groups that keep points there, in words; empty: nothing does.
+func (c *Config) LockAgainstKeep(repository string) string {
+	r, ok := c.Repository(repository)
+	if !ok || r.ObjectLock == nil {
+		return ""
+	}
+	longest := 0
+	for _, g := range c.Groups {
+		if g.Repository != repository {
+			continue
+		}
+		days := longestRule(g.Keep)
+		switch {
+		case g.Keep.IsZero():
+			return fmt.Sprintf("group %s keeps everything, and object_lock locks for %d days: what is older can be deleted", g.Name, r.ObjectLock.Days)
+		case days > r.ObjectLock.Days:
+			return fmt.Sprintf("the rules of group %s keep restore points for up to %d days, and object_lock locks for %d: what is older can be deleted", g.Name, days, r.ObjectLock.Days)
+		}
+		longest = max(longest, days)
+	}
+	if longest > 0 && longest < r.ObjectLock.Days {
+		return fmt.Sprintf("object_lock locks for %d days, and the rules keep restore points for up to %d: they go, and their space is free, only after their lock", r.ObjectLock.Days, longest)
+	}
+	return ""
+}
+
 // longestRule is how many days a point may be kept by a rule that speaks of time; 0:
 // there is none.
 func longestRule(k retention.Keep) int {

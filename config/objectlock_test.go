@@ -71,3 +71,36 @@ func TestWrongObjectLock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Days that do not follow the rules of keep are told of: both ways, and where nothing says
+// for how long a point is kept.
+func TestLockAgainstKeep(t *testing.T) {
+	for _, c := range []struct{ lock, keep, want string }{
+		{"{mode: governance}", "{daily: 14}", ""},
+		{"{mode: governance, days: 14}", "{daily: 14}", ""},
+		{"{mode: governance, days: 13}", "{daily: 14}", "the rules of group a keep restore points for up to 14 days, and object_lock locks for 13"},
+		{"{mode: governance, days: 15}", "{daily: 14}", "only after their lock"},
+		{"{mode: governance, days: 3}", "{last: 14}", ""},
+		{"{mode: governance, days: 13}", "{weekly: 2}", "up to 14 days"},
+	} {
+		got, err := config.Parse("x", fmt.Appendf(nil, lockFile, c.lock, c.keep))
+		if err != nil {
+			t.Errorf("%s %s: %v", c.lock, c.keep, err)
+			continue
+		}
+		if said := got.LockAgainstKeep("main"); c.want == "" && said != "" || !strings.Contains(said, c.want) {
+			t.Errorf("%s %s: %q, want %q", c.lock, c.keep, said, c.want)
+		}
+		if said := got.LockAgainstKeep("other"); said != "" {
+			t.Errorf("%s %s: of a repository without locks: %q", c.lock, c.keep, said)
+		}
+	}
+	all := strings.Replace(lockFile, ", keep: %s", "", 1)
+	got, err := config.Parse("x", fmt.Appendf(nil, all, "{mode: governance, days: 9}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said := got.LockAgainstKeep("main"); !strings.Contains(said, "group a keeps everything") {
+		t.Errorf("without rules: %q", said)
+	}
+}

@@ -221,6 +221,11 @@ func (e *examination) locks(ctx context.Context, store blob.Store) {
 		e.add("object lock", resultFailed, "object_lock is set, and the bucket has no object lock: backups fail", "make a bucket with object lock, or remove object_lock")
 		return
 	}
+	if e.t.config != nil {
+		if differs := e.t.config.LockAgainstKeep(e.t.repository.Name); differs != "" {
+			e.add("object lock and keep", resultWarning, differs, "leave days of object_lock out, or write auto, to follow the rules")
+		}
+	}
 	points, err := newest(ctx, store)
 	if err != nil {
 		e.fail("object lock", err)

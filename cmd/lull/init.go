@@ -49,6 +49,11 @@ func (in *invocation) initRepository(ctx context.Context) (err error) {
 	if err := in.probeNew(ctx, r, store); err != nil {
 		return fmt.Errorf("init %s: %w", r.Name, err)
 	}
+	if t.config != nil {
+		if differs := t.config.LockAgainstKeep(r.Name); differs != "" {
+			in.warn("%s; leave days of object_lock out, or write auto, to follow the rules", differs)
+		}
+	}
 	id, err := repo.Init(ctx, store, repo.InitOptions{Passphrase: secret, Cost: in.Cost})
 	if err != nil {
 		return fmt.Errorf("init %s: %w", r.Name, err)

@@ -114,6 +114,9 @@ func TestLockedRepository(t *testing.T) {
 	}
 	all := h.diagnoses(exitDone)
 	h.wantResult(all, "object lock", resultOK, "compliance, 14 days; 1 restore point")
+	if d, is := all["object lock and keep"]; is {
+		t.Errorf("days that follow the rules: %+v", d)
+	}
 	h.wantResult(all, "hidden objects", resultOK, "")
 	h.wantResult(all, "key", resultOK, "owner")
 
@@ -162,8 +165,11 @@ func TestWrongLocks(t *testing.T) {
 	t.Run("default retention", func(t *testing.T) {
 		h := newStoreHost(t, s3test.Options{Locks: true}, "    object_lock: {mode: governance, days: 3}")
 		h.DefaultRetention(t, minio.Governance, 30)
-		if _, errs := h.lull(exitDone, "init"); !strings.Contains(errs, "locks every new object for 30 days (governance), longer than object_lock's 3") {
-			t.Error(errs)
+		_, errs := h.lull(exitDone, "init")
+		for _, want := range []string{"locks every new object for 30 days (governance), longer than object_lock's 3", "for up to 14 days, and object_lock locks for 3"} {
+			if !strings.Contains(errs, want) {
+				t.Errorf("%q is not in %s", want, errs)
+			}
 		}
 		h.wantResult(h.diagnoses(exitDone), "store: default retention", resultWarning, "30 days")
 	})
@@ -173,7 +179,9 @@ func TestWrongLocks(t *testing.T) {
 		h.lull(exitDone, "backup", "web")
 		h.lock = "    object_lock: {mode: governance, days: 3}"
 		h.configure(h.CredentialsFile)
-		h.wantResult(h.diagnoses(exitDone), "object lock", resultWarning, "is not locked")
+		all := h.diagnoses(exitDone)
+		h.wantResult(all, "object lock", resultWarning, "is not locked")
+		h.wantResult(all, "object lock and keep", resultWarning, "keep restore points for up to 14 days, and object_lock locks for 3")
 		h.lull(exitDone, "lock", "renew")
 		h.wantResult(h.diagnoses(exitDone), "object lock", resultOK, "governance, 3 days")
 	})
