@@ -73,3 +73,20 @@ func BenchmarkWrite(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReadForeign reads the formats of other hypervisors.
+func BenchmarkReadForeign(b *testing.B) {
+	disk := mixed(benchSize)
+	raw := write(b, filepath.Join(b.TempDir(), "disk.raw"), disk)
+	for name, opts := range map[string]string{"vpc": "force_size=on", "vhdx": "subformat=dynamic", "vmdk": "subformat=streamOptimized"} {
+		b.Run(name, func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "disk")
+			qemuImg(b, "convert", "-f", "raw", "-O", name, "-o", opts, raw, path)
+			format := snapshot.Format(name)
+			if name == "vpc" {
+				format = snapshot.FormatVHD
+			}
+			benchRead(b, path, format)
+		})
+	}
+}

@@ -32,6 +32,8 @@
 //   - A raw image is its disk to the byte, so that it comes back as long as it was.
 //     A qcow2 disk whose size is no multiple of 512 is padded with zeros up to one,
 //     as QEMU shows it to its guest.
+//   - An image into which a merge was not finished (package merge) is refused, alone
+//     and in a chain: snapshot.ErrMergePending.
 //   - Internal snapshots of a qcow2 image are ignored; they are not backed up.
 //
 // Writing. A Target is a hidden temporary file beside its path, .NAME.lull-X.partial,

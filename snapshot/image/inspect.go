@@ -23,7 +23,7 @@ type Info struct {
 	Version       int    // of qcow2
 	Backing       string // as the image names it, of VHD and its like without the folder; empty for none
 	BackingFormat string // as the image declares it; empty when it does not
-	Dirty         bool   // of qcow2: reference counts may be wrong; reading does not need them. Of VHDX: its log is to be replayed
+	Dirty         bool   // of qcow2: reference counts may be wrong; reading does not need them. Of VHDX and VMDK: it was not closed well
 	Snapshots     int    // internal snapshots, which lull ignores
 
 	// Of formats that keep them: who the image is, whom it was made on, and where

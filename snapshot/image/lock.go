@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -129,6 +130,19 @@ func locking(f *os.File, call func(fd int) error) error {
 		return busy(f.Name())
 	}
 	return fmt.Errorf("lock %s: %w", f.Name(), result)
+}
+
+// notInVMware looks for the folder of locks that VMware keeps beside a disk while its
+// VM runs: it takes no lock that a kernel knows of.
+func notInVMware(path string) error {
+	locks := path + ".lck"
+	entries, err := os.ReadDir(locks)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	return snapshot.WithHint(
+		fmt.Errorf("%s is locked by VMware (%s): %w", path, locks, errors.Join(err, snapshot.ErrBusy)),
+		"shut the VM down; what a crash of VMware left there it removes at the VM's next start")
 }
 
 func busy(path string) error {

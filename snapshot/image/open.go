@@ -140,12 +140,15 @@ func (i *openImage) vhdx(f *layer.File, tables layer.Tables) error {
 }
 
 func (i *openImage) vmdk(f *layer.File, tables layer.Tables, beside vmdk.Beside) error {
+	if err := notInVMware(f.Path); err != nil {
+		return err
+	}
 	v, err := vmdk.Open(f, tables, beside)
 	if err != nil {
 		return err
 	}
 	i.Layer = v
-	i.info.Kind, i.info.ClusterSize = v.Kind(), v.BlockSize()
+	i.info.Kind, i.info.ClusterSize, i.info.Dirty = v.Kind(), v.BlockSize(), v.Unclean()
 	i.descends(v.Parents())
 	return nil
 }

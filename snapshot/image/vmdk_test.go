@@ -61,6 +61,20 @@ func TestVMDKFooter(t *testing.T) {
 	}
 }
 
+// TestVMDKLockedByVMware: VMware's locks are files.
+func TestVMDKLockedByVMware(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.vmdk")
+	qemuImg(t, "create", "-q", "-f", "vmdk", path, "1M")
+	if err := os.Mkdir(path+".lck", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	openLoose(t, path, snapshot.FormatVMDK)
+	write(t, filepath.Join(path+".lck", "M12345.lck"), nil)
+	if _, err := image.ResolveChain(path, snapshot.FormatVMDK); !errors.Is(err, snapshot.ErrBusy) {
+		t.Errorf("disk that VMware holds: %v", err)
+	}
+}
+
 func TestVMDKDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "flat"), mixed(1<<20))

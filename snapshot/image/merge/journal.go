@@ -23,7 +23,7 @@ const (
 
 // journal is what must be known after a crash.
 type journal struct {
-	Child    string          `json:"child"` // path, as it was given
+	Child    string          `json:"child"` // path
 	Format   snapshot.Format `json:"format"`
 	ChildID  string          `json:"child_id"`
 	ParentID string          `json:"parent_id"` // before the merge

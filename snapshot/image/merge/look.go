@@ -23,7 +23,7 @@ const (
 )
 
 // look refuses what cannot come to a good end.
-func (r *run) look(child image.Info, parent format) error {
+func (r *run) look(ctx context.Context, child image.Info, parent format) error {
 	if err := parent.writable(); err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (r *run) look(child image.Info, parent format) error {
 	if err := r.alone(child); err != nil {
 		return err
 	}
-	return r.room(parent)
+	return r.room(ctx, parent)
 }
 
 func orNone(id string) string {
@@ -108,9 +108,9 @@ func (r *run) kin(path string) bool {
 }
 
 // room refuses where the parent would grow beyond what is free.
-func (r *run) room(parent format) error {
+func (r *run) room(ctx context.Context, parent format) error {
 	var need int64
-	err := r.pieces(context.Background(), 0, func(off, n int64, zero bool) error {
+	err := r.pieces(ctx, 0, func(off, n int64, zero bool) error {
 		for n > 0 && !zero {
 			pc, err := parent.Lookup(off, n)
 			if err != nil {

@@ -75,7 +75,7 @@ func Run(ctx context.Context, job Job) (Result, error) {
 	res, err := r.run(ctx)
 	err = errors.Join(err, r.close())
 	if err != nil {
-		return res, fmt.Errorf("merge %s: %w", job.Child, err)
+		return res, fmt.Errorf("merge %s: %w", job.Child, noSpace(err))
 	}
 	return res, nil
 }
@@ -84,13 +84,13 @@ func (r *run) run(ctx context.Context) (Result, error) {
 	if _, err := os.Lstat(r.Child); errors.Is(err, fs.ErrNotExist) {
 		return r.afterwards(err)
 	}
-	if err := r.open(); err != nil {
+	if err := r.open(ctx); err != nil {
 		return Result{}, err
 	}
 	res := Result{Child: r.Child, Parent: r.parentPath, Resumed: r.resumed}
 	if !r.j.Merged {
 		if err := r.copy(ctx); err != nil {
-			return res, noSpace(err)
+			return res, err
 		}
 		if err := r.compare(ctx); err != nil {
 			return res, err
@@ -116,7 +116,7 @@ func (r *run) close() error {
 
 // open opens and locks both images, looks at everything that could stand in the
 // way, and writes the journal.
-func (r *run) open() error {
+func (r *run) open(ctx context.Context) error {
 	info, parent, err := image.FindParent(r.Child, r.Format, r.Parents...)
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (r *run) open() error {
 	if j != nil {
 		return r.resume(*j, info)
 	}
-	return r.begin(info)
+	return r.begin(ctx, info)
 }
 
 func (r *run) lock() (err error) {
@@ -172,17 +172,21 @@ func (r *run) parent() (format, error) {
 }
 
 // begin is a merge from its beginning.
-func (r *run) begin(child image.Info) error {
+func (r *run) begin(ctx context.Context, child image.Info) error {
 	parent, err := r.parent()
 	if err != nil {
 		return err
 	}
-	if err := r.look(child, parent); err != nil {
+	if err := r.look(ctx, child, parent); err != nil {
+		return err
+	}
+	path, err := filepath.Abs(r.Child)
+	if err != nil {
 		return err
 	}
 	w := parent.writer(r.dev, 0)
 	r.j = journal{
-		Child: r.Child, Format: r.Format, ChildID: child.ID,
+		Child: path, Format: r.Format, ChildID: child.ID,
 		ParentID: parent.Identity().ID, NewID: parent.newID(), Discard: r.Discard,
 	}
 	if err := r.save(w, 0); err != nil {

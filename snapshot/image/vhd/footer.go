@@ -118,9 +118,6 @@ func sum(b []byte, at int) uint32 {
 	return ^n
 }
 
-// setSum puts the checksum into its place in b.
-func setSum(b []byte, at int) { be.PutUint32(b[at:], sum(b, at)) }
-
 // guid is an identifier as text; empty for none.
 func guid(b []byte) string {
 	if len(bytes.Trim(b, "\x00")) == 0 {

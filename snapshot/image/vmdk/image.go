@@ -158,6 +158,11 @@ func (v *Image) BlockSize() int64 {
 	return 0
 }
 
+// Unclean tells whether an extent was not closed well, or is open.
+func (v *Image) Unclean() bool {
+	return slices.ContainsFunc(v.extents, func(e extent) bool { return e.sparse != nil && e.sparse.unclean })
+}
+
 // Parents is the path by which an image calls its parent, where it has one.
 func (v *Image) Parents() []string {
 	if !v.hasParent() {

@@ -32,13 +32,23 @@ func (s *sparse) readCompressed(p []byte, off int64, pc layer.Piece) error {
 	if err := s.f.Read(*packed, pc.Host+markerSize, "compressed grain"); err != nil {
 		return err
 	}
-	// The last grain may end with the disk.
-	whole := s.buffer(min(s.grain, s.size-grain))
+	size := min(s.grain, s.size-grain) // the last grain may end with the disk
+	if int64(len(p)) == size {
+		return s.expanded(pc, s.expand(p, *packed))
+	}
+	whole := s.buffer(size)
 	defer s.buffers.Put(whole)
 	if err := s.expand(*whole, *packed); err != nil {
-		return fmt.Errorf("%w (%w)", s.f.Corrupt("compressed grain at %#x does not expand", pc.Host), err)
+		return s.expanded(pc, err)
 	}
 	copy(p, (*whole)[off-grain:])
+	return nil
+}
+
+func (s *sparse) expanded(pc layer.Piece, err error) error {
+	if err != nil {
+		return fmt.Errorf("%w (%w)", s.f.Corrupt("compressed grain at %#x does not expand", pc.Host), err)
+	}
 	return nil
 }
 

@@ -38,6 +38,7 @@ type sparse struct {
 	directory  int64 // where it is
 	textAt     int64 // of the descriptor; 0: none
 	textLength int64
+	unclean    bool
 
 	buffers sync.Pool // *[]byte
 	zlib    sync.Pool // io.ReadCloser
@@ -75,7 +76,7 @@ func (s *sparse) parse(b []byte) (directory uint64, err error) {
 	}
 	s.flags = le.Uint32(b[8:])
 	capacity, grain := le.Uint64(b[12:]), le.Uint64(b[20:])
-	s.perTable = int64(le.Uint32(b[44:]))
+	s.perTable, s.unclean = int64(le.Uint32(b[44:])), b[72] != 0
 	switch {
 	case s.flags&1 != 0 && string(b[73:77]) != "\n \r\n":
 		return 0, s.f.Corrupt("line ends were converted, as if the image were a text")
