@@ -263,6 +263,11 @@ func (r *restore) check(ctx context.Context) error {
 		need += d.Root.Data
 	}
 	need += r.memory.need()
+	if r.memory != nil {
+		if err := r.memory.definer.FitsState(ctx, r.Point.Hardware); err != nil {
+			return err
+		}
+	}
 	if info, err := os.Stat(r.Dir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
 		return snapshot.WithHint(fmt.Errorf("%s: not a folder", r.Dir), "choose another")
 	}

@@ -41,6 +41,10 @@ type FrozenState interface {
 type StateDefiner interface {
 	Definer
 
+	// FitsState fails, with a hint, where the hypervisor of this host would not take a
+	// saved state of such a VM. It writes nothing.
+	FitsState(ctx context.Context, hw Hardware) error
+
 	// RestoreState writes to w the hypervisor's own form of a state, which is what
 	// Define's RoleSavedState file has to hold. src has the size bytes of a
 	// FrozenState.SavedState. ErrCorrupt: they are none; part may have been written.

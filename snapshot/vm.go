@@ -80,16 +80,21 @@ type File struct {
 
 // Hardware describes a VM well enough to start it elsewhere.
 type Hardware struct {
-	Hypervisor string   `json:"hypervisor,omitempty"` // "qemu"
-	Version    string   `json:"version,omitempty"`    // of the hypervisor
-	UUID       string   `json:"uuid,omitempty"`
-	Machine    string   `json:"machine,omitempty"` // versioned machine type
-	Arch       string   `json:"arch,omitempty"`    // as in qemu-system-ARCH
-	CPU        string   `json:"cpu,omitempty"`     // model
-	VCPUs      int      `json:"vcpus,omitempty"`
-	Memory     int64    `json:"memory,omitempty"`   // bytes
-	Firmware   string   `json:"firmware,omitempty"` // "bios" or "uefi"
-	Devices    []Device `json:"devices,omitempty"`
+	Hypervisor string `json:"hypervisor,omitempty"` // "qemu"
+	Version    string `json:"version,omitempty"`    // of the hypervisor
+	UUID       string `json:"uuid,omitempty"`
+	Machine    string `json:"machine,omitempty"` // versioned machine type
+	Arch       string `json:"arch,omitempty"`    // as in qemu-system-ARCH
+	CPU        string `json:"cpu,omitempty"`     // model
+	// Accelerator is "kvm" or "tcg"; a saved state goes on under the same one only.
+	Accelerator string `json:"accelerator,omitempty"`
+	// HostCPU is the processor of the host as its kernel names it, where the guest
+	// sees that instead of a model.
+	HostCPU  string   `json:"host_cpu,omitempty"`
+	VCPUs    int      `json:"vcpus,omitempty"`
+	Memory   int64    `json:"memory,omitempty"`   // bytes
+	Firmware string   `json:"firmware,omitempty"` // "bios" or "uefi"
+	Devices  []Device `json:"devices,omitempty"`
 	// CommandLine is the hypervisor's own argument vector where it can be
 	// seen, program name first.
 	CommandLine []string `json:"command_line,omitempty"`

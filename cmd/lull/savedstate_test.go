@@ -143,21 +143,31 @@ func (l *lab) goOn(dir string) (side string, stop func()) {
 	return side, stop
 }
 
-// refusesForeign starts the VM with a QEMU that is too old, and with one that does
-// not know its machine: both refuse before they touch anything.
+// refusesForeign starts the VM with a QEMU that is too old, with one that does not know
+// its machine, and by another accelerator: all refuse before they touch anything.
 func (l *lab) refusesForeign(dir string) {
 	l.t.Helper()
-	for version, want := range map[string]string{"5.2": "saved by QEMU", "99.0": "machine type"} {
-		foreign := filepath.Join(l.dir, "qemu-"+version)
-		l.write(foreign, "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version "+version+".0 (x)';; *) echo none;; esac\n")
-		if err := os.Chmod(foreign, 0o700); err != nil {
-			l.t.Fatal(err)
-		}
+	old, foreign := l.fakeQEMU("5.2"), l.fakeQEMU("99.0")
+	for env, want := range map[string]string{
+		"LULL_QEMU=" + old:     "saved by QEMU",
+		"LULL_QEMU=" + foreign: "machine type",
+		"LULL_ACCEL=kvm":       "ran under tcg",
+	} {
 		cmd := exec.CommandContext(l.ctx, filepath.Join(dir, "boot.sh"))
-		cmd.Env = append(os.Environ(), "LULL_QEMU="+foreign)
+		cmd.Env = append(os.Environ(), env)
 		out, err := cmd.CombinedOutput()
 		if err == nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), "--cold") {
-			l.t.Errorf("QEMU %s: %v\n%s", version, err, out)
+			l.t.Errorf("%s: %v\n%s", env, err, out)
 		}
 	}
+}
+
+func (l *lab) fakeQEMU(version string) (path string) {
+	l.t.Helper()
+	path = filepath.Join(l.dir, "qemu-"+version)
+	l.write(path, "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version "+version+".0 (x)';; *) echo none;; esac\n")
+	if err := os.Chmod(path, 0o700); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
 }

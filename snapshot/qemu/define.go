@@ -100,6 +100,7 @@ type start struct {
 	options []option
 	saved   *savedStart
 	remarks []string // what differs from the VM that was backed up
+	lost    []string // those of remarks that a guest that goes on would notice
 }
 
 // script is the text of boot.sh. All that comes from the VM is quoted: it is

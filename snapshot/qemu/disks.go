@@ -104,13 +104,16 @@ func (f *found) exclude(d disk, reason string, expected bool) {
 	f.excluded = append(f.excluded, snapshot.Excluded{Disk: d.Disk, Reason: reason, Expected: expected})
 }
 
+// removable is the reason of a drive with a medium in it that the guest may eject.
+const removable = "removable medium"
+
 // unfit says why a drive is left out, or nothing.
 func (d disk) unfit() (reason string, expected bool) {
 	switch {
 	case d.Inserted == nil:
 		return "empty drive", true
 	case d.Removable:
-		return "removable medium", true
+		return removable, true
 	case d.Inserted.ReadOnly:
 		return "read-only drive", true
 	case d.QDev == "":

@@ -156,7 +156,7 @@ func (r *rewriter) device(i int, o option) {
 		r.remark("the drive %s is empty", ref)
 	default:
 		r.graph.replaced[at], r.graph.replaced[i] = nil, nil
-		r.remark("the disk %s was not restored; its device is left out", ref)
+		r.lose("the disk %s was not restored; its device is left out", ref)
 	}
 }
 
@@ -209,7 +209,7 @@ func (r *rewriter) boardDrive(id string, i int) {
 	d := r.restored(id)
 	if d == nil {
 		r.graph.replaced[i] = nil
-		r.remark("the disk %s was not restored; its drive is left out", id)
+		r.lose("the disk %s was not restored; its drive is left out", id)
 		return
 	}
 	if o.name != "drive" {

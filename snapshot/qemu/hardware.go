@@ -15,7 +15,7 @@ func (m *monitor) hardware(ctx context.Context, f found) (snapshot.Hardware, err
 	if f.uefi {
 		hw.Firmware = "uefi"
 	}
-	for _, look := range []func(context.Context, *snapshot.Hardware) error{m.identity, m.machine, m.cpus, m.memory} {
+	for _, look := range []func(context.Context, *snapshot.Hardware) error{m.identity, m.machine, m.cpus, m.accelerator, m.memory} {
 		if err := look(ctx, &hw); err != nil {
 			return hw, err
 		}
@@ -73,6 +73,24 @@ func (m *monitor) cpus(ctx context.Context, hw *snapshot.Hardware) error {
 	kind, err := m.typeOf(ctx, list[0].Path)
 	hw.CPU = strings.TrimSuffix(kind, "-"+hw.Arch+"-cpu")
 	return err
+}
+
+// accelerator is what runs the guest's instructions. With KVM a CPU may be the host's.
+func (m *monitor) accelerator(ctx context.Context, hw *snapshot.Hardware) error {
+	var kvm struct {
+		Enabled *bool `json:"enabled"`
+	}
+	if err := m.ask(ctx, "query-kvm", nil, &kvm); err != nil || kvm.Enabled == nil {
+		return err
+	}
+	hw.Accelerator = "tcg"
+	if *kvm.Enabled {
+		hw.Accelerator = "kvm"
+		if hw.CPU == "host" || hw.CPU == "max" {
+			hw.HostCPU = hostCPU()
+		}
+	}
+	return nil
 }
 
 func (m *monitor) memory(ctx context.Context, hw *snapshot.Hardware) error {

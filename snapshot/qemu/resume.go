@@ -21,6 +21,9 @@ type savedStart struct {
 	version string // of QEMU: its first two numbers
 	machine string
 	cpu     string
+	accel   string // kvm or tcg; empty: not recorded
+	options string // of the accelerator: it and what the VM had with it
+	hostCPU string
 }
 
 // state is the restored file of the memory, or nil.
@@ -39,7 +42,13 @@ func (r *rewriter) resume() {
 		return
 	}
 	hw := r.vm.Hardware
-	r.out.saved = &savedStart{path: here(r.dir, f.Now), version: mainVersion(hw.Version), machine: hw.Machine, cpu: hw.CPU}
+	r.out.saved = &savedStart{path: here(r.dir, f.Now), version: mainVersion(hw.Version), machine: hw.Machine, cpu: hw.CPU,
+		accel: hw.Accelerator, options: hw.Accelerator, hostCPU: hw.HostCPU}
+	for _, a := range r.out.accels {
+		if name, _, _ := strings.Cut(a, ","); name == hw.Accelerator {
+			r.out.saved.options = a
+		}
+	}
 	if !slices.ContainsFunc(r.out.options, func(o option) bool { return o.name == "machine" || o.name == "M" }) {
 		r.add("machine", escape(hw.Machine))
 	}
@@ -74,12 +83,14 @@ func mainVersion(version string) string {
 // that the state does not fit, and leaves the arguments that load it in "$@".
 func (s *savedStart) script() string {
 	q := snapshot.ShellWord
-	return fmt.Sprintf(strings.TrimLeft(resumeScript, "\n"), q(s.path), q(s.version), q(s.machine), q(s.cpu))
+	return fmt.Sprintf(strings.TrimLeft(resumeScript, "\n"), q(s.path), q(s.version), q(s.machine), q(s.cpu),
+		q(s.accel), q(s.options), q(s.hostCPU))
 }
 
 const resumeScript = `
 # The guest's memory. It is used once, and never after the guest has run from its disks.
 state=%s saved_version=%s saved_machine=%s saved_cpu=%s
+saved_accel=%s saved_accel_options=%s saved_host_cpu=%s
 refuse() {
 	echo "boot.sh: $1" >&2
 	echo "boot.sh: to start the guest from its disks alone: ./boot.sh --cold" >&2
@@ -99,6 +110,17 @@ if [ -e "$state" ]; then
 	fi
 	if ! "$program" -cpu help | grep -qwF -- "$saved_cpu"; then
 		refuse "the memory is that of CPU model $saved_cpu, which $program does not have"
+	fi
+	LULL_ACCEL=${LULL_ACCEL:-$saved_accel_options}
+	if [ -n "$saved_accel" ] && [ "${LULL_ACCEL%%%%,*}" != "$saved_accel" ]; then
+		refuse "the guest ran under $saved_accel, and LULL_ACCEL is $LULL_ACCEL"
+	fi
+	if [ "$saved_accel" = kvm ] && ! [ -w /dev/kvm ]; then
+		refuse "the guest ran under KVM, which cannot be used here"
+	fi
+	host_cpu=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
+	if [ -n "$saved_host_cpu" ] && [ "$saved_host_cpu" != "$host_cpu" ]; then
+		refuse "the guest had its host's processor, $saved_host_cpu, and this is $host_cpu"
 	fi
 	rm -f resume.in resume.out resume.log
 	mkfifo -m 600 resume.in resume.out

@@ -41,7 +41,7 @@ func rewrite(dir string, vm snapshot.Restored) start {
 	}
 	r.resume()
 	for _, name := range r.graph.unplaced(r.vm.Disks) {
-		r.remark("disk %s was restored, but its place on the command line is not known", name)
+		r.lose("disk %s was restored, but its place on the command line is not known", name)
 	}
 	r.monitor()
 	return r.out
@@ -49,6 +49,12 @@ func rewrite(dir string, vm snapshot.Restored) start {
 
 func (r *rewriter) remark(format string, a ...any) {
 	r.out.remarks = append(r.out.remarks, fmt.Sprintf(format, a...))
+}
+
+// lose is a remark on what the guest had, and will not have.
+func (r *rewriter) lose(format string, a ...any) {
+	r.remark(format, a...)
+	r.out.lost = append(r.out.lost, r.out.remarks[len(r.out.remarks)-1])
 }
 
 func (r *rewriter) add(name, value string) {
@@ -99,8 +105,10 @@ func (r *rewriter) option(i int, o option) {
 	}
 	switch o.name {
 	case "pidfile", "daemonize", "S", "incoming", "loadvm", "snapshot", "chroot", "runas", "D", "add-fd",
-		"preconfig", "qtest", "qtest-log", "mon", "monitor", "qmp", "qmp-pretty", "readconfig", "writeconfig":
+		"preconfig", "qtest", "qtest-log", "mon", "monitor", "qmp", "qmp-pretty", "writeconfig":
 		return // about the process that was, not about the VM
+	case "readconfig":
+		r.lose("what the file %s says is not known", o.value)
 	case "enable-kvm":
 		r.out.accels = append(r.out.accels, "kvm")
 	case "accel":
@@ -114,7 +122,7 @@ func (r *rewriter) option(i int, o option) {
 	case "device":
 		kv := parseKeyval(o.value, true)
 		if driver := kv.first("driver"); served(driver) {
-			r.remark("the device %s (%s) is left out: another process served it", cmp.Or(kv.get("id"), "without id"), driver)
+			r.lose("the device %s (%s) is left out: another process served it", cmp.Or(kv.get("id"), "without id"), driver)
 			return
 		}
 		r.out.options = append(r.out.options, o)
@@ -149,7 +157,7 @@ func (r *rewriter) machine(o option) {
 func (r *rewriter) file(o option, role snapshot.FileRole) {
 	i := slices.IndexFunc(r.vm.Files, func(f snapshot.RestoredFile) bool { return f.Role == role })
 	if i < 0 {
-		r.remark("the %s %s was not restored", role, o.value)
+		r.lose("the %s %s was not restored", role, o.value)
 	} else {
 		o.value = here(r.dir, r.vm.Files[i].Now)
 	}
@@ -205,7 +213,7 @@ func (r *rewriter) network(o option) {
 	kv := parseKeyval(o.value, true)
 	if kv.has("fd") || kv.has("fds") || kv.has("vhostfd") || kv.has("vhostfds") || kv.first("type") == "vhost-user" {
 		id := cmp.Or(kv.get("id"), kv.get("netdev"))
-		r.remark("the network %s was another program's; it is a user-mode network now", id)
+		r.lose("the network %s was another program's; it is a user-mode network now", id)
 		user := keyval{pairs: []pair{{value: "user"}}}
 		for _, key := range []string{"id", "model", "mac"} {
 			if v := kv.get(key); v != "" {
@@ -221,7 +229,7 @@ func (r *rewriter) network(o option) {
 // could not be seen.
 func (r *rewriter) plain() start {
 	hw := r.vm.Hardware
-	r.remark("the command line of the VM is not known; this one is made from its description")
+	r.lose("the command line of the VM is not known; this one is made from its description")
 	r.add("name", escape(r.vm.Name))
 	r.add("machine", cmp.Or(hw.Machine, "q35"))
 	if hw.CPU != "" {

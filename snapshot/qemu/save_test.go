@@ -17,7 +17,7 @@ import (
 // savable is a run of a VM whose guest writes all the time.
 func savable(t *testing.T, s shape) *run {
 	t.Helper()
-	r := newRun(t, s, func(v *testVM) { v.boot = writingGuest() })
+	r := newRun(t, s, func(v *testVM) { v.boot, v.ejected = writingGuest(), true })
 	r.ask("cont", nil, nil)
 	r.goesOn()
 	return r

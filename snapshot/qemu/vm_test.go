@@ -60,8 +60,10 @@ type testVM struct {
 	hands *qmp.Client
 	known sync.Once
 	drive map[string]block // by the name that lull gives a disk, as at the start
-	free  int64            // that deltas leave, as in Options
-	extra string           // of the drive, where there is -drive, else of the device
+	// ejected: there is no medium in the CD-ROM drive.
+	ejected bool
+	free    int64  // that deltas leave, as in Options
+	extra   string // of the drive, where there is -drive, else of the device
 }
 
 func tool(t testing.TB, name, pkg string) string {
@@ -164,6 +166,9 @@ func (v *testVM) arguments(images []string, format snapshot.Format) []string {
 		a = append(a, "-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s", i, image),
 			"-blockdev", fmt.Sprintf("driver=%s,node-name=fmt%d,file=file%d", format, i, i),
 			"-device", fmt.Sprintf("%s,id=%s,drive=fmt%d%s", device, id, i, v.extra))
+	}
+	if v.ejected {
+		return append(a, "-device", "ahci,id=sata", "-device", "ide-cd,id=cd0,bus=sata.0")
 	}
 	return append(a, "-blockdev", "driver=null-co,node-name=cdrom,read-only=on,size=65536",
 		"-device", "ahci,id=sata", "-device", "ide-cd,id=cd0,bus=sata.0,drive=cdrom")
