@@ -12,6 +12,10 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
+// shortestGrace is four times as long as S3 takes a signed request for good: what a store may
+// still do late, docs/format.md.
+const shortestGrace = time.Hour
+
 func (in *invocation) pruneCommand() *cobra.Command {
 	var o repo.PruneOptions
 	var recompress string
@@ -27,7 +31,7 @@ func (in *invocation) pruneCommand() *cobra.Command {
 		Args:    argCount(0, 0, ""),
 		RunE: in.run(func(cmd *cobra.Command, _ []string) error {
 			o.Grace = grace
-			if grace <= 0 {
+			if grace < shortestGrace {
 				return withHint(usagef("prune: --grace %s is no grace", grace), "give 24h or so; restores that take longer may fail")
 			}
 			var err error

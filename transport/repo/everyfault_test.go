@@ -66,8 +66,11 @@ func sweep(t *testing.T, base *place, a activity, k faultKind) int {
 		if err != nil && !slices.ContainsFunc(k.causes, func(e error) bool { return errors.Is(err, e) }) {
 			t.Fatalf("%s %d: %v\n%s", k.name, n, err, f.Log())
 		}
-		if r, ok := store.(*replayed); ok {
-			r.again(t)
+		switch s := store.(type) {
+		case *replayed:
+			s.again(t)
+		case *withheld:
+			s.arrive(t)
 		}
 		if err := p.afterwards(t, a, torn(f.Log()), err != nil && n%k.again == 0); err != nil {
 			t.Fatalf("%s %d: %v\n%s", k.name, n, err, f.Log())
@@ -135,6 +138,9 @@ func faultKinds() []faultKind {
 		{"late duplicate", func(_ *place, f *faults.Store, n int, hit func()) blob.Store {
 			return &replayed{Store: f, nth: n, hit: hit}
 		}, nil, 1, 1, false},
+		{"late request", func(p *place, f *faults.Store, n int, hit func()) blob.Store {
+			return &withheld{Store: f, p: p, crash: f.CrashAfter, nth: n, hit: hit}
+		}, []error{faults.ErrCrashed, errWithheld}, 1, 1, false},
 		{"lost reply", one(faults.Fault{Op: faults.Change, After: reset}), []error{reset, blob.ErrExists}, 1, 2, false},
 		{"storm", one(faults.Fault{Before: slowDown, For: 3}), []error{slowDown}, 3, 4, true},
 		{"bit flip", one(faults.Fault{Op: faults.Read, Flip: 8*70 + 3}), damaged, 1, 9, true},
@@ -172,6 +178,51 @@ func (s *replayed) again(t *testing.T) {
 	if err := s.repeat(); err != nil && !errors.Is(err, blob.ErrExists) {
 		t.Fatal(err)
 	}
+}
+
+// withheld is a store to which the nth change comes days after its host has crashed, when
+// others have given the host up.
+type withheld struct {
+	blob.Store
+	p         *place
+	crash     func(int)
+	nth, seen int
+	hit       func()
+	late      func() error
+}
+
+var errWithheld = errors.New("no reply")
+
+func (s *withheld) change(late func() error) error {
+	if s.seen++; s.seen != s.nth {
+		return late()
+	}
+	s.hit()
+	s.crash(0)
+	s.late = late
+	return errWithheld
+}
+
+func (s *withheld) Create(ctx context.Context, name string, data []byte) error {
+	data, ctx = slices.Clone(data), context.WithoutCancel(ctx)
+	return s.change(func() error { return s.Store.Create(ctx, name, data) })
+}
+
+func (s *withheld) Delete(ctx context.Context, name string) error {
+	ctx = context.WithoutCancel(ctx)
+	return s.change(func() error { return s.Store.Delete(ctx, name) })
+}
+
+func (s *withheld) arrive(t *testing.T) {
+	t.Helper()
+	for range 3 {
+		s.p.maintain()
+	}
+	s.crash(1)
+	if err := s.late(); err != nil && !errors.Is(err, blob.ErrExists) {
+		t.Fatal(err)
+	}
+	s.p.sleep(time.Hour)
 }
 
 // stale is a store whose nth list does not show what another host did just before, though
