@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
 
 // savable is a run of a VM whose guest writes all the time.
@@ -69,6 +70,22 @@ func (r *run) onStop(fn func()) (wait func()) {
 		}
 	}()
 	return func() { <-done }
+}
+
+func TestSaverConformance(t *testing.T) {
+	t.Parallel()
+	for _, s := range []shape{savedVM(), {format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 1}} {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			snapshottest.RunSaver(t, func(t *testing.T) *snapshottest.Fixture {
+				v := mountedVM(t, s, func(v *testVM) { v.ejected = true })
+				if err := v.hands.Execute(t.Context(), "cont", nil, nil); err != nil {
+					t.Fatal(err)
+				}
+				return v.fixture()
+			})
+		})
+	}
 }
 
 func TestTakeSaved(t *testing.T) {

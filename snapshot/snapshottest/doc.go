@@ -12,6 +12,9 @@
 //   - Merge is right after any partial run, twice, and from a fresh host.
 //   - Nothing is left behind: files and chain are as before.
 //
+// RunSaver does the like for a snapshot.Saver: memory and disks of one instant, and a
+// VM that runs, whatever happens.
+//
 // Every plan travels through JSON before it is used, as it does in the journal.
 //
 // Fake is for tests of what stands above a host: it needs no hypervisor, its

@@ -30,6 +30,7 @@ type FakeVM struct {
 	Files    map[snapshot.FileRole][]byte // at /fake/<VM>/<role>
 	Hardware snapshot.Hardware
 	NoGuest  bool
+	Memory   []byte // what a saved state holds; nil: it cannot be saved
 }
 
 // FakeDisk is a qcow2 disk at /fake/<VM>/<Name>.qcow2.
@@ -45,6 +46,7 @@ type fakeVM struct {
 	change chan struct{} // closed when State or full change
 	disks  map[string]*fakeDisk
 	guest  *FakeGuest
+	saved  []byte // the state of the run that goes on; nil: none
 }
 
 type fakeDisk struct {

@@ -78,6 +78,9 @@ func (v *fakeVM) plan(run string) (snapshot.Plan, error) {
 		p.Disks = append(p.Disks, snapshot.DiskPlan{Disk: disk, Delta: disk.Path + ".lull-" + run + ".delta",
 			Chain: []snapshot.Layer{{Path: disk.Path, Format: disk.Format}}})
 	}
+	if v.Memory != nil {
+		p.Saved = snapshot.SavedPlan{Path: "/fake/" + v.Name + "/state", Limit: int64(len(v.Memory))}
+	}
 	for _, role := range slices.Sorted(maps.Keys(v.Files)) {
 		p.Files = append(p.Files, snapshot.File{Role: role, Path: v.filePath(role)})
 	}
@@ -105,21 +108,23 @@ func (h *fakeHost) Prepare(ctx context.Context, p snapshot.Plan) error {
 }
 
 func (h *fakeHost) Take(ctx context.Context, p snapshot.Plan) error {
-	return h.fake.lock(ctx, p.VM, "Take", func(v *fakeVM) error {
-		if err := v.gone(p); err != nil {
-			return fmt.Errorf("take: %w", err)
+	return h.fake.lock(ctx, p.VM, "Take", func(v *fakeVM) error { return v.take(p) })
+}
+
+func (v *fakeVM) take(p snapshot.Plan) error {
+	if err := v.gone(p); err != nil {
+		return fmt.Errorf("take: %w", err)
+	}
+	for _, d := range p.Disks {
+		if disk := v.disks[d.Name]; disk.delta != d.Delta || disk.active {
+			return fmt.Errorf("take: disk %s is not prepared for run %s", d.Name, p.Run)
 		}
-		for _, d := range p.Disks {
-			if disk := v.disks[d.Name]; disk.delta != d.Delta || disk.active {
-				return fmt.Errorf("take: disk %s is not prepared for run %s", d.Name, p.Run)
-			}
-		}
-		for _, d := range p.Disks {
-			v.disks[d.Name].active, v.disks[d.Name].pages = true, map[int64][]byte{}
-			v.disks[d.Name].startRecord(d.Track)
-		}
-		return nil
-	})
+	}
+	for _, d := range p.Disks {
+		v.disks[d.Name].active, v.disks[d.Name].pages = true, map[int64][]byte{}
+		v.disks[d.Name].startRecord(d.Track)
+	}
+	return nil
 }
 
 // gone tells whether the VM of the plan went away since. A VM that was off when
@@ -169,6 +174,7 @@ func (h *fakeHost) Merge(ctx context.Context, p snapshot.Plan) error {
 				*disk = fakeDisk{base: disk.content(), records: disk.records}
 			}
 		}
+		v.saved = nil
 		if v.full {
 			v.State, v.full = snapshot.StateRunning, false
 			v.changed()

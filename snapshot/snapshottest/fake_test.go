@@ -25,7 +25,7 @@ func fakeFixture(state snapshot.State) func(t *testing.T) *Fixture {
 		f := NewFake(
 			FakeVM{Name: "web", State: state, NoGuest: state == snapshot.StateOff,
 				Disks: []FakeDisk{{"disk0", content()}, {"disk1", make([]byte, size)}, {"disk2", content()}},
-				Files: map[snapshot.FileRole][]byte{snapshot.RoleNVRAM: []byte("variables")}},
+				Files: map[snapshot.FileRole][]byte{snapshot.RoleNVRAM: []byte("variables")}, Memory: content()},
 			FakeVM{Name: "other", State: snapshot.StateUnreachable})
 		fx := &Fixture{Host: f.Host(), VM: "web",
 			Reopen: func(testing.TB) snapshot.Host { return f.Host() },
@@ -51,6 +51,7 @@ func fakeFixture(state snapshot.State) func(t *testing.T) *Fixture {
 }
 
 func TestFakeRunning(t *testing.T) { Run(t, fakeFixture(snapshot.StateRunning)) }
+func TestFakeSaver(t *testing.T)   { RunSaver(t, fakeFixture(snapshot.StateRunning)) }
 func TestFakeOff(t *testing.T)     { Run(t, fakeFixture(snapshot.StateOff)) }
 
 func TestFakeDiverges(t *testing.T) {
