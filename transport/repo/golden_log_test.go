@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,11 +10,13 @@ import (
 	"strings"
 	"testing"
 	"testing/cryptotest"
+	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/faults"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 // existing is a store with one point of two disks.
@@ -33,6 +36,31 @@ func changed(disks [2][]byte) [2][]byte {
 	return [2][]byte{a, append(b, image(4, 3*block.WindowSize)...)}
 }
 
+// commitOnParent backs disks up as the agent does: on top of the point that the session has
+// found.
+func commitOnParent(ctx context.Context, r *repo.Repository, vm string, disks ...[]byte) error {
+	at := clock().Add(time.Hour)
+	s, err := r.Begin(ctx, vm, at)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	parent, err := s.Parent()
+	if err != nil {
+		return err
+	}
+	p := repo.Point{VM: vm, Frozen: at}
+	for i, d := range disks {
+		root, err := backup(ctx, s, d, &parent.Disks[i].Root)
+		if err != nil {
+			return err
+		}
+		p.Disks = append(p.Disks, repo.Disk{Root: root})
+	}
+	_, err = s.Commit(ctx, p)
+	return err
+}
+
 // The order of writes, as a reviewer can read it: packs, then the index objects
 // that list them, then the manifest.
 func TestOperationLogIsGolden(t *testing.T) {
@@ -43,7 +71,7 @@ func TestOperationLogIsGolden(t *testing.T) {
 	r := openSmall(t, f)
 	f.ClearLog()
 	// One nonce for all, or the uploader would draw them from the same source.
-	if _, err := commit(blob.WithNonce(t.Context()), r, "lab/web", now[0], now[1]); err != nil {
+	if err := commitOnParent(blob.WithNonce(t.Context()), r, "lab/web", now[0], now[1]); err != nil {
 		t.Fatal(err)
 	}
 	hex := regexp.MustCompile(`[0-9a-f]{32,64}|[0-9]{8}t[0-9]{6}z-[0-9a-f]{8}`)
