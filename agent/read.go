@@ -79,6 +79,7 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 	for _, w := range b.plan.Warnings {
 		b.warnOnce(w)
 	}
+	b.lookBack()
 	parent := b.parent()
 	progress := b.progress(StepReading)
 	for _, d := range b.plan.Disks {
@@ -160,18 +161,28 @@ func (b *backup) readDisk(ctx context.Context, d snapshot.Disk, parent repo.Poin
 	return repo.Disk{Disk: d, Root: stored.Root, Tracking: b.tracking(changes, before, stored, o.Audit)}, stored.Read, nil
 }
 
-// parent is the VM's point before, or the zero Point. Damaged ones are passed
-// over: they are no reason to make no new one. Nor is one of another key, but somebody is
-// to know of it.
+// parent is the VM's point before, or the zero Point.
 func (b *backup) parent() repo.Point {
-	p, damaged := b.session.Parent()
-	if own := b.job.Repository.Label(); p.SignedBy != "" && p.SignedBy != own {
-		b.warnOnce(fmt.Sprintf("the restore point before is of key %q, this host's key is %q: keep counts each key's points on their own, see lull forget --dry-run", p.SignedBy, own))
+	p, _ := b.session.Parent()
+	return p
+}
+
+// ownParent tells whether the point before was made with this host's key.
+func (b *backup) ownParent() bool {
+	by := b.parent().SignedBy
+	return by == "" || by == b.job.Repository.Label()
+}
+
+// lookBack warns of the points before. Those that are damaged, or another key's, are no
+// reason to make no new one; but somebody is to know of them.
+func (b *backup) lookBack() {
+	if !b.ownParent() {
+		b.warnOnce(fmt.Sprintf("the restore point before is of key %q, this host's key is %q: keep counts each key's points on their own, see lull forget --dry-run",
+			b.parent().SignedBy, b.job.Repository.Label()))
 	}
-	if damaged != nil {
+	if _, damaged := b.session.Parent(); damaged != nil {
 		b.warnOnce("an earlier restore point cannot be used: " + strings.ReplaceAll(damaged.Error(), "\n", "; "))
 	}
-	return p
 }
 
 // diskOf is the same disk in the point before, or nil. A disk that changed its size

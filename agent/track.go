@@ -95,12 +95,6 @@ func (b *backup) changes(ctx context.Context, d snapshot.Disk, before *repo.Disk
 	return c, nil
 }
 
-// ownParent tells whether the point before was made with this host's key.
-func (b *backup) ownParent() bool {
-	by := b.parent().SignedBy
-	return by == "" || by == b.job.Repository.Label()
-}
-
 // audits tells whether a disk is to be read whole to prove its record.
 func (b *backup) audits(before *repo.Disk) bool {
 	t := b.job.Tracking

@@ -47,7 +47,7 @@ func TestDaemonRenewsLocks(t *testing.T) {
 		newest, err := w.repo.Newest(t.Context(), vmName)
 		must(t, err)
 		time.Sleep(time.Until(newest.Frozen.Add(lockPeriod - time.Hour))) // by the clock of the bubble
-		for _, name := range w.objects.Names() { // as somebody with every key would
+		for _, name := range w.objects.Names() {                          // as somebody with every key would
 			if err := w.objects.Delete(t.Context(), name); err != nil && !errors.Is(err, blob.ErrLocked) {
 				t.Fatal(err)
 			}
