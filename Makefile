@@ -15,9 +15,10 @@ S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
 UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
 # What takes many minutes under the race detector: tests that start their own binary
-# again and again, as lull or as a plugin, and the many lives of a repository.
+# again and again, as lull or as a plugin, the many lives of a repository, and the
+# hundreds of crashes of a merge, which is one goroutine.
 # `make test-race` has them too: run it after changes there.
-SLOW_RACES = $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo)
+SLOW_RACES = $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo ./snapshot/image/merge)
 
 .PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-race test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 

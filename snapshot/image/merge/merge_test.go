@@ -86,6 +86,9 @@ func (f family) live(t testing.TB, dir string) string {
 	return filepath.Join(dir, "child")
 }
 
+// again puts the parent back as it was.
+func (f family) again(dir string) error { return writeSparse(filepath.Join(dir, "parent"), f.parent) }
+
 func writeSparse(path string, b []byte) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -294,8 +297,15 @@ func TestCrash(t *testing.T) {
 			t.Run(fmt.Sprint(name, lose), func(t *testing.T) {
 				t.Parallel()
 				dir, steps := t.TempDir(), 0
+				child := f.live(t, dir)
+				whole := filepath.Join(dir, "whole")
+				if err := os.Link(child, whole); err != nil {
+					t.Fatal(err)
+				}
 				for done := false; !done; steps++ {
-					child := f.live(t, dir)
+					if err := errors.Join(f.again(dir), os.Link(whole, child)); steps > 0 && err != nil {
+						t.Fatal(err)
+					}
 					c := &crashing{steps: steps}
 					if lose {
 						c.rng = rand.New(rand.NewPCG(uint64(steps), 9))
@@ -328,8 +338,11 @@ func TestCrash(t *testing.T) {
 func TestCrashTwice(t *testing.T) {
 	f := families(t)["vhdx, differencing"]
 	rng, dir := rand.New(rand.NewPCG(5, 6)), t.TempDir()
-	for range 25 {
-		child := f.live(t, dir)
+	child := f.live(t, dir)
+	for range 15 {
+		if err := f.again(dir); err != nil {
+			t.Fatal(err)
+		}
 		for n := range 6 {
 			job := Job{Child: child, Format: f.format, disk: &crashing{steps: rng.IntN(30), rng: rng}, batch: 4096}
 			if n == 5 {
