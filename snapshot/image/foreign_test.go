@@ -149,6 +149,10 @@ func TestParentIsFound(t *testing.T) {
 	if err != nil || len(layers) != 2 || layers[1].Path != base {
 		t.Errorf("parent that is named: %v, %v", layers, err)
 	}
+	renamed := write(t, filepath.Join(other, "copy"), imagetest.VHDX{Size: 1 << 20, Block: 1 << 20, ID: baseID}.Bytes(t))
+	if byID, err := image.ResolveChain(top, snapshot.FormatVHDX, top, renamed); err != nil || byID[1].Path != renamed {
+		t.Errorf("parent that is named, under another name: %v, %v", byID, err)
+	}
 	write(t, filepath.Join(dir, "Base.vhdx"), imagetest.VHDX{Size: 1 << 20, Block: 1 << 20, ID: middleID}.Bytes(t))
 	if _, err := image.ResolveChain(top, snapshot.FormatVHDX); !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), middleID) {
 		t.Errorf("another image under the parent's name: %v", err)

@@ -93,7 +93,7 @@ func (h *host) Plan(ctx context.Context, name, run string) (snapshot.Plan, error
 		return snapshot.Plan{}, fmt.Errorf("plan snapshot of %s: %w", name, err)
 	}
 	for _, d := range p.Disks {
-		list, err := doubts(d.Chain)
+		list, err := Doubts(d.Chain)
 		if err != nil {
 			return snapshot.Plan{}, fmt.Errorf("plan snapshot of %s: %w", name, unreachable(err))
 		}

@@ -1,9 +1,7 @@
 package image
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,25 +127,6 @@ func resolve(o *opener, next snapshot.Layer, parents []string) ([]Info, error) {
 	}
 }
 
-// FindParent finds the parent of an image in a format that names parents by their
-// identity, as ResolveChain does, without opening it. The path is empty for an image
-// that was made on nothing.
-func FindParent(path string, format snapshot.Format, parents ...string) (child Info, parentPath string, err error) {
-	i, closing, err := inspect(snapshot.Layer{Path: path, Format: format})
-	if err != nil {
-		return Info{}, "", fmt.Errorf("inspect image: %w", err)
-	}
-	defer closing()
-	if i.info.ParentID == "" {
-		return i.info, "", nil
-	}
-	l, err := parent(i.files[0], i.info, parents)
-	if err != nil {
-		return Info{}, "", fmt.Errorf("find parent: %w", err)
-	}
-	return i.info, l.Path, nil
-}
-
 // below is the layer that an image names as its backing file.
 func below(f *layer.File, info Info, parents []string) (snapshot.Layer, error) {
 	if info.ParentID != "" {
@@ -169,27 +148,6 @@ func below(f *layer.File, info Info, parents []string) (snapshot.Layer, error) {
 		name = filepath.Join(filepath.Dir(info.Path), name)
 	}
 	return snapshot.Layer{Path: name, Format: format}, nil
-}
-
-// parent finds the parent of an image that knows it by its identity. Where it was
-// for the machine that made the image is of no use here, and not to be followed.
-func parent(f *layer.File, info Info, parents []string) (snapshot.Layer, error) {
-	path := filepath.Join(filepath.Dir(info.Path), info.Backing)
-	for _, p := range parents {
-		if strings.EqualFold(filepath.Base(p), info.Backing) {
-			path = p
-			break
-		}
-	}
-	if _, err := os.Lstat(path); err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			return snapshot.Layer{}, err
-		}
-		return snapshot.Layer{}, snapshot.WithHint(
-			fmt.Errorf("%s: its parent %q is not in its folder: %w", f.Path, info.Backing, fs.ErrNotExist),
-			"put it there, or name it with --parent PATH; it was made on "+strings.Join(info.ParentPaths, " or "))
-	}
-	return snapshot.Layer{Path: path, Format: info.Format}, nil
 }
 
 // shellWord quotes s for a command that the administrator may copy. The name

@@ -2,10 +2,8 @@ package image
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image/layer"
@@ -151,94 +149,4 @@ func (i *openImage) vmdk(f *layer.File, tables layer.Tables, beside vmdk.Beside)
 	i.info.Kind, i.info.ClusterSize, i.info.Dirty = v.Kind(), v.BlockSize(), v.Unclean()
 	i.descends(v.Parents())
 	return nil
-}
-
-// descends notes whom an image names as its parent: by any of some paths, of
-// which only the last part counts.
-func (i *openImage) descends(paths []string) {
-	i.info.ID, i.info.ParentID = i.Identity().ID, i.Identity().Parent
-	if i.info.ParentID == "" {
-		return
-	}
-	i.info.ParentPaths, i.info.BackingFormat = paths, string(i.info.Format)
-	for _, p := range paths {
-		name := p[strings.LastIndexAny(p, `/\`)+1:]
-		if name != "" && name != "." && name != ".." && !strings.ContainsRune(name, 0) {
-			i.info.Backing = name
-			return
-		}
-	}
-	i.info.Backing = "(unnamed)"
-}
-
-// fits sees that an image is the one that the image above it was made on.
-func (i *openImage) fits(above *openImage) error {
-	want := above.info.ParentID
-	if want == "" || want == i.info.ID {
-		return nil
-	}
-	return snapshot.WithHint(
-		fmt.Errorf("%s is not what %s was made on: it has %s, not %s: %w", i.info.Path, above.info.Path, orNone(i.info.ID), want, snapshot.ErrCorrupt),
-		"find the parent as it was when the image above it was made; one that was written to since does not serve")
-}
-
-// doubt says why an image that fits may have been written to since the image above
-// it was made; empty for no reason. The format's time of the parent is that of its
-// file, which many ways to copy it change.
-func (i *openImage) doubt(above *openImage) (string, error) {
-	want := above.info.ParentStamp
-	if want.IsZero() {
-		return "", nil
-	}
-	stat, err := i.files[0].Stat()
-	if err != nil {
-		return "", err
-	}
-	const precision = 2 * time.Second // of FAT
-	if i.info.Stamp.Equal(want) || stat.ModTime().Sub(want).Abs() <= precision {
-		return "", nil
-	}
-	return fmt.Sprintf("%s was changed at %s, but %s was made on it as of %s: it was copied, or written to since",
-		i.info.Path, stat.ModTime().UTC().Format(time.DateTime), above.info.Path, want.Format(time.DateTime)), nil
-}
-
-// Doubts are the reasons not to trust a chain, top first, whose images fit by their
-// identities: of VHD, whose identity does not change with its content.
-func Doubts(layers []snapshot.Layer) ([]string, error) {
-	list, err := doubts(layers)
-	if err != nil {
-		return nil, fmt.Errorf("look at chain: %w", err)
-	}
-	return list, nil
-}
-
-// doubts are the reasons not to trust a chain whose images fit.
-func doubts(layers []snapshot.Layer) ([]string, error) {
-	o := newOpener(false)
-	defer o.close()
-	var list []string
-	for n, l := range layers {
-		i, err := o.open(l)
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			continue
-		}
-		why, err := i.doubt(o.images[n-1])
-		if err != nil {
-			return nil, err
-		}
-		if why != "" {
-			list = append(list, why)
-		}
-	}
-	return list, nil
-}
-
-func orNone(id string) string {
-	if id == "" {
-		return "no identity"
-	}
-	return id
 }

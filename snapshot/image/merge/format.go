@@ -33,8 +33,19 @@ func openFormat(f *layer.File, name snapshot.Format) (format, error) {
 		v, err := vhdx.Open(f, tables)
 		return vhdxFormat{v, f}, err
 	}
-	return nil, snapshot.WithHint(f.Unsupported("merge of format %q", name),
-		"a qcow2 image is merged into its backing file by qemu-img commit")
+	return nil, f.Unsupported("merge of format %q", name)
+}
+
+// mergeable refuses what others merge.
+func mergeable(name snapshot.Format) error {
+	switch name {
+	case snapshot.FormatVHD, snapshot.FormatVHDX:
+		return nil
+	case snapshot.FormatQcow2:
+		return snapshot.WithHint(fmt.Errorf("merge of format %q: %w", name, snapshot.ErrUnsupported), "qemu-img commit merges it")
+	}
+	return snapshot.WithHint(fmt.Errorf("merge of format %q: %w", name, snapshot.ErrUnsupported),
+		"say with --format if it is a vhd or vhdx, whatever its name")
 }
 
 type vhdFormat struct{ *vhd.Image }

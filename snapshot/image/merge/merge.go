@@ -81,6 +81,9 @@ func Run(ctx context.Context, job Job) (Result, error) {
 }
 
 func (r *run) run(ctx context.Context) (Result, error) {
+	if err := mergeable(r.Format); err != nil {
+		return Result{}, err
+	}
 	if _, err := os.Lstat(r.Child); errors.Is(err, fs.ErrNotExist) {
 		return r.afterwards(err)
 	}
