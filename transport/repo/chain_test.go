@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -66,6 +67,42 @@ func TestChainGoesOnThroughForgottenPoints(t *testing.T) {
 				t.Errorf("%v does not name %s", err, omitted[len(omitted)-1].ID)
 			}
 		})
+	}
+}
+
+// Of a host with many VMs, what is forgotten night after night names none of the others'
+// points but the newest: those are found from each other.
+func TestTombstonesNameFew(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	r := openRepo(t, store)
+	const vms, nights = 6, 3
+	var old, all []repo.Point
+	for night := range nights {
+		for vm := range vms {
+			p := mustCommit(t, r, fmt.Sprint("lab/", vm), image(uint64(night*vms+vm), block.PageSize))
+			if all = append(all, p); night == 1 {
+				old = append(old, p)
+			}
+		}
+	}
+	for _, p := range old {
+		if err := r.Forget(t.Context(), []repo.Point{p}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := repo.BuriedHeads(t.Context(), r); n != 0 {
+		t.Errorf("tombstones name %d heads", n)
+	}
+	if _, err := openRepo(t, store).Points(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+	// A first point is found although all that named it were forgotten.
+	if err := store.Delete(t.Context(), pointName(t, store, all[0].ID)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openRepo(t, store).Points(t.Context(), ""); !errors.Is(err, repo.ErrOmitted) {
+		t.Errorf("%v, want %v", err, repo.ErrOmitted)
 	}
 }
 

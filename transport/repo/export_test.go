@@ -180,6 +180,18 @@ func Bury(ctx context.Context, r *Repository, points ...Point) error {
 	return nil
 }
 
+// BuriedHeads is how many heads the tombstones name; -1 when they cannot be read.
+func BuriedHeads(ctx context.Context, r *Repository) (n int) {
+	all, err := r.forgotten(ctx)
+	if err != nil {
+		return -1
+	}
+	for _, g := range all {
+		n += max(0, len(g.links)-1) // the parent is the first
+	}
+	return n
+}
+
 // HashOf is the hash that points are chained by.
 func HashOf(b []byte) Hash { return sum(b) }
 

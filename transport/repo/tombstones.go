@@ -21,8 +21,9 @@ type tombstone struct {
 	Damaged []Head `json:"damaged,omitempty"`
 }
 
-// burial is a point that was forgotten, and those that it named: so that who follows the
-// chain of what is there finds the way past it. Tombstones of before have none of those.
+// burial is a point that was forgotten, and those that it named and nothing later leads to:
+// so that who follows the chain of what is there finds the way past it. Tombstones of before
+// have none of those.
 type burial struct {
 	Head
 	Parent     string `json:"parent,omitempty"` // id
@@ -41,11 +42,24 @@ func (b *burial) cost() int { return 512 + 192*len(b.Heads) }
 
 // burialOf is what a tombstone says of a point.
 func (r *Repository) burialOf(p *Point) burial {
-	b := burial{Head: r.headOf(p), Parent: p.Parent, ParentHash: p.ParentHash, Heads: p.Heads}
+	b := burial{Head: r.headOf(p), Parent: p.Parent, ParentHash: p.ParentHash, Heads: r.leading(p.Heads)}
 	if most := maxTombstone / 192; len(b.Heads) > most {
 		b.Heads = b.Heads[:most] // thousands of VMs on one host
 	}
 	return b
+}
+
+// leading are the heads of whose VMs this host knows no later point. To the others the later
+// ones lead, by their parents: else the tombstones of a host's VMs would name each other's
+// points once for each, and grow with the square of their number.
+func (r *Repository) leading(heads []Head) (few []Head) {
+	newest := r.memory.now().Newest
+	for _, h := range heads {
+		if newest[h.vmOf()].Point <= h.Point { // ids sort by time
+			few = append(few, h)
+		}
+	}
+	return few
 }
 
 // fitting is how many of some burials one tombstone takes.
