@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -102,14 +103,25 @@ func byShortName(all []repo.Point, vm string) (points []repo.Point, names []stri
 }
 
 func pointTable(points []repo.Point) *table {
-	t := newTable("VM", "POINT", "TIME", "LEVEL", "DISKS", "SIZE", "READ", "NEW", "STORED")
+	heading := []string{"VM", "POINT", "TIME", "LEVEL", "DISKS", "SIZE", "READ", "NEW", "STORED"}
+	several := len(agent.Signers(points)) > 1
+	if several {
+		heading = append(heading, "KEY")
+	}
+	t := newTable(heading...)
 	for _, p := range points {
 		var total int64
 		for _, d := range p.Disks {
 			total += d.Root.Size
 		}
-		t.add(p.VM, p.ID, moment(p.Frozen), p.Quiesce.Level.String(), fmt.Sprint(len(p.Disks)),
-			size(total), size(p.Stats.Read), size(p.Stats.New), size(p.Stats.Stored))
+		row := []string{
+			p.VM, p.ID, moment(p.Frozen), p.Quiesce.Level.String(), fmt.Sprint(len(p.Disks)),
+			size(total), size(p.Stats.Read), size(p.Stats.New), size(p.Stats.Stored),
+		}
+		if several {
+			row = append(row, p.SignedBy)
+		}
+		t.add(row...)
 	}
 	return t
 }

@@ -82,6 +82,10 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 			err := fmt.Errorf("restore %s: %w", what, damage)
 			return withHint(err, "name the restore point by its whole id: %s is the newest that can be read", point.ID)
 		}
+		if signers := agent.Signers(points); len(signers) > 1 && point.ID != which {
+			in.warn("restore point %s is of key %s, and %s has restore points of %s; name another by its id if this is not the one that you want, see `lull points %s`",
+				point.ID, point.SignedBy, point.VM, strings.Join(signers, ", "), point.VM)
+		}
 		job := agent.RestoreJob{
 			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force, BestEffort: flags.bestEffort,
 			Cold: flags.cold,
