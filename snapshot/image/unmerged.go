@@ -21,9 +21,18 @@ var deltaEnding = regexp.MustCompile(`^\.lull-[0-9A-Za-z-]{1,64}\.delta(\.merged
 // what was made on it.
 const MergeEnding = ".lull-merge"
 
+// MergeJournal is where the journal of a merge into an image is, by whatever links
+// the image is reached.
+func MergeJournal(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	return path + MergeEnding
+}
+
 // unfinished fails while a merge into an image is under way or was cut off.
 func unfinished(path string) error {
-	_, err := os.Lstat(path + MergeEnding)
+	_, err := os.Lstat(MergeJournal(path))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil

@@ -16,12 +16,18 @@
 //
 //   - The child is never written to, and removed last: until then all that it has
 //     is in it, and whatever was half done in the parent is done again from it.
+//
 //   - A table of the parent is written from the journal alone. What a crash tore is
 //     written again, whole, before anything reads it.
+//
 //   - New blocks lie behind the file's old end. What a crash left there without a
 //     table that leads to it is cut off.
+//
 //   - While the journal is there lull reads the parent for nothing else
 //     (snapshot.ErrMergePending), and a hypervisor refuses a VHDX child upon it.
+//
+//   - A merge that was cut off goes on only where nobody wrote to the parent since: a
+//     VHDX has another identity then; a VHD only a file that is younger than the journal.
 //
 // So Run after a crash at any moment goes on where it was, by the journal, and comes
 // to the same end.

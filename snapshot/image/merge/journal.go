@@ -36,7 +36,7 @@ type journal struct {
 	Patches  []layer.Patch   `json:"patches"`
 }
 
-func journalPath(parent string) string { return parent + image.MergeEnding }
+func journalPath(parent string) string { return image.MergeJournal(parent) }
 
 func (j journal) encode() ([]byte, error) {
 	body, err := json.Marshal(j)

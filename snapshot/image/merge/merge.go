@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -45,6 +46,8 @@ type Result struct {
 const (
 	batch      = 256 << 20 // bytes of data that go before their tables
 	maxPending = 8 << 20   // bytes of tables that wait
+
+	batchTime = 15 * time.Minute // no batch takes that long
 )
 
 // run is a merge under way.
@@ -211,23 +214,45 @@ func (r *run) resume(j journal, child image.Info) error {
 	if j.Merged {
 		return nil
 	}
-	if err := r.apply(); err != nil {
-		return err
-	}
+	// Tables may be torn, but not what tells who the parent is. Nothing is written
+	// before that is known to be as we left it.
 	parent, err := r.parent()
 	if err != nil {
 		return err
 	}
-	switch id := parent.Identity().ID; id {
-	case j.NewID:
-		return nil
-	case j.ParentID: // the crash came before the new identity
-		return parent.begin(r.dev, j.NewID)
-	default:
-		return snapshot.WithHint(
-			fmt.Errorf("%s was written to since the merge was cut off: it has %s now: %w", r.parentPath, id, snapshot.ErrCorrupt),
-			"the image that is merged is whole: keep it; what the parent is now only who wrote to it can say")
+	if err := r.untouched(parent.Identity().ID); err != nil {
+		return err
 	}
+	if err := r.apply(); err != nil || parent.Identity().ID == j.NewID {
+		return err
+	}
+	return parent.begin(r.dev, j.NewID) // the crash came before the new identity
+}
+
+// untouched refuses a parent that others wrote to since the merge was cut off.
+func (r *run) untouched(id string) error {
+	const hint = "the image that is merged is whole: keep it; what the parent is now only who wrote to it can say"
+	if id != r.j.NewID && id != r.j.ParentID {
+		return snapshot.WithHint(fmt.Errorf("%s was written to since its merge was cut off: it has %s now: %w", r.parentPath, id, snapshot.ErrCorrupt), hint)
+	}
+	if r.j.NewID != r.j.ParentID || r.Unchanged {
+		return nil
+	}
+	// A VHD has nothing but a time to tell by. A merge notes how far it is after
+	// every batch.
+	last, err := os.Stat(journalPath(r.parentPath))
+	if err != nil {
+		return err
+	}
+	now, err := r.parentFile.Stat()
+	if err != nil {
+		return err
+	}
+	if late := now.ModTime().Sub(last.ModTime()); late > batchTime {
+		return snapshot.WithHint(fmt.Errorf("%s was written to %s after its merge was last heard of: %w", r.parentPath, late.Round(time.Second), snapshot.ErrInexact),
+			hint+"; where you know that nobody wrote to it, give --parent-unchanged")
+	}
+	return nil
 }
 
 // apply writes the patches of the journal, and cuts off what lies behind them.

@@ -390,6 +390,48 @@ func TestUnfinished(t *testing.T) {
 	f.merged(t, dir, false)
 }
 
+// TestWrittenSinceTheCrash: a parent that others wrote to after a merge was cut off is
+// not touched.
+func TestWrittenSinceTheCrash(t *testing.T) {
+	for name, c := range map[string]struct {
+		meddle func(t *testing.T, parent string)
+		want   error
+	}{
+		"vhdx, dynamic": {func(t *testing.T, parent string) {
+			b := imagetest.VHDX{Size: size, Block: 1 << 20, ID: baseID}.Bytes(t)
+			if err := os.WriteFile(parent, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, snapshot.ErrCorrupt},
+		"vhd, dynamic": {func(t *testing.T, parent string) {
+			if err := os.Chtimes(parent, time.Time{}, time.Now().Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}, snapshot.ErrInexact},
+	} {
+		f, dir := families(t)[name], t.TempDir()
+		child, parent := f.live(t, dir), filepath.Join(dir, "parent")
+		if _, err := Run(t.Context(), Job{Child: child, Format: f.format, disk: &crashing{steps: 12}, batch: 4096}); !errors.Is(err, errCrash) {
+			t.Fatal(err)
+		}
+		link := filepath.Join(t.TempDir(), "link")
+		if err := os.Symlink(parent, link); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := image.Inspect(link, f.format); !errors.Is(err, snapshot.ErrMergePending) {
+			t.Errorf("%s: half merged, by a link: %v", name, err)
+		}
+		c.meddle(t, parent)
+		before, _ := os.ReadFile(parent)
+		if _, err := Run(t.Context(), Job{Child: child, Format: f.format}); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		if after, _ := os.ReadFile(parent); !bytes.Equal(before, after) {
+			t.Errorf("%s: the parent was written to", name)
+		}
+	}
+}
+
 func TestRefused(t *testing.T) {
 	all := families(t)
 	write := func(t *testing.T, path string, b []byte) {
