@@ -78,7 +78,11 @@ feed() {
 }
 lock() {
     exec 3>&-
-    feed "$3" | { trap '' TERM; client "$1" "$2" "$file"; } 2>&1
+    feed "$3" | {
+        trap '' TERM
+        (client "$1" "$2" "$file") 2>&1
+        echo "ERROR: the connection ended"
+    }
 }
 collect() {
     trap '' TERM
@@ -94,7 +98,7 @@ collect() {
             still=$((still + 1))
             [ $still -lt $servers ] || : >"$state/still"
             ;;
-        *[![:space:]-]*)
+        ERROR*) # before it, the client repeats the statement
             [ $locked -eq $servers ] || { echo "$line" >&3; exec 3>&-; kill -TERM -$$; exit; }
             ;;
         esac

@@ -138,7 +138,7 @@ trap : TERM HUP INT
 { hold "$@"; each resume; } | {
     trap '' TERM HUP INT
     exec 3>&-
-    cat >/dev/null
+    while read -r beat; do :; done # no process of its own that would keep the pipe open
     each resume
     rm -f "$state/stopped"
 } &

@@ -1,0 +1,200 @@
+package postgresql_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lull-backup/lull/plugins/plugintest"
+	"github.com/lull-backup/lull/plugins/writers/postgresql"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot/guesttest"
+)
+
+// TestReal is what the kit does not ask of a real server.
+func TestReal(t *testing.T) {
+	db := guesttest.NativePostgres(t)
+	r := &rig{T: t, db: db, settings: settings(t, db)}
+	for name, run := range map[string]func(*rig){
+		"Document": document, "HolderKilled": holderKilled, "WatchKilled": watchKilled, "AskedToEnd": askedToEnd,
+		"LateFreeze": lateFreeze, "Elsewhere": elsewhere,
+	} {
+		t.Run(name, func(t *testing.T) {
+			sub := *r
+			sub.T = t
+			sub.guest = &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk}
+			sub.writer = postgresql.New(sub.guest, r.settings)
+			defer sub.runs()
+			run(&sub)
+		})
+	}
+}
+
+type rig struct {
+	*testing.T
+	db       *guesttest.Native
+	settings postgresql.Settings
+	guest    *here
+	writer   *postgresql.Writer
+}
+
+// runs aborts, after which the server must take a write.
+func (r *rig) runs() {
+	if err := r.writer.Abort(r.Context(), quiesce.Request{}); err != nil {
+		r.Error(err)
+	}
+	if standing(r.T, r.db.PID()) {
+		r.Error("the server stands still after the abort")
+	} else if _, err := r.db.Postgres(r.Context(), "SELECT pg_current_xact_id()"); err != nil {
+		r.Error(err)
+	}
+}
+
+func (r *rig) freeze() {
+	r.Helper()
+	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	if !standing(r.T, r.db.PID()) {
+		r.Fatal("the server does not stand still")
+	}
+}
+
+// thawed thaws what does not hold any more.
+func (r *rig) thawed() {
+	r.Helper()
+	if res, err := r.writer.Thaw(r.Context(), quiesce.Request{}); err != nil || res.Held {
+		r.Errorf("thaw: %+v, %v; want a freeze that had not held", res, err)
+	}
+}
+
+func (r *rig) await(what string, ok func() bool) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.Fatal("the server does not " + what)
+		}
+	}
+}
+
+// holders are the processes of the hold: the leader, and those that it made.
+func (r *rig) holders() (leader int, others []int) {
+	r.Helper()
+	data, err := os.ReadFile(filepath.Join(r.settings.State, "pid"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	leader, err = strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		r.Fatal(err)
+	}
+	children, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(leader), "task", strconv.Itoa(leader), "children"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, f := range strings.Fields(string(children)) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			r.Fatal(err)
+		}
+		others = append(others, pid)
+	}
+	return leader, others
+}
+
+func (r *rig) kill(pid int, s syscall.Signal) {
+	r.Helper()
+	if err := syscall.Kill(pid, s); err != nil {
+		r.Fatal(err)
+	}
+}
+
+func document(r *rig) {
+	r.freeze()
+	if res, err := r.writer.Thaw(r.Context(), quiesce.Request{}); err != nil || !res.Held {
+		r.Fatalf("thaw: %+v, %v", res, err)
+	}
+	doc, err := r.writer.PostSnapshot(r.Context(), quiesce.Request{})
+	if err != nil {
+		r.Fatal(err)
+	}
+	var d postgresql.Document
+	if err := json.Unmarshal(doc, &d); err != nil || len(d.Clusters) != 1 {
+		r.Fatalf("%s: %v", doc, err)
+	}
+	c := d.Clusters[0]
+	after, err := r.db.Postgres(r.Context(), "SELECT pg_current_wal_flush_lsn() >= '"+c.FreezeLSN+"' AND '"+c.FreezeLSN+"' > '"+c.CheckpointLSN+"'::pg_lsn")
+	if err != nil || after != "t" || c.DataDirectory != r.db.Data || !strings.HasPrefix(c.Version, "15.") {
+		r.Errorf("%+v: %s, %v", c, after, err)
+	}
+}
+
+// The process that stopped the server is killed: the one that watches it lets go on.
+func holderKilled(r *rig) {
+	r.freeze()
+	_, others := r.holders()
+	r.kill(others[0], syscall.SIGKILL) // the pipeline's first
+	r.await("go on when its holder is killed", func() bool { return !standing(r.T, r.db.PID()) })
+	r.thawed()
+}
+
+// The watch is killed: the holder lets go on.
+func watchKilled(r *rig) {
+	r.freeze()
+	_, others := r.holders()
+	r.kill(others[len(others)-1], syscall.SIGKILL)
+	r.await("go on when the watch is killed", func() bool { return !standing(r.T, r.db.PID()) })
+	r.thawed()
+}
+
+// A service manager ends the guest agent and all that it started.
+func askedToEnd(r *rig) {
+	r.freeze()
+	leader, _ := r.holders()
+	r.kill(-leader, syscall.SIGTERM)
+	r.await("go on when its holder is asked to end", func() bool { return !standing(r.T, r.db.PID()) })
+	r.thawed()
+}
+
+// A freeze that was given up, and comes after the abort.
+func lateFreeze(r *rig) {
+	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	if err := postgresql.New(r.guest, r.settings).Abort(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	var f *quiesce.Failure
+	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.Retryable {
+		r.Errorf("late freeze: %v, want a retryable failure", err)
+	}
+	if standing(r.T, r.db.PID()) {
+		r.Error("a late freeze stopped the server")
+	}
+}
+
+// The data directory is on a file system of the network.
+func elsewhere(r *rig) {
+	r.guest.disks = oneDisk + "23 22 0:50 / " + filepath.Dir(r.db.Data) + " rw - nfs4 filer:/pg rw\n"
+	var f *quiesce.Failure
+	err := r.writer.Prepare(r.Context(), quiesce.Request{})
+	if !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Component != r.db.Data || !strings.Contains(err.Error(), `"filer:/pg" (nfs4)`) {
+		r.Errorf("prepare: %v, want a failure that names the place", err)
+	}
+}
