@@ -51,7 +51,7 @@ func NativeMariaDB(t testing.TB) *Native {
 		t.Fatal(err)
 	}
 	n.start(t, syscall.SIGTERM, "usr/sbin/mariadbd", "--no-defaults", "--datadir="+n.Data, "--socket="+n.Socket, "--skip-networking", "--log-bin="+filepath.Join(n.Data, "log"),
-		"--server-id=1", "--lc-messages-dir="+filepath.Join(n.Tree, "usr/share/mysql"), "--pid-file="+filepath.Join(n.Data, "pid"), "--innodb-buffer-pool-size=16M", "--performance-schema=off")
+		"--server-id=1", "--lc-messages-dir="+filepath.Join(n.Tree, "usr/share/mysql"), "--pid-file="+filepath.Join(n.Data, "pid"), "--innodb-buffer-pool-size=16M", "--innodb-use-native-aio=0", "--performance-schema=off")
 	n.await(ctx, t, func() error { _, err := n.MariaDB(ctx, "SELECT 1"); return err })
 	return n
 }
