@@ -147,6 +147,8 @@ type DiskPlan struct {
 	Chain     []Layer `json:"chain"`                // frozen layers, top first
 	// Track is how a Tracker records what changes on the disk.
 	Track TrackPlan `json:"track,omitzero"`
+	// Local: all layers are files that can be read without the hypervisor.
+	Local bool `json:"local,omitempty"`
 }
 
 // Layer is one file of a backing chain.

@@ -72,7 +72,7 @@ func (f *frozen) frozenNode(ctx context.Context, d snapshot.DiskPlan) (*inserted
 // image froze. One that is not is merged into another image, whose file is read.
 func (f *frozen) changeSet(ctx context.Context, d snapshot.DiskPlan) (*snapshot.ChangeSet, error) {
 	switch {
-	case d.Export != "":
+	case f.served[d.Name]:
 		return f.servedBitmap(ctx, d.Size, d.Export, d.Track)
 	case d.Track.Map != "":
 		return f.mappedBitmap(ctx, d)

@@ -6,24 +6,29 @@
 //
 //	Prepare  create <image>.lull-<run>.delta (O_EXCL, owner and mode of the image)
 //	         blockdev-add file, blockdev-create qcow2, blockdev-add qcow2 backing:null
-//	Take     transaction[blockdev-snapshot, for every disk]        one command
-//	Open     nbd-server-start on a passed socket, block-export-add of the frozen node
+//	Take     transaction[block-dirty-bitmap-add, blockdev-snapshot, for every disk]
+//	Open     the files; or nbd-server-start on a passed socket, block-export-add
 //	Merge    block-export-del, nbd-server-stop
 //	         block-commit delta -> image, wait for READY
 //	         rename <delta> to <delta>.merged, fsync folder        the durable marker
 //	         job-complete, look whether the image is on the device again
 //	         blockdev-del, unlink
+//	Settle   block-dirty-bitmap-remove of what the new point has replaced
 //
 // The variables of a UEFI firmware are a small file that Take reads right before and
 // right after its transaction. Equal, they are those of the instant; else the point has
 // them as they were soon after and a warning.
 //
-// A VM with I/O threads is read from its files instead: where an export's node
+// The frozen layers are open read-only and flushed, so their files hold the same bytes as
+// QEMU's nodes, and are read several times faster; meanwhile they are locked as QEMU locks
+// them, so a commit that came too early would fail. Disks whose files lull cannot read
+// come from QEMU's NBD server. Never those of a VM with I/O threads: where an export's node
 // runs in an I/O thread, QEMU 7.2 with the fix of CVE-2024-7409 (Debian 12) fails an
 // assertion, and the guest dies with it, as soon as a client disconnects
-// (blockdev-nbd.c, nbd_blockdev_client_closed). The frozen layers are open
-// read-only and flushed, so the files hold the same bytes; while they are read they
-// are locked as QEMU locks them, so a commit that came too early would fail.
+// (blockdev-nbd.c, nbd_blockdev_client_closed).
+//
+// Dirty bitmaps record what changes from one restore point to the next; track.go says how
+// they are named, and when they are believed.
 //
 // Merge does not remember what was done. It looks at three things and decides:
 //

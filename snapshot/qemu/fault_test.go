@@ -77,7 +77,7 @@ func TestForeignServer(t *testing.T) {
 		}
 	})
 	t.Run("Open", func(t *testing.T) {
-		r := taken(t, qcow2VM())
+		r := taken(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 2, served: true})
 		serve(r.testVM)
 		_, err := r.host.Open(r.ctx, r.plan)
 		r.wantErr(err, snapshot.ErrBusy)

@@ -21,10 +21,13 @@ import (
 // closeTimeout bounds the end of exports, where no context comes from outside.
 const closeTimeout = 30 * time.Second
 
-// Open serves the frozen nodes from QEMU itself: what it has cached and decoded
-// need not be read twice, and any kind of disk can be read.
+// Open opens the files of the frozen layers, which is the fastest way by far, and has
+// QEMU serve the disks that cannot be read so.
 func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, error) {
-	f := &frozen{host: h, plan: p}
+	f := &frozen{host: h, plan: p, served: map[string]bool{}}
+	for _, d := range p.Disks {
+		f.served[d.Name] = d.Export != "" && !readable(ctx, d)
+	}
 	err := h.during(ctx, p, func(m *monitor) error {
 		f.pid = m.proc.pid
 		if err := m.frozen(ctx, p); err != nil {
@@ -33,7 +36,7 @@ func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, erro
 		if err := h.unserve(ctx, m, p); err != nil { // left by a process that died
 			return err
 		}
-		return h.serveDisks(ctx, m, p)
+		return h.serveDisks(ctx, m, f)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p.VM, err)
@@ -47,11 +50,24 @@ func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, erro
 	return f, nil
 }
 
+// readable tells whether a frozen disk can be read from its files. Those of a disk that
+// did not freeze are locked.
+func readable(ctx context.Context, d snapshot.DiskPlan) bool {
+	if !d.Local {
+		return false
+	}
+	s, err := image.OpenChain(ctx, d.Chain)
+	if err != nil {
+		return false // QEMU can, and says why where it cannot
+	}
+	return s.Close() == nil && s.Size() == d.Size
+}
+
 // serveDisks exports the disks that are not read from their files.
-func (h *Host) serveDisks(ctx context.Context, m *monitor, p snapshot.Plan) error {
-	serving := false
+func (h *Host) serveDisks(ctx context.Context, m *monitor, f *frozen) error {
+	p, serving := f.plan, false
 	for _, d := range p.Disks {
-		if d.Export == "" {
+		if !f.served[d.Name] {
 			continue
 		}
 		if !serving {
@@ -90,6 +106,8 @@ type frozen struct {
 	host *Host
 	plan snapshot.Plan
 	pid  int // of QEMU
+	// served are the disks that QEMU's NBD server serves.
+	served map[string]bool
 
 	warned bool // that room runs out; Watch's own
 
@@ -129,7 +147,7 @@ func (f *frozen) planned(disk string) (snapshot.DiskPlan, error) {
 
 // source connects to the export of a disk, or opens its files.
 func (f *frozen) source(ctx context.Context, d snapshot.DiskPlan) (snapshot.Source, error) {
-	if d.Export != "" {
+	if f.served[d.Name] {
 		return nbd.Dial(ctx, "unix", f.host.socketPath(f.plan), d.Export, nbd.Options{})
 	}
 	s, err := image.OpenChain(ctx, d.Chain)

@@ -45,6 +45,9 @@ type Options struct {
 	// larger of 1 GiB and 2 %, but no more than a quarter of the file system.
 	// Negative: all may be taken.
 	MinFree int64
+	// Served reads every disk from QEMU, over its NBD server, also those whose files
+	// could be read, which is several times faster.
+	Served bool
 	// QemuImg is the program that merges after QEMU has gone. Default: qemu-img.
 	QemuImg string
 	Monitor qmp.Options

@@ -80,7 +80,7 @@ func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPla
 	node := deltaNode(m.vm.Name, run, i)
 	p := snapshot.DiskPlan{
 		Disk: d.Disk, Device: d.QDev, Node: d.Inserted.Node,
-		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers,
+		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers, Local: d.plain && !h.opt.Served,
 	}
 	if d.thread {
 		p.Export = "" // read from its files, see the package's documentation

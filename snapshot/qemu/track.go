@@ -82,7 +82,7 @@ func trackPlan(p snapshot.Plan, d snapshot.DiskPlan, in *inserted, stem string) 
 	for d.Size/t.Grain >= maxBits {
 		t.Grain *= 2
 	}
-	if d.Export == "" && !t.Persistent {
+	if (d.Export == "" || d.Local) && !t.Persistent {
 		t.Map = d.Delta + mapSuffix
 	}
 	t.Record = stem + imagesOf(d.Chain, p.Instance) + "-" + p.Run

@@ -1,11 +1,15 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/nbd"
+	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
 
 // However a delta gets back into its image, the record holds what it brought: of a point
@@ -117,4 +121,31 @@ func TestTrackRefused(t *testing.T) {
 	s.merge(snapshot.Changes{}, true)
 	s.full(s.point(), "")
 	s.wants(s.point())
+}
+
+// What lull cannot read itself QEMU serves. Content in a file of its own can change
+// behind the image's back: nothing is recorded of it.
+func TestServedAndUntracked(t *testing.T) {
+	s := newSeries(t, trackedShapes()[0])
+	want := s.content(t, s.disk)
+	s.quit()
+	shell(t, "qemu-img", "convert", "-O", "qcow2", "-o", "data_file="+s.dir+"/disks/data.raw", s.disks[0], s.disks[0]+".new")
+	s.must(os.Rename(s.disks[0]+".new", s.disks[0]))
+	s.again()
+	c := s.freeze()
+	if c.Record != "" || c.Since != nil || !strings.Contains(c.Reason, "data file") {
+		t.Errorf("changes: %+v", c)
+	}
+	f, err := s.host.Open(s.ctx, s.plan)
+	s.must(err)
+	src, err := f.Disk(s.ctx, s.disk)
+	s.must(err)
+	if _, served := src.(*nbd.Client); !served {
+		t.Errorf("read by %T", src)
+	}
+	if !bytes.Equal(snapshottest.ReadAll(s.ctx, t, src), want) {
+		t.Error("the frozen disk is not what it was")
+	}
+	s.must(f.Close())
+	s.merge(c, true)
 }

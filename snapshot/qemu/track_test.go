@@ -158,8 +158,9 @@ func trackedShapes() []shape {
 	return []shape{
 		{format: snapshot.FormatQcow2, bus: "virtio", disks: 1},
 		{format: snapshot.FormatQcow2, bus: "scsi", disks: 1, backing: true},
-		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 1},
+		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 1, served: true},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1},
+		{format: snapshot.FormatRaw, bus: "virtio", disks: 1, served: true},
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 		{format: snapshot.FormatRaw, bus: "iothread", disks: 1},
 	}
@@ -376,7 +377,7 @@ func TestTrackTwoSeries(t *testing.T) {
 
 // A map that a process left which died as it made one is in nobody's way.
 func TestTrackMapLeft(t *testing.T) {
-	s := newSeries(t, shape{format: snapshot.FormatRaw, bus: "iothread", disks: 1})
+	s := newSeries(t, shape{format: snapshot.FormatRaw, bus: "virtio", disks: 1})
 	s.point()
 	s.guestWrites(mib, 4096)
 	s.wants(s.freeze(), mib)

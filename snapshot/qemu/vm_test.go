@@ -33,6 +33,7 @@ type shape struct {
 	drive   bool // -drive, not -blockdev
 	bus     string
 	backing bool // the disks have a backing file
+	served  bool // disks are read from QEMU's NBD server
 	disks   int
 }
 
@@ -44,6 +45,9 @@ func (s shape) String() string {
 	name := fmt.Sprintf("%s-%s-%s-%d", s.format, style, s.bus, s.disks)
 	if s.backing {
 		name += "-backing"
+	}
+	if s.served {
+		name += "-served"
 	}
 	return name
 }
@@ -335,7 +339,7 @@ func (v *testVM) chain(t testing.TB) string {
 }
 
 func (v *testVM) options() Options {
-	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", MinFree: v.free}
+	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", MinFree: v.free, Served: v.shape.served}
 }
 
 // host makes a host that is closed with the test.
@@ -362,8 +366,8 @@ func TestConformance(t *testing.T) {
 	for _, s := range []shape{
 		{format: snapshot.FormatQcow2, bus: "virtio", disks: 2},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1},
-		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2},
-		{format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 2},
+		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2, served: true},
+		{format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 2, served: true},
 		{format: snapshot.FormatQcow2, bus: "scsi", disks: 1, backing: true},
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 	} {
