@@ -12,6 +12,10 @@
 //	         frozen.Close()         // every reader and export is gone
 //	         host.Merge(plan)       // deltas committed, removed; chain as before
 //
+// A Tracker also says what changed since the restore point before: Track names records of
+// changes in the plan, Take begins them, the frozen disks say what those before hold, and
+// Settle, after Merge, removes what nobody needs any more.
+//
 // Invariants every implementation keeps:
 //
 //   - Plan is plain data. Prepare, Take, Open and Merge work from it alone, in
