@@ -239,3 +239,23 @@ func TestAnothersRecord(t *testing.T) {
 	w.wantFull(res, "another key")
 	w.wantRestored(res.Point)
 }
+
+// A host that can read nothing of what is stored keeps the maps to build upon.
+func TestTrackedByBackupKey(t *testing.T) {
+	w := tracked(t)
+	owner := w.repo
+	w.as(repo.RoleBackup)
+	backup := func() agent.Result {
+		res, err := w.runner.Backup(t.Context(), w.job())
+		must(t, err)
+		mine := w.repo
+		w.repo = owner
+		w.wantRestored(res.Point)
+		w.repo = mine
+		w.write(byte(len(w.events)))
+		return res
+	}
+	w.wantFull(backup(), "first") // of which it knows
+	w.wantTracked(backup())
+	w.wantTracked(backup())
+}

@@ -31,7 +31,7 @@ func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
 			}
 			err = h.prepareDisk(ctx, m, d, in)
 			if err == nil {
-				err = h.tidy(ctx, m, d, in)
+				err = h.tidy(ctx, m, p.Run, d, in)
 			}
 			if err != nil {
 				return fmt.Errorf("disk %d, %s: %w", i, d.Name, err)

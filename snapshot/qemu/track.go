@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
@@ -38,6 +39,9 @@ const (
 	minGrain = 64 << 10
 	maxBits  = 64 << 20
 )
+
+// maxAge is how old the record of another series may become.
+const maxAge = 400 * 24 * time.Hour
 
 // Track asks QEMU what records there are.
 func (h *Host) Track(ctx context.Context, p snapshot.Plan, series string, since map[string]string) (snapshot.Plan, error) {
@@ -158,9 +162,11 @@ func findBitmap(in *inserted, name string) *bitmap {
 }
 
 // tidy removes records of the plan's series that nobody needs, as an earlier run could
-// not. What QEMU refuses is left to the next.
-func (h *Host) tidy(ctx context.Context, m *monitor, d snapshot.DiskPlan, in *inserted) error {
-	err := m.removeRecords(ctx, in, d.Track.Stem, d.Track.Since)
+// not, and forgotten ones. What QEMU refuses is left to the next.
+func (h *Host) tidy(ctx context.Context, m *monitor, run string, d snapshot.DiskPlan, in *inserted) error {
+	err := m.removeRecords(ctx, in, func(name string) bool {
+		return inSeries(d.Track, name) && name != d.Track.Since || forgotten(name, run)
+	})
 	if refused(err) {
 		h.opt.Log.Warn("remove old record of changes", "disk", d.Name, "error", err)
 		return nil
@@ -168,11 +174,34 @@ func (h *Host) tidy(ctx context.Context, m *monitor, d snapshot.DiskPlan, in *in
 	return err
 }
 
-// removeRecords removes all bitmaps of a series from a node but one.
-func (m *monitor) removeRecords(ctx context.Context, in *inserted, stem, keep string) error {
+// inSeries tells whether a name is that of a record of the disk's series.
+func inSeries(t snapshot.TrackPlan, name string) bool {
+	return t.Stem != "" && strings.HasPrefix(name, t.Stem)
+}
+
+// forgotten tells, by the times in the names of both, whether a record of any series is
+// so old at a run that nobody will come for it: its group or repository is gone.
+func forgotten(name, run string) bool {
+	parts := strings.SplitN(name, "-", 4)
+	if len(parts) < 4 || parts[0]+"-" != nodePrefix {
+		return false
+	}
+	then, err1 := runTime(parts[3])
+	now, err2 := runTime(run)
+	return err1 == nil && err2 == nil && now.Sub(then) > maxAge
+}
+
+// runTime is when a run of the agent began.
+func runTime(run string) (time.Time, error) {
+	text, _, _ := strings.Cut(run, "-")
+	return time.Parse("20060102T150405Z", text)
+}
+
+// removeRecords removes bitmaps from a node.
+func (m *monitor) removeRecords(ctx context.Context, in *inserted, unneeded func(name string) bool) error {
 	var errs []error
 	for _, b := range in.Bitmaps {
-		if stem == "" || b.Name == keep || !strings.HasPrefix(b.Name, stem) {
+		if !unneeded(b.Name) {
 			continue
 		}
 		err := m.Execute(ctx, "block-dirty-bitmap-remove", args{"node": in.Node, "name": b.Name}, nil)
@@ -212,7 +241,7 @@ func (h *Host) Settle(ctx context.Context, p snapshot.Plan, keep map[string]stri
 		for _, d := range p.Disks {
 			in, err := asPlanned(drives, d)
 			if err == nil {
-				err = m.removeRecords(ctx, in, d.Track.Stem, keep[d.Name])
+				err = m.removeRecords(ctx, in, func(name string) bool { return inSeries(d.Track, name) && name != keep[d.Name] })
 			}
 			errs = append(errs, err)
 		}

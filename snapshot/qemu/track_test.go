@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +74,7 @@ func (s *series) take(take func(context.Context, snapshot.Plan) error) snapshot.
 	s.t.Helper()
 	s.runs++
 	var err error
-	s.plan, err = s.host.Plan(s.ctx, "web", fmt.Sprintf("run%d", s.runs))
+	s.plan, err = s.host.Plan(s.ctx, "web", fmt.Sprintf("20261122T0000%02dZ-12345678", s.runs))
 	s.must(err)
 	s.plan, err = s.host.Track(s.ctx, s.plan, s.name, s.since)
 	s.must(err)
@@ -359,7 +360,12 @@ func TestTrackSwapped(t *testing.T) {
 // Two series of points of one VM have records of their own, and leave others' alone.
 func TestTrackTwoSeries(t *testing.T) {
 	s := newSeries(t, trackedShapes()[0])
-	s.ask("block-dirty-bitmap-add", args{"node": "fmt0", "name": "theirs", "persistent": true}, nil)
+	for _, name := range []string{
+		"theirs", "lull-0123456789abcdef-0123456789abcdef-20260101T000000Z-12345678",
+		"lull-0123456789abcdef-0123456789abcdef-20200101T000000Z-12345678", // whose series has ended
+	} {
+		s.ask("block-dirty-bitmap-add", args{"node": "fmt0", "name": name, "persistent": true}, nil)
+	}
 	s.point()
 	other := *s
 	other.name, other.since = "elsewhere", nil
@@ -370,8 +376,9 @@ func TestTrackTwoSeries(t *testing.T) {
 	other.runs = 10
 	other.wants(other.point(), mib, 2*mib)
 	s.wants(s.point(), 2*mib)
-	if n := len(s.bitmaps()); n != 3 {
-		t.Errorf("%d bitmaps", n)
+	names := s.bitmaps()
+	if len(names) != 4 || slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, "-2020") }) {
+		t.Errorf("bitmaps: %v", names)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 // Fault makes calls to a Fake fail. The zero value of a field does not restrict.
 type Fault struct {
 	// Call is the method's name: VMs, Plan, Prepare, Take, Open, Disk, File,
-	// Extents, ReadAt, Watch, Merge, Instance, Guest; of the guest Info, Exec, ReadFile,
+	// Extents, ReadAt, Watch, Merge, Instance, Track, Changes, Settle, Guest; of the guest Info, Exec, ReadFile,
 	// WriteFile, Freeze, Thaw, Frozen.
 	Call  string
 	VM    string
