@@ -14,8 +14,9 @@ import (
 	"github.com/lull-backup/lull/quiesce"
 )
 
-// hangTime is how long a plugin that is stopped is asked before it is given up.
-const hangTime = 300 * time.Millisecond
+// hangTime is how long a plugin that is stopped is asked before it is given up: it cannot
+// answer in any time, so long enough for the call to be in its socket.
+const hangTime = 50 * time.Millisecond
 
 // budget holds a plugin to the time that it asks for itself, or the usual window.
 func (r *rig) budget() {

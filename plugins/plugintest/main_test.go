@@ -72,7 +72,7 @@ func (a *app) Freeze(ctx context.Context, r sdk.Request) error {
 	switch a.mode {
 	case "slow":
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(120 * time.Millisecond):
 		case <-ctx.Done():
 			return ctx.Err()
 		}

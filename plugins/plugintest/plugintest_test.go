@@ -31,7 +31,7 @@ func options(t *testing.T, mode string) plugintest.Options {
 	file := filepath.Join(t.TempDir(), "frozen")
 	return plugintest.Options{
 		Path: self(t),
-		Env:  []string{modeEnv + "=" + mode, appEnv + "=" + file},
+		Env:  []string{modeEnv + "=" + mode, appEnv + "=" + file, "GORACE=atexit_sleep_ms=0"}, // the race detector sleeps a second at the end
 		Frozen: func() bool {
 			_, err := os.Stat(file)
 			return err == nil
@@ -78,7 +78,7 @@ func TestBadPlugins(t *testing.T) {
 				o.Frozen = nil
 			}
 			if test.mode == "started by hand" || test.mode == "newer lull" {
-				o.Limit = 5 * time.Second
+				o.Limit = 3 * time.Second
 			}
 			report := plugintest.Verify(t.Context(), o, nil)
 			var failed []string

@@ -47,7 +47,7 @@ func TestWriterAsPlugin(t *testing.T) {
 	quiescetest.RunWriter(t, func(t *testing.T) quiescetest.Fixture {
 		g := quiescetest.NewGuest()
 		p, err := plugins.Start(t.Context(), plugins.Spec{
-			Name: filesystem.Name, Path: self, Args: []string{servedArg},
+			Name: filesystem.Name, Path: self, Args: []string{servedArg}, Env: []string{"GORACE=atexit_sleep_ms=0"}, // the race detector sleeps a second at the end
 			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
 		}, g, quiescetest.Logger(t))
 		if err != nil {

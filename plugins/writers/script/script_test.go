@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -126,6 +127,7 @@ func TestWriterAsPlugin(t *testing.T) {
 	}
 	plugintest.Run(t, plugintest.Options{
 		Path: self, Args: []string{servedArg, string(settings)}, Grants: []plugins.Grant{}, Frozen: a.frozen,
+		Env: []string{"GORACE=atexit_sleep_ms=0"}, Log: slog.New(slog.DiscardHandler), // the race detector sleeps a second at the end
 	})
 }
 
