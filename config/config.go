@@ -39,7 +39,8 @@ type Config struct {
 	Hosts        []Host       // sorted by name
 	Plugins      []Plugin     // sorted by name
 	Scripts      []Script     // sorted by name
-	Groups       []Group      // sorted by name
+	Databases    Databases
+	Groups       []Group // sorted by name
 	// Warnings are what is allowed but hardly meant, sorted by line.
 	Warnings []Problem
 }

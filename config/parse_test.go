@@ -51,6 +51,9 @@ plugins:
 scripts:
   app: {where: guest, freeze: [/opt/app/freeze, --all], thaw: [/opt/app/thaw], limit: 20s, tier: front-end}
   storage: {where: host, freeze: [/usr/local/sbin/hold]}
+databases:
+  postgresql: {service_file: /etc/lull/pg_service.conf}
+  mariadb: {defaults_file: /etc/lull/my.cnf, only: [/var/lib/mysql]}
 agent:
   state_dir: /srv/state
   plugin_dir: /srv/plugins
@@ -118,6 +121,9 @@ func TestParseEveryKey(t *testing.T) {
 		Scripts: []config.Script{
 			{Name: "app", Freeze: []string{"/opt/app/freeze", "--all"}, Thaw: []string{"/opt/app/thaw"}, Limit: 20 * time.Second, Tier: quiesce.FrontEnd},
 			{Name: "storage", Host: true, Freeze: []string{"/usr/local/sbin/hold"}, Limit: config.DefaultScriptLimit, Tier: quiesce.BackEnd},
+		},
+		Databases: config.Databases{
+			PostgreSQLServiceFile: "/etc/lull/pg_service.conf", MariaDBDefaultsFile: "/etc/lull/my.cnf", MariaDBOnly: []string{"/var/lib/mysql"},
 		},
 		Groups: []config.Group{
 			{

@@ -46,7 +46,7 @@ func (p *parser) parse(data []byte) *Config {
 		return c
 	}
 	p.plain(root)
-	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "scripts", "agent")
+	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "scripts", "databases", "agent")
 	if !top.ok {
 		return c
 	}
@@ -70,6 +70,9 @@ func (p *parser) parse(data []byte) *Config {
 		c.Scripts = entries(p, n, top.line("scripts"), "script", p.script(isPlugin))
 	}
 	slices.SortFunc(c.Scripts, func(a, b Script) int { return strings.Compare(a.Name, b.Name) })
+	if n, ok := top.get("databases"); ok {
+		c.Databases = p.databases(n, top.line("databases"))
+	}
 	if n, ok := top.get("groups"); ok {
 		g := &groups{parser: p, config: c, owner: make(map[string]Group)}
 		c.Groups = entries(p, n, top.line("groups"), "group", g.group)

@@ -238,7 +238,7 @@ func (in *invocation) writerSpec(cfg *config.Config, name string) (plugins.Spec,
 		return in.scriptSpec(cfg, s)
 	}
 	if slices.Contains(config.DatabaseWriters(), name) {
-		return in.builtin(name, name, plugins.GrantExec), nil
+		return withSettings(in.builtin(name, name, plugins.GrantInfo, plugins.GrantExec), databaseSettings(cfg.Databases, name))
 	}
 	p, ok := cfg.Plugin(name)
 	if !ok {
@@ -258,6 +258,13 @@ func withSettings(spec plugins.Spec, settings any) (plugins.Spec, error) {
 	text, err := json.Marshal(settings)
 	spec.Args = append(spec.Args, string(text))
 	return spec, err
+}
+
+func databaseSettings(d config.Databases, name string) any {
+	if name == config.PostgreSQLWriter {
+		return postgresql.Settings{ServiceFile: d.PostgreSQLServiceFile, Only: d.PostgreSQLOnly}
+	}
+	return mariadb.Settings{DefaultsFile: d.MariaDBDefaultsFile, Only: d.MariaDBOnly}
 }
 
 // scriptWriter is what the writer of all scripts is served as; each has its own name.

@@ -86,7 +86,7 @@ func TestKit(t *testing.T) {
 	}
 	plugintest.Run(t, plugintest.Options{
 		Path: self(t), Args: []string{servedArg, string(text)},
-		Grants: []plugins.Grant{plugins.GrantExec},
+		Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantExec},
 		Guest:  func() plugintest.Guest { return &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk} },
 		Frozen: func() bool {
 			if standing(t, db.PID()) {

@@ -107,6 +107,9 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 }
 
 func (w *Writer) find(ctx context.Context) ([]cluster, error) {
+	if err := w.hold.HasShell(ctx); err != nil {
+		return nil, err
+	}
 	out, err := w.hold.Run(ctx, findScript)
 	if err != nil {
 		return nil, err

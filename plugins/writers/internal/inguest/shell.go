@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -55,6 +56,24 @@ func (s Shell) Run(ctx context.Context, script string, args ...string) ([]byte, 
 		return nil, s.Fail(&ExitError{Code: res.ExitCode, Said: Line(res.Stderr)})
 	}
 	return res.Stdout, nil
+}
+
+// windows is the system of guests that have no shell.
+const windows = "mswindows"
+
+// HasShell says of a guest that cannot run scripts that it has no such application.
+func (s Shell) HasShell(ctx context.Context) error {
+	if s.Guest == nil {
+		return s.Fail(snapshot.ErrNoGuest)
+	}
+	info, err := s.Guest.Info(ctx)
+	if errors.Is(err, sdk.ErrDenied) {
+		return nil // Run will tell
+	}
+	if err == nil && info.OS == windows {
+		return &quiesce.Failure{Class: quiesce.NotPresent, Writer: s.Writer, Err: errors.New("databases of Windows guests are not looked after")}
+	}
+	return s.Fail(err)
 }
 
 // ExitError is how a script ended.
