@@ -111,6 +111,7 @@ func (r *Repository) open(ctx context.Context, o OpenOptions) error {
 	if o.Cache != "" {
 		r.cache = filepath.Join(o.Cache, r.id.String())
 		r.memory.path = filepath.Join(r.cache, "seen")
+		r.tombstones.path = filepath.Join(r.cache, "forgotten")
 		if err := os.MkdirAll(r.cache, 0o700); err != nil {
 			return fmt.Errorf("make cache: %w", err)
 		}

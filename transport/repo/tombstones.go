@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path"
 	"strings"
-	"sync"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -139,6 +138,8 @@ func (r *Repository) forgotten(ctx context.Context) (buried, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.tombstones.load()
+	defer r.tombstones.save()
 	all := buried{}
 	for _, info := range infos {
 		t, err := r.readTombstone(ctx, info)
@@ -151,10 +152,10 @@ func (r *Repository) forgotten(ctx context.Context) (buried, error) {
 }
 
 func (r *Repository) readTombstone(ctx context.Context, info blob.Info) (tombstone, error) {
-	if known, ok := r.tombstones.get(info.Name); ok {
-		return known, nil
+	if known, ok := r.tombstones.get(info.Name); ok && r.trust.stillGood(known.Signer, info) {
+		return known.Doc, nil
 	}
-	plain, _, err := r.readDocument(ctx, wire.Tombstone, info, forgottenPrefix, RoleMaintain)
+	plain, by, err := r.readDocument(ctx, wire.Tombstone, info, forgottenPrefix, RoleMaintain)
 	if err != nil {
 		return tombstone{}, err
 	}
@@ -162,28 +163,6 @@ func (r *Repository) readTombstone(ctx context.Context, info blob.Info) (tombsto
 	if err := json.Unmarshal(plain, &doc); err != nil {
 		return tombstone{}, objectErr(info.Name, fmt.Errorf("%w: no tombstone", wire.ErrDamaged))
 	}
-	r.tombstones.put(info.Name, doc)
+	r.tombstones.put(keptTombstone{info.Name, by.Signer, doc})
 	return doc, nil
-}
-
-// tombstones are those that were read; they never change.
-type tombstones struct {
-	mu   sync.Mutex
-	read map[string]tombstone
-}
-
-func (t *tombstones) get(object string) (tombstone, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	doc, ok := t.read[object]
-	return doc, ok
-}
-
-func (t *tombstones) put(object string, doc tombstone) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.read == nil {
-		t.read = map[string]tombstone{}
-	}
-	t.read[object] = doc
 }

@@ -34,12 +34,22 @@ type removal struct {
 	signed map[Hash]bool
 }
 
-// vouches tells whether an object of the key stays good.
-func (m *removal) vouches(info blob.Info, b []byte) bool {
+// vouches tells whether an object of the key stays good, by its hash.
+func (m *removal) vouches(info blob.Info, h Hash) bool {
 	if m.signed == nil {
 		return !info.Created.After(m.at)
 	}
-	return m.signed[sum(b)]
+	return m.signed[h]
+}
+
+// stillGood tells whether an object that is named by its hash counts, which was good when it
+// was read, and which a key has signed that may have been removed since.
+func (t *trust) stillGood(by keys.Signer, info blob.Info) bool {
+	h, ok := sumOf(info.Name)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	end, removed := t.revoked[by]
+	return !removed || ok && end.vouches(info, h)
 }
 
 // mayMake fails unless a key has one of the roles.
@@ -63,7 +73,7 @@ func (t *trust) allows(c *keys.Certificate, roles Roles, info blob.Info, b []byt
 	defer t.mu.Unlock()
 	end, removed := t.revoked[c.Signer]
 	switch {
-	case !removed || end.vouches(info, b):
+	case !removed || end.vouches(info, sum(b)):
 		return nil
 	case end.signed == nil:
 		return fmt.Errorf("%w: key %.64q was removed before, at %s", wire.ErrForged, c.Label, end.at.UTC().Format(time.RFC3339))
