@@ -42,6 +42,22 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// TestConformanceOfCheckpoints holds the host to the contract with what Hyper-V leaves.
+func TestConformanceOfCheckpoints(t *testing.T) {
+	snapshottest.Run(t, func(t *testing.T) *snapshottest.Fixture {
+		dir := t.TempDir()
+		paths, disk := lineage(t, dir, snapshot.FormatVHDX)
+		vm := image.VM{Name: "cold", Disks: []image.DiskSpec{{Name: "root", Path: paths[0], Format: snapshot.FormatVHDX}}}
+		return &snapshottest.Fixture{
+			Host:    image.NewHost([]image.VM{vm}),
+			VM:      vm.Name,
+			Reopen:  func(testing.TB) snapshot.Host { return image.NewHost([]image.VM{vm}) },
+			Content: func(testing.TB, string) []byte { return disk },
+			Files:   func(t testing.TB) []string { return names(t, dir) },
+		}
+	})
+}
+
 func TestMissingImage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gone.raw")
 	host := image.NewHost([]image.VM{{Name: "vm", Disks: []image.DiskSpec{{Path: path, Format: snapshot.FormatRaw}}}})

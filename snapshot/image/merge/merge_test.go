@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -170,6 +171,44 @@ func TestRun(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestOracles has others read what a merge made: QEMU, and libvhdi where there is a
+// parent still. Of differencing VHDs libvhdi reads the first block only as the format
+// has it: in the others, sectors of the parent behind the image's own read as zeros.
+func TestOracles(t *testing.T) {
+	const script = `
+import sys, pyvhdi
+top, base = pyvhdi.file(), pyvhdi.file()
+top.open(sys.argv[1])
+base.open(sys.argv[2])
+top.set_parent(base)
+open(sys.argv[3], "wb").write(top.read_buffer(top.get_media_size()))
+`
+	img, err := exec.LookPath("qemu-img")
+	if err != nil {
+		t.Fatal("qemu-img is missing: apt-get install qemu-utils")
+	}
+	all := families(t)
+	delete(all, "vhd, differencing")
+	for name, f := range all {
+		dir := t.TempDir()
+		child, parent, raw := f.live(t, dir), filepath.Join(dir, "parent"), filepath.Join(dir, "raw")
+		if _, err := Run(t.Context(), Job{Child: child, Format: f.format}); err != nil {
+			t.Fatal(err)
+		}
+		driver := map[snapshot.Format]string{snapshot.FormatVHD: "vpc", snapshot.FormatVHDX: "vhdx"}[f.format]
+		cmd := exec.Command(img, "convert", "-f", driver, "-O", "raw", parent, raw)
+		if f.base != nil { // apt-get install python3-libvhdi
+			cmd = exec.Command("/usr/bin/python3", "-c", script, parent, filepath.Join(dir, "base"), raw)
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %q: %v\n%s", name, cmd.Args, err, out)
+		}
+		if got, err := os.ReadFile(raw); err != nil || !bytes.Equal(got, f.disk) {
+			t.Errorf("%s: it is read otherwise: %v", name, err)
 		}
 	}
 }
