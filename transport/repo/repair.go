@@ -40,6 +40,7 @@ type repairer struct {
 	saver   saver
 	listing []pack.Listing // for new index objects
 	drop    []string       // objects to delete, in order
+	unread  []string       // index objects among them that nobody can read
 	report  Repaired
 }
 
@@ -158,7 +159,7 @@ func (p *repairer) relist(ctx context.Context) error {
 		packs, err := p.c.r.readIndex(ctx, p.c.r.store, info)
 		if passable(err) {
 			damagedIndex = true
-			p.drop = append(p.drop, info.Name)
+			p.drop, p.unread = append(p.drop, info.Name), append(p.unread, info.Name)
 			continue
 		}
 		if err != nil {
@@ -250,10 +251,19 @@ func (p *repairer) remove(ctx context.Context) error {
 		p.report.Packs++
 	}
 	for _, object := range p.drop {
+		if err := p.stopWriter(ctx, object); err != nil {
+			return err
+		}
 		err := p.c.r.store.Delete(ctx, object)
 		switch {
 		case err == nil:
 			p.report.Removed = append(p.report.Removed, object)
+			if !slices.Contains(p.unread, object) {
+				continue
+			}
+			if err := p.keepFenced(ctx, object); err != nil {
+				return err
+			}
 		case errors.Is(err, blob.ErrDenied):
 			p.report.Kept = append(p.report.Kept, object)
 			if strings.HasPrefix(object, indexPrefix) {
