@@ -3,6 +3,7 @@ package repo_test
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/lull-backup/lull/transport/blob/mem"
@@ -255,4 +256,28 @@ func mustBegin(t *testing.T, r *repo.Repository) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// An index object is believed when it is signed by a key that may write one: not by one that
+// only reads.
+func TestIndexOfWhoOnlyReads(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	addKey(t, store, "reader", repo.RoleRestore)
+	mustCommit(t, openRepo(t, store), "lab/web", image(1, block.WindowSize))
+	object := namesUnder(store, "index/")[0]
+	forged := strings.TrimSuffix(object, "0") + "1"
+	if err := repo.CopyIndex(t.Context(), openAs(t, store, "reader", repo.OpenOptions{}), object, forged); err != nil {
+		t.Fatal(err)
+	}
+	report := check(t, openRepo(t, store), repo.CheckOptions{})
+	if len(report.Problems) != 1 || report.Problems[0].Object != forged {
+		t.Errorf("%+v", report.Problems)
+	}
+	if _, err := openRepo(t, store).Prune(t.Context(), atOnce); !errors.Is(err, repo.ErrForged) {
+		t.Errorf("prune: %v, want %v", err, repo.ErrForged)
+	}
+	check(t, openRepo(t, store), repo.CheckOptions{Repair: true})
+	prune(t, openRepo(t, store), atOnce)
+	wantClean(t, openRepo(t, store))
 }

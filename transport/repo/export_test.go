@@ -120,6 +120,23 @@ func GarbagePoint(ctx context.Context, r *Repository, object string) error {
 	return r.store.Create(ctx, object, b)
 }
 
+// CopyIndex lists again, signed by r's key, what an index object lists.
+func CopyIndex(ctx context.Context, r *Repository, object, as string) error {
+	info, err := r.store.Stat(ctx, object)
+	if err != nil {
+		return err
+	}
+	packs, err := r.readIndex(ctx, r.store, info)
+	if err != nil {
+		return err
+	}
+	b, err := pack.SealIndex(r.ring, as, packs)
+	if err != nil {
+		return err
+	}
+	return r.store.Create(ctx, as, b)
+}
+
 // Poison does what a host does that was taken over: it puts other content under the names
 // of the disk's blocks into packs of its own, and lists them.
 func Poison(ctx context.Context, r *Repository, disk []byte, at time.Time) error {

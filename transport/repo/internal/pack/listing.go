@@ -70,11 +70,15 @@ func SealIndex(ring *keys.Ring, name string, packs []Listing) ([]byte, error) {
 	return ring.SealDocument(wire.Index, name, append(plain, body...))
 }
 
-// OpenIndex reads an index object. In format 1 its name is its hash, which is for the
-// caller to compare.
+// OpenIndex reads an index object, which only a key may sign that backs up or maintains: who
+// reads could else hide packs from others, or make up how large they are. In format 1 its
+// name is its hash, which is for the caller to compare.
 func OpenIndex(ring *keys.Ring, name string, object []byte) ([]Listing, error) {
 	if ring.Format().Signed() {
-		plain, _, err := ring.OpenDocument(wire.Index, name, object)
+		plain, c, err := ring.OpenDocument(wire.Index, name, object)
+		if err == nil && !c.Roles.Has(keys.Backup|keys.Maintain) {
+			err = fmt.Errorf("%w: key %.64q is for %s", wire.ErrForged, c.Label, c.Roles)
+		}
 		if err != nil {
 			return nil, err
 		}
