@@ -137,6 +137,11 @@ func CopyIndex(ctx context.Context, r *Repository, object, as string) error {
 	return r.store.Create(ctx, as, b)
 }
 
+// ListUpTo lists at most so many objects.
+func ListUpTo(ctx context.Context, store blob.Store, prefix string, limit int) ([]blob.Info, error) {
+	return listUpTo(ctx, store, prefix, limit)
+}
+
 // Poison does what a host does that was taken over: it puts other content under the names
 // of the disk's blocks into packs of its own, and lists them.
 func Poison(ctx context.Context, r *Repository, disk []byte, at time.Time) error {

@@ -1,8 +1,10 @@
 package repo_test
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -375,5 +377,39 @@ func TestStoreSetBack(t *testing.T) {
 	}
 	if _, err := r.Points(t.Context(), "lab/web"); !errors.Is(err, repo.ErrOmitted) {
 		t.Errorf("points: %v, want %v", err, repo.ErrOmitted)
+	}
+}
+
+// endless is a store that lists without end.
+type endless struct {
+	blob.Store
+	name string
+}
+
+func (s endless) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
+	for n := 0; ctx.Err() == nil; n++ {
+		if err := fn(blob.Info{Name: prefix + s.name + strconv.Itoa(n)}); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// A listing without end ends, and names that are none of lull's take no memory.
+func TestListingsAreBounded(t *testing.T) {
+	for _, name := range []string{"p", strings.Repeat("long", 100)} {
+		infos, err := repo.ListUpTo(t.Context(), endless{mem.New(), name}, "packs/", 1000)
+		if err == nil || len(infos) > 0 {
+			t.Errorf("%d objects, %v", len(infos), err)
+		}
+	}
+	store := mem.New()
+	initRepo(t, store)
+	long := "points/" + strings.Repeat("0123456789abcdef", 10)
+	if err := store.Create(t.Context(), long, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if points, err := openRepo(t, store).Points(t.Context(), ""); err != nil || len(points) > 0 {
+		t.Errorf("%d points, %v", len(points), err)
 	}
 }

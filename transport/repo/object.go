@@ -93,11 +93,32 @@ func readNamed(ctx context.Context, store blob.Store, info blob.Info, limit int6
 	return b, nil
 }
 
-// list collects the objects under a prefix.
+// Bounds of a listing: what a store can make a host hold in memory is below 1 GiB. That is
+// 75 TB of packs, or 10,000 VMs backed up nightly for a year.
+const (
+	maxListed = 1 << 22
+	maxName   = 128 // bytes; lull makes none longer than 80
+)
+
+// errListed: no repository has that many objects of a kind.
+var errListed = errors.New("more objects than any repository has")
+
+// list collects the objects under a prefix. One whose name is longer than any of lull's is
+// passed over: it is nobody's.
 func list(ctx context.Context, store blob.Store, prefix string) ([]blob.Info, error) {
+	return listUpTo(ctx, store, prefix, maxListed)
+}
+
+func listUpTo(ctx context.Context, store blob.Store, prefix string, limit int) ([]blob.Info, error) {
 	var all []blob.Info
+	seen := 0
 	err := store.List(ctx, prefix, func(i blob.Info) error {
-		all = append(all, i)
+		if seen++; seen > limit {
+			return errListed
+		}
+		if len(i.Name) <= maxName {
+			all = append(all, i)
+		}
 		return nil
 	})
 	if err != nil {

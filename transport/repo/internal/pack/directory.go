@@ -17,7 +17,7 @@ const (
 	// SegmentOverhead is how much longer than its content a segment is at most.
 	SegmentOverhead = 1 + keys.PackOverhead
 
-	segmentFixed = 4 + 4  // of a directory's segment: length, number of blocks
+	segmentFixed = 4 + 4  // of a directory's segment, which has a block at least: length, number of blocks
 	blockFixed   = 32 + 2 // of a directory's block: name, length - 1
 )
 
@@ -64,7 +64,8 @@ func (d Directory) append(dst []byte) []byte {
 // parseDirectory decodes a directory, whose first segment is at start, and returns
 // where its segments end.
 func parseDirectory(r *wire.Reader, start int) (Directory, uint32, error) {
-	d := make(Directory, r.Count(r.Uint32(), segmentFixed))
+	d := make(Directory, r.Count(r.Uint32(), segmentFixed+blockFixed))
+	blocks := make([]Block, countBlocks(*r, len(d)))
 	end := uint64(start)
 	for i := range d {
 		d[i].Offset = uint32(end)
@@ -72,6 +73,11 @@ func parseDirectory(r *wire.Reader, start int) (Directory, uint32, error) {
 		if end += uint64(d[i].Length); d[i].Length <= SegmentOverhead || d[i].Length > MaxSegment+SegmentOverhead || end > MaxPack {
 			return nil, 0, fmt.Errorf("%w: directory: segment of %d bytes", wire.ErrDamaged, d[i].Length)
 		}
+		n := r.Count(r.Uint32(), blockFixed)
+		if n > len(blocks) {
+			return nil, 0, fmt.Errorf("%w: directory: %d blocks more than were counted", wire.ErrDamaged, n-len(blocks))
+		}
+		d[i].Blocks, blocks = blocks[:n:n], blocks[n:]
 		if err := d[i].parseBlocks(r); err != nil {
 			return nil, 0, err
 		}
@@ -79,8 +85,19 @@ func parseDirectory(r *wire.Reader, start int) (Directory, uint32, error) {
 	return d, uint32(end), r.Err()
 }
 
+// countBlocks is how many blocks the next segments have together, as far as they are there:
+// all that is allocated for them is one piece, of the size of what is read by about.
+func countBlocks(r wire.Reader, segments int) (blocks int) {
+	for range segments {
+		r.Uint32()
+		n := r.Count(r.Uint32(), blockFixed)
+		r.Bytes(n * blockFixed)
+		blocks += n
+	}
+	return blocks
+}
+
 func (s *Segment) parseBlocks(r *wire.Reader) error {
-	s.Blocks = make([]Block, r.Count(r.Uint32(), blockFixed))
 	total := 0
 	for j := range s.Blocks {
 		s.Blocks[j] = Block{Name: r.Name(), Length: uint32(r.Uint16()) + 1}

@@ -2,8 +2,10 @@ package pack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -170,6 +172,43 @@ func TestIndexRoundTrip(t *testing.T) {
 	}
 	if _, err := OpenIndex(ringOf(t, keys.Repository{3}), "index/a", object); !errors.Is(err, wire.ErrForged) {
 		t.Errorf("opens in another repository: %v", err)
+	}
+}
+
+// What an index object makes a reader allocate is a small multiple of its size, whatever it
+// says that it holds: many tiny segments, or more of anything than there is.
+func TestIndexAllocatesWhatIsThere(t *testing.T) {
+	r := ring(t)
+	l := Listing{Kind: wire.DataPack, Size: MaxPack}
+	for i := range 100_000 {
+		l.Directory = append(l.Directory, Segment{Length: SegmentOverhead + 1, Blocks: []Block{{Name: [32]byte{byte(i)}, Length: 1}}})
+	}
+	plain := append([]byte{0, 0, 1, 0, 0, 0}, l.Pack[:]...)
+	plain = append(plain, byte(l.Kind))
+	plain = binary.LittleEndian.AppendUint32(plain, l.Size)
+	plain = append(plain, make([]byte, listingSigned)...)
+	plain = l.Directory.append(plain)
+	plain[0] = 1 // certificate, of no bytes
+	plain = slices.Insert(plain, 2, 0, 0)
+	segments := bytes.Index(plain, binary.LittleEndian.AppendUint32(nil, 100_000))
+	for name, change := range map[string]func(b []byte){
+		"as it is":         func([]byte) {},
+		"too many packs":   func(b []byte) { binary.LittleEndian.PutUint32(b[4:], uint32(len(b)/(listingFixed+listingSigned))) },
+		"tiny segments":    func(b []byte) { binary.LittleEndian.PutUint32(b[segments:], uint32(len(b)/segmentFixed)) },
+		"a block too many": func(b []byte) { binary.LittleEndian.PutUint32(b[segments+8:], uint32(len(b)/blockFixed)) },
+	} {
+		b := bytes.Clone(plain)
+		change(b)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		packs, err := parseIndex(r, b)
+		runtime.ReadMemStats(&after)
+		if whole := err == nil && len(packs) == 1 && len(packs[0].Directory) == 100_000; whole != (name == "as it is") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 3*uint64(len(b)) {
+			t.Errorf("%s: %d bytes allocated for %d", name, got, len(b))
+		}
 	}
 }
 
