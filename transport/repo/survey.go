@@ -113,9 +113,9 @@ func (s *survey) readPoints(ctx context.Context, witness []sid) (all []Point, er
 			return nil, err
 		default:
 			o := outlineOf(&p)
-			p, signer := o.point(), p.SignedBy
-			p.SignedBy, p.Heads = signer, nil
-			all = append(all, p)
+			short := o.point() // nothing else of it is held in memory
+			short.SignedBy, short.Heads = p.SignedBy, nil
+			all = append(all, short)
 			s.points = append(s.points, info)
 		}
 	}
