@@ -24,7 +24,7 @@ func TestReal(t *testing.T) {
 	r := &rig{T: t, db: db, settings: settings(t, db)}
 	for name, run := range map[string]func(*rig){
 		"Document": document, "HolderKilled": holderKilled, "WatchKilled": watchKilled, "AskedToEnd": askedToEnd,
-		"LateFreeze": lateFreeze, "Elsewhere": elsewhere,
+		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "ServiceFile": serviceFile,
 	} {
 		t.Run(name, func(t *testing.T) {
 			sub := *r
@@ -196,5 +196,74 @@ func elsewhere(r *rig) {
 	err := r.writer.Prepare(r.Context(), quiesce.Request{})
 	if !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Component != r.db.Data || !strings.Contains(err.Error(), `"filer:/pg" (nfs4)`) {
 		r.Errorf("prepare: %v, want a failure that names the place", err)
+	}
+}
+
+// A service file is used where it is there, and its password stays in it.
+func serviceFile(r *rig) {
+	hba := filepath.Join(r.db.Data, "pg_hba.conf")
+	old, err := os.ReadFile(hba)
+	if err == nil {
+		err = os.WriteFile(hba, append([]byte("local all backup scram-sha-256\n"), old...), 0o600)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+	if _, err := r.db.Postgres(r.Context(), "CREATE ROLE backup LOGIN PASSWORD 'correct horse' IN ROLE pg_checkpoint, pg_monitor; SELECT pg_reload_conf()"); err != nil {
+		r.Fatal(err)
+	}
+	r.settings.ServiceFile = filepath.Join(r.TempDir(), "pg_service.conf")
+	r.writer = postgresql.New(r.guest, r.settings)
+	write := func(password string) {
+		if err := os.WriteFile(r.settings.ServiceFile, []byte("[lull]\nuser=backup\npassword="+password+"\n"), 0o600); err != nil {
+			r.Fatal(err)
+		}
+	}
+	write("correct horse")
+	r.await("read its new pg_hba.conf", func() bool { return r.writer.Prepare(r.Context(), quiesce.Request{}) == nil })
+	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	if res, err := r.writer.Thaw(r.Context(), quiesce.Request{}); err != nil || !res.Held {
+		r.Errorf("thaw: %+v, %v", res, err)
+	}
+	write("wrong horse")
+	var f *quiesce.Failure
+	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Hint() == "" || strings.Contains(err.Error(), "horse") {
+		r.Errorf("prepare with a wrong password: %v", err)
+	}
+}
+
+// A primary and its standby are two servers of one guest: both are held together.
+func TestStandby(t *testing.T) {
+	primary := guesttest.NativePostgres(t)
+	standby := guesttest.NativeStandby(t, primary)
+	s := settings(t, primary)
+	s.Only = append(s.Only, standby.Data)
+	w := postgresql.New(&here{Guest: plugintest.Here(), env: primary.Env, disks: oneDisk}, s)
+	if err := w.Prepare(t.Context(), quiesce.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	if !standing(t, primary.PID()) || !standing(t, standby.PID()) {
+		t.Error("one of them does not stand still")
+	}
+	if res, err := w.Thaw(t.Context(), quiesce.Request{}); err != nil || !res.Held || standing(t, primary.PID()) || standing(t, standby.PID()) {
+		t.Fatalf("thaw: %+v, %v", res, err)
+	}
+	doc, err := w.PostSnapshot(t.Context(), quiesce.Request{})
+	var d postgresql.Document
+	if err := errors.Join(err, json.Unmarshal(doc, &d)); err != nil || len(d.Clusters) != 2 {
+		t.Fatalf("%s: %v", doc, err)
+	}
+	for _, c := range d.Clusters {
+		if c.Standby != (c.DataDirectory == standby.Data) || c.FreezeLSN == "" || c.SystemIdentifier != d.Clusters[0].SystemIdentifier {
+			t.Errorf("%+v", c)
+		}
+	}
+	if _, err := primary.Postgres(t.Context(), "SELECT pg_current_xact_id()"); err != nil {
+		t.Error(err)
 	}
 }
