@@ -218,7 +218,7 @@ func (m *monitor) follow(d *disk) error {
 			path = l.Filename
 		}
 		info, err := os.Stat(path)
-		d.plain = d.plain && ok && err == nil && formatOf(l.Format) != "" && !m.moved(info)
+		d.plain = d.plain && ok && err == nil && direct(formatOf(l.Format)) && !m.moved(info)
 		d.layers = append(d.layers, snapshot.Layer{Path: path, Format: formatOf(l.Format)})
 	}
 	if path, ok := m.path(in.Image.Filename); ok {
@@ -246,9 +246,17 @@ func formatOf(driver string) snapshot.Format {
 		return snapshot.FormatQcow2
 	case "raw", "file", "host_device", "nbd", "rbd", "iscsi", "nvme":
 		return snapshot.FormatRaw
+	case "vhdx":
+		return snapshot.FormatVHDX
+	case "vmdk":
+		return snapshot.FormatVMDK
 	}
 	return ""
 }
+
+// direct tells whether an image of that format is read from its file while QEMU has it
+// open: then there is nothing in it that QEMU has yet to put in its place.
+func direct(f snapshot.Format) bool { return f == snapshot.FormatRaw || f == snapshot.FormatQcow2 }
 
 // path finds the file behind a filename of QEMU. That is a path, or a protocol
 // and an address, or a description in JSON where no filename says it all.

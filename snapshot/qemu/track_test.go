@@ -162,6 +162,7 @@ func trackedShapes() []shape {
 		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 1, served: true},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1, served: true},
+		{format: snapshot.FormatVMDK, bus: "virtio", disks: 1},
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 		{format: snapshot.FormatRaw, bus: "iothread", disks: 1},
 	}

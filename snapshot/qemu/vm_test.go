@@ -369,6 +369,7 @@ func TestConformance(t *testing.T) {
 		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2, served: true},
 		{format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 2, served: true},
 		{format: snapshot.FormatQcow2, bus: "scsi", disks: 1, backing: true},
+		{format: snapshot.FormatVHDX, bus: "virtio", disks: 1},
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
