@@ -57,7 +57,7 @@ func newDatabaseLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	l.configure(l.web(), databaseRules)
-	l.inGuest("setsid /sbin/ledger >/run/ledger.log 2>&1 </dev/null &")
+	l.inGuest("setsid nice -n 19 /sbin/ledger >/run/ledger.log 2>&1 </dev/null &")
 	if err := l.guest.WaitAcked(l.ctx, 10); err != nil {
 		out, _ := l.guest.Exec(l.ctx, "/bin/sh", "-c", "cat /run/ledger.log")
 		t.Fatalf("%v\n%s", err, out)
