@@ -23,6 +23,12 @@
 // acknowledged numbers reach the host through a virtio port of their own
 // (Guest.Acked), at no cost to anything under test.
 //
+// A guest may live in a system on a disk of its own (Options.System) instead of the
+// initramfs: with DatabaseOptions that is Debian with PostgreSQL and MariaDB, both
+// started at the end of the boot, their files over two more disks. /sbin/ledger in it
+// writes numbered rows into both and reports them through Guest.Acked. NativePostgres
+// and NativeMariaDB run the same programs on this host, for tests that need no guest.
+//
 // A program at /run/freeze-hook inside the guest is called with "freeze" before
 // and "thaw" after every freeze by the agent: with it a test makes a freeze slow
 // or lets it fail.
