@@ -92,6 +92,7 @@ func TestTrackSaved(t *testing.T) {
 	for _, format := range []snapshot.Format{snapshot.FormatQcow2, snapshot.FormatRaw} {
 		t.Run(string(format), func(t *testing.T) {
 			s := newSeries(t, shape{format: format, bus: "virtio", disks: 1})
+			s.ask("eject", args{"id": "cd0", "force": true}, nil)
 			s.ask("cont", nil, nil)
 			c := s.take(s.host.TakeSaved)
 			if c.Record == "" {
