@@ -38,7 +38,11 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 			return h.mergeLive(ctx, m, p)
 		})
 		if errors.Is(err, snapshot.ErrUnreachable) {
-			if err = dropState(p); err == nil {
+			err = nil
+			if !living(p.Instance) { // else the marker stays: the VM may stand still
+				err = dropState(p)
+			}
+			if err == nil {
 				err = h.mergeOffline(ctx, p, seen)
 			}
 			break

@@ -135,7 +135,7 @@ func (h *Host) resume(ctx context.Context, p snapshot.Plan) error {
 		if runs {
 			return nil
 		}
-		if errors.Is(err, snapshot.ErrGone) && !errors.Is(err, qmp.ErrClosed) {
+		if errors.Is(err, snapshot.ErrGone) && !errors.Is(err, qmp.ErrClosed) && !living(p.Instance) {
 			return err // nothing is there that could go on
 		}
 		select {

@@ -62,6 +62,17 @@ func instanceOf(pid int) string {
 	return fmt.Sprintf("%s-%d-%s", strings.TrimSpace(string(boot)), pid, fields[19])
 }
 
+// living tells whether the process of an instance is still there, whether or not its
+// monitor answers.
+func living(instance string) bool {
+	words := strings.Split(instance, "-") // of the boot, several; PID; start time
+	if len(words) < 3 {
+		return false
+	}
+	pid, err := strconv.Atoi(words[len(words)-2])
+	return err == nil && instanceOf(pid) == instance
+}
+
 // alive tells whether it is still the same process.
 func (p process) alive() bool { return p.instance != "" && instanceOf(p.pid) == p.instance }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,20 +63,30 @@ func dropState(p snapshot.Plan) error {
 	return syncDir(p.Saved.Path)
 }
 
-// Resume lets the VM go on if its marker is there.
+// Resume lets the VM go on if its marker is there. A monitor that cannot be reached,
+// as it is busy or still has the dead process's connection, is tried until ctx ends.
 func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
 	stopped, err := mayStand(p)
-	if err == nil && stopped {
-		err = h.resume(ctx, p)
+	if err != nil || !stopped {
+		return err
 	}
-	if errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrUnreachable) {
-		return nil // nothing runs that could stand still
+	tick := time.NewTicker(resumeTick)
+	defer tick.Stop()
+	for {
+		err := h.resume(ctx, p)
+		if err == nil || !living(p.Instance) {
+			return nil // nothing runs that could stand still
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("resume %s: %w", p.VM, errors.Join(err, context.Cause(ctx)))
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("resume %s: %w", p.VM, err)
-	}
-	return nil
 }
+
+// resumeTick is how long a monitor that was not reached is left alone.
+const resumeTick = 20 * time.Millisecond
 
 // mayStand tells whether a run may have left the VM standing still.
 func mayStand(p snapshot.Plan) (bool, error) {
