@@ -24,6 +24,7 @@ type savedStart struct {
 	accel   string // kvm or tcg; empty: not recorded
 	options string // of the accelerator: it and what the VM had with it
 	hostCPU string
+	agent   string // the chardev of the guest agent; empty: none
 }
 
 // state is the restored file of the memory, or nil.
@@ -43,7 +44,7 @@ func (r *rewriter) resume() {
 	}
 	hw := r.vm.Hardware
 	r.out.saved = &savedStart{path: here(r.dir, f.Now), version: mainVersion(hw.Version), machine: hw.Machine, cpu: hw.CPU,
-		accel: hw.Accelerator, options: hw.Accelerator, hostCPU: hw.HostCPU}
+		accel: hw.Accelerator, options: hw.Accelerator, hostCPU: hw.HostCPU, agent: r.agent()}
 	for _, a := range r.out.accels {
 		if name, _, _ := strings.Cut(a, ","); name == hw.Accelerator {
 			r.out.saved.options = a
@@ -52,7 +53,17 @@ func (r *rewriter) resume() {
 	if !slices.ContainsFunc(r.out.options, func(o option) bool { return o.name == "machine" || o.name == "M" }) {
 		r.add("machine", escape(hw.Machine))
 	}
-	r.remark("the guest goes on from its saved memory at the first start; its clock is behind by the time since")
+	r.remark("the guest goes on from its saved memory at the first start; where its agent answers its clock is set, else it is behind by the time since")
+}
+
+// agent is the one guest-agent channel of the VM, by a name that needs no quotes.
+func (r *rewriter) agent() string {
+	for id := range r.agents {
+		if len(r.agents) == 1 && regexp.MustCompile(`^[A-Za-z][A-Za-z0-9._-]*$`).MatchString(id) {
+			return id
+		}
+	}
+	return ""
 }
 
 // versioned names the machine exactly: what an alias such as q35 stands for changes
@@ -84,17 +95,39 @@ func mainVersion(version string) string {
 func (s *savedStart) script() string {
 	q := snapshot.ShellWord
 	return fmt.Sprintf(strings.TrimLeft(resumeScript, "\n"), q(s.path), q(s.version), q(s.machine), q(s.cpu),
-		q(s.accel), q(s.options), q(s.hostCPU))
+		q(s.accel), q(s.options), q(s.hostCPU), q(s.agent))
 }
 
 const resumeScript = `
 # The guest's memory. It is used once, and never after the guest has run from its disks.
 state=%s saved_version=%s saved_machine=%s saved_cpu=%s
-saved_accel=%s saved_accel_options=%s saved_host_cpu=%s
+saved_accel=%s saved_accel_options=%s saved_host_cpu=%s saved_agent=%s
 refuse() {
 	echo "boot.sh: $1" >&2
 	echo "boot.sh: to start the guest from its disks alone: ./boot.sh --cold" >&2
 	exit 1
+}
+# The guest's clock goes on from when it was saved. Its agent is asked to set it, over
+# a pipe that takes the place of the agent's socket meanwhile.
+set_clock() {
+	if [ -z "$saved_agent" ]; then return; fi
+	rm -f clock.in clock.out clock.log
+	mkfifo -m 600 clock.in clock.out
+	exec 6<>clock.in 7<>clock.out
+	cat <&7 >clock.log &
+	clock=$!
+	echo '{"execute":"chardev-change","arguments":{"id":"'"$saved_agent"'","backend":{"type":"pipe","data":{"device":"./clock"}}}}' >&4
+	printf '\377{"execute":"guest-sync-delimited","arguments":{"id":1}}\n{"execute":"guest-set-time","arguments":{"time":%%s000000000}}\n' "$(date +%%s)" >&6
+	tries=50
+	# What comes before the answer to the first is about half a request of before.
+	while [ $tries -gt 0 ] && ! sed '1,/"return": 1}/d' clock.log | grep -q '"return"\|"error"'; do
+		tries=$((tries - 1))
+		sleep 0.2
+	done
+	echo '{"execute":"chardev-change","arguments":{"id":"'"$saved_agent"'","backend":{"type":"socket","data":{"addr":{"type":"unix","data":{"path":"./qga.sock"}},"server":true,"wait":false}}}}' >&4
+	kill $clock
+	exec 6<&- 7<&-
+	rm -f clock.in clock.out clock.log
 }
 if [ "${1:-}" = --cold ]; then
 	shift
@@ -142,7 +175,10 @@ if [ -e "$state" ]; then
 				fi
 				echo '{"execute":"cont"}' >&4
 				;;
-			*'"status": "running"'*) break ;;
+			*'"status": "running"'*)
+				set_clock
+				break
+				;;
 			esac
 		done
 		kill $reader
