@@ -160,7 +160,10 @@ func unwritten(layers []snapshot.Layer) error {
 
 // unreachable marks what is missing on disk, or may not be read, as such.
 func unreachable(err error) error {
+	var hinted *snapshot.Hinted
 	switch {
+	case errors.Is(err, fs.ErrNotExist) && errors.As(err, &hinted): // it says more of what is missing
+		return &outOfReach{err}
 	case errors.Is(err, fs.ErrNotExist):
 		return snapshot.WithHint(&outOfReach{err}, "check the path, and that the disk is mounted there")
 	case errors.Is(err, fs.ErrPermission):
