@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,6 +65,8 @@ func TestMain(m *testing.M) {
 		exit(errors.New("no configuration"))
 	case "two-methods":
 		exit(sdk.Serve(&twoMethods{}))
+	case "nothing":
+		exit(sdk.Serve(&nothing{number: strings.TrimPrefix(mode, "nothing ")}))
 	case "talks":
 		exit(sdk.Serve(&talker{}))
 	default:
@@ -102,6 +105,17 @@ func (w *twoMethods) Thaw(context.Context, sdk.Request) (sdk.ThawResult, error) 
 	held := w.frozen
 	w.frozen = false
 	return sdk.ThawResult{Held: held}, nil
+}
+
+// nothing is one of several writers that do nothing.
+type nothing struct {
+	twoMethods
+	number string
+}
+
+func (w *nothing) Identify(context.Context) (sdk.Identity, error) {
+	n, err := strconv.Atoi(w.number)
+	return sdk.Identity{Name: "writer-" + w.number, Tier: quiesce.Tier(n % 3), Level: quiesce.LevelApplication}, err
 }
 
 // talker says something in every way that there is.

@@ -6,14 +6,54 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
 
+// held is a way to hold a guest still, and the guest that it is tried on.
+type held struct {
+	name    string
+	options guesttest.Options
+	writers string // sections of the configuration
+	rules   string // of the group; empty: wantApplication
+	level   quiesce.Level
+	setUp   func(*lab) // once the guest is up
+}
+
+// waysToHold has a line for each writer. The database writers' guests are larger.
+func waysToHold() []held {
+	const hostScript = "{where: host, freeze: [/bin/true], thaw: [/bin/true]}"
+	return []held{
+		{name: "filesystem", rules: bestLevel, level: quiesce.LevelFilesystem},
+		{name: "script-in-guest", writers: "scripts: {app: {freeze: [/run/app], thaw: [/run/app]}}", level: quiesce.LevelApplication,
+			setUp: func(l *lab) { l.install("/run/app", "true") }},
+		{name: "script-on-host", writers: "scripts: {app: " + hostScript + "}", level: quiesce.LevelApplication},
+	}
+}
+
 // BenchmarkFreezeWindow backs up a real guest that writes all the time, and
-// reports the freeze window as the host sees it and the longest pause as the
-// guest's program does: the time between two records that it knows to be safe.
+// reports for each writer the freeze window as the host sees it and the longest pause as
+// the guest's program does: the time between two records that it knows to be safe.
 func BenchmarkFreezeWindow(b *testing.B) {
-	l := newLab(b, guesttest.Options{})
+	for _, h := range waysToHold() {
+		b.Run(h.name, func(b *testing.B) { benchHeld(b, h) })
+	}
+}
+
+func benchHeld(b *testing.B, h held) {
+	l := newLab(b, h.options)
+	if h.setUp != nil {
+		h.setUp(l)
+	}
+	if h.rules == "" {
+		h.rules = wantApplication
+	}
+	l.writers = h.writers
+	l.configure(l.web(), h.rules)
+	l.lull(exitDone, "backup", "lab/web") // the first one reads everything
+	if got := l.result().Point.Quiesce; got.Level != h.level {
+		b.Fatalf("level %v, want %v: %q", got.Level, h.level, got.Reasons)
+	}
 	var windows, pauses []time.Duration
 	for b.Loop() {
 		pause := l.longestPause()
