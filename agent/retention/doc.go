@@ -21,4 +21,5 @@
 //   - With no rule at all, everything stays.
 //   - A rule with a larger number keeps a superset.
 //   - Deciding again about the points that stayed keeps them all.
+//   - No rule lets a point go before the time that Until has said of it.
 package retention
