@@ -27,13 +27,7 @@ func Judge(keep retention.Keep, points []repo.Point, held map[string]repo.Held, 
 	out := make([]Verdict, len(points))
 	signers := Signers(points)
 	for _, signer := range signers {
-		var places []int
-		var times []time.Time
-		for i := range points {
-			if points[i].SignedBy == signer {
-				places, times = append(places, i), append(times, points[i].Frozen)
-			}
-		}
+		places, times := signedBy(points, signer)
 		for n, d := range retention.Decide(keep, times, loc) {
 			i := places[n]
 			out[i] = Verdict{Point: points[i], Keep: d.Keep, Reasons: d.Reasons}
@@ -45,6 +39,34 @@ func Judge(keep retention.Keep, points []repo.Point, held map[string]repo.Held, 
 	for i := range out {
 		if h, is := held[points[i].ID]; is {
 			out[i].hold(h)
+		}
+	}
+	return out
+}
+
+// signedBy are the places and times of the points of one key.
+func signedBy(points []repo.Point, signer string) (places []int, times []time.Time) {
+	for i := range points {
+		if points[i].SignedBy == signer {
+			places, times = append(places, i), append(times, points[i].Frozen)
+		}
+	}
+	return places, times
+}
+
+// LockUntil says until when the points of one VM, oldest first, are to stay locked so that
+// locks follow the rules: as long as the rules are sure to keep them, and the newest of each
+// key, which always stays, for some time from now on.
+func LockUntil(keep retention.Keep, points []repo.Point, loc *time.Location, now time.Time, newest time.Duration) []time.Time {
+	out := make([]time.Time, len(points))
+	for _, signer := range Signers(points) {
+		places, times := signedBy(points, signer)
+		for n, until := range retention.Until(keep, times, loc, now) {
+			out[places[n]] = until
+		}
+		last := places[len(places)-1]
+		if until := now.Add(newest); until.After(out[last]) {
+			out[last] = until
 		}
 	}
 	return out

@@ -43,6 +43,25 @@ func TestRulesCountEachKeyOnItsOwn(t *testing.T) {
 	}
 }
 
+// Locks follow the rules of each key's points on their own: that of yesterday for as many
+// days as there are dailies, the newest from now on.
+func TestLocksFollowTheRules(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	day := func(d, hour int) time.Time { return time.Date(2026, 11, d, hour, 0, 0, 0, time.UTC) }
+	points := []repo.Point{
+		{VM: vmName, SignedBy: "host", Frozen: day(19, 1)},
+		{VM: vmName, SignedBy: "host", Frozen: day(20, 1)},
+		{VM: vmName, SignedBy: "evil", Frozen: day(20, 2)},
+		{VM: vmName, SignedBy: "host", Frozen: day(21, 1)},
+	}
+	want := []time.Time{day(22, 0), day(23, 0), day(24, 12), day(24, 12)}
+	for i, got := range agent.LockUntil(retention.Keep{Daily: 3}, points, time.UTC, now, 72*time.Hour) {
+		if !got.Equal(want[i]) {
+			t.Errorf("point %d: until %v, want %v", i, got, want[i])
+		}
+	}
+}
+
 // A point of another key gets a warning into the next run, and into the log as long as it
 // is there; the host's own points stay as many as the rules say.
 func TestDaemonWarnsOfPointsOfAnotherKey(t *testing.T) {

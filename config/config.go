@@ -175,6 +175,17 @@ func (c *Config) GroupsOf(vm string) []Group {
 	return out
 }
 
+// KeepOf is the rules for the points of a VM in a repository, which all its groups that use
+// the repository have; zero: everything is kept.
+func (c *Config) KeepOf(vm, repository string) retention.Keep {
+	for _, g := range c.GroupsOf(vm) {
+		if g.Repository == repository {
+			return g.Keep
+		}
+	}
+	return retention.Keep{}
+}
+
 // Ungrouped is host/name of every VM that no group holds, sorted.
 func (c *Config) Ungrouped() []string {
 	return slices.DeleteFunc(c.VMs(), func(vm string) bool { return len(c.GroupsOf(vm)) > 0 })

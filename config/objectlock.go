@@ -21,7 +21,14 @@ const MaxLock = 36500
 // ObjectLock is how the store is to keep objects from being deleted.
 type ObjectLock struct {
 	Mode string // Governance or Compliance
-	Days int    // from the creation of a restore point; with "auto", the longest rule that keeps one
+	// Days from the creation of a restore point. With "auto" the shortest rule that speaks
+	// of time, the longest such of all groups.
+	Days int
+	// Follow: days are auto, and what the rules keep for longer stays locked by renewals.
+	Follow bool
+	// Longest is the longest lock that the rules lead to, in days: Days, where they are not
+	// followed.
+	Longest int
 }
 
 // lockAuto marks days: auto until the groups are known.
@@ -42,7 +49,8 @@ func (p *parser) objectLock(n *yaml.Node, line int, what string) *ObjectLock {
 	if n, ok := s.get("days"); ok && n.Value != "auto" && !reported(n) {
 		l.Days = s.integer("days", 1, MaxLock, lockAuto)
 	}
-	if l.Days == lockAuto {
+	l.Follow, l.Longest = l.Days == lockAuto, l.Days
+	if l.Follow {
 		p.autoLocks = append(p.autoLocks, autoLock{l, what, max(line, s.line("days"))})
 	}
 	return l
@@ -67,18 +75,19 @@ func (p *parser) resolveLocks(c *Config) {
 }
 
 func (p *parser) resolveLock(a autoLock, c *Config, repository string) {
-	a.lock.Days = 0
+	a.lock.Days, a.lock.Longest = 0, 0
 	for _, g := range c.Groups {
 		if g.Repository != repository {
 			continue
 		}
-		days := longestRule(g.Keep)
-		if days == 0 {
+		shortest, longest := ruleDays(g.Keep)
+		if longest == 0 {
 			p.problem(a.line, fmt.Sprintf("days of %s is auto, and the keep of group %s has no rule that speaks of time", a.what, quote(g.Name)),
 				"write a number of days, such as days: 30")
 			return
 		}
-		a.lock.Days = min(MaxLock, max(a.lock.Days, days))
+		a.lock.Days = min(MaxLock, max(a.lock.Days, shortest))
+		a.lock.Longest = min(MaxLock, max(a.lock.Longest, longest))
 	}
 	if a.lock.Days == 0 {
 		p.problem(a.line, fmt.Sprintf("days of %s is auto, and no group uses the repository", a.what), "write a number of days, such as days: "+strconv.Itoa(30))
@@ -89,7 +98,7 @@ func (p *parser) resolveLock(a autoLock, c *Config, repository string) {
 // the groups that keep points there, in words; empty: nothing does.
 func (c *Config) LockAgainstKeep(repository string) string {
 	r, ok := c.Repository(repository)
-	if !ok || r.ObjectLock == nil {
+	if !ok || r.ObjectLock == nil || r.ObjectLock.Follow {
 		return ""
 	}
 	longest := 0
@@ -97,7 +106,7 @@ func (c *Config) LockAgainstKeep(repository string) string {
 		if g.Repository != repository {
 			continue
 		}
-		days := longestRule(g.Keep)
+		_, days := ruleDays(g.Keep)
 		switch {
 		case g.Keep.IsZero():
 			return fmt.Sprintf("group %s keeps everything, and object_lock locks for %d days: what is older can be deleted", g.Name, r.ObjectLock.Days)
@@ -112,8 +121,14 @@ func (c *Config) LockAgainstKeep(repository string) string {
 	return ""
 }
 
-// longestRule is how many days a point may be kept by a rule that speaks of time; 0:
-// there is none.
-func longestRule(k retention.Keep) int {
-	return max(k.Daily, 7*k.Weekly, 31*k.Monthly, 366*k.Yearly)
+// ruleDays is for how many days points are kept by the rules that speak of time, the
+// shortest and the longest of them; 0: there is none.
+func ruleDays(k retention.Keep) (shortest, longest int) {
+	for _, days := range []int{k.Daily, 7 * k.Weekly, 31 * k.Monthly, 366 * k.Yearly} {
+		if days > 0 && (shortest == 0 || days < shortest) {
+			shortest = days
+		}
+		longest = max(longest, days)
+	}
+	return shortest, longest
 }

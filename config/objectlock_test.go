@@ -27,12 +27,12 @@ func TestObjectLock(t *testing.T) {
 		lock, keep string
 		want       config.ObjectLock
 	}{
-		{"{mode: governance, days: 30}", "{daily: 14}", config.ObjectLock{Mode: "governance", Days: 30}},
-		{"{mode: compliance, days: auto}", "{daily: 14}", config.ObjectLock{Mode: "compliance", Days: 14}},
-		{"{mode: compliance}", "{daily: 14, weekly: 8}", config.ObjectLock{Mode: "compliance", Days: 56}},
-		{"{mode: governance}", "{last: 90, monthly: 3, weekly: 8}", config.ObjectLock{Mode: "governance", Days: 93}},
-		{"{mode: governance}", "{monthly: 3, yearly: 1}", config.ObjectLock{Mode: "governance", Days: 366}},
-		{"{mode: governance}", "{yearly: 9999}", config.ObjectLock{Mode: "governance", Days: 36500}},
+		{"{mode: governance, days: 30}", "{daily: 14}", config.ObjectLock{Mode: "governance", Days: 30, Longest: 30}},
+		{"{mode: compliance, days: auto}", "{daily: 14}", config.ObjectLock{Mode: "compliance", Days: 14, Follow: true, Longest: 14}},
+		{"{mode: compliance}", "{daily: 14, weekly: 8}", config.ObjectLock{Mode: "compliance", Days: 14, Follow: true, Longest: 56}},
+		{"{mode: governance}", "{last: 90, monthly: 3, weekly: 8}", config.ObjectLock{Mode: "governance", Days: 56, Follow: true, Longest: 93}},
+		{"{mode: governance}", "{monthly: 3, yearly: 1}", config.ObjectLock{Mode: "governance", Days: 93, Follow: true, Longest: 366}},
+		{"{mode: governance}", "{yearly: 9999}", config.ObjectLock{Mode: "governance", Days: 36500, Follow: true, Longest: 36500}},
 	} {
 		got, err := config.Parse("x", fmt.Appendf(nil, lockFile, c.lock, c.keep))
 		if err != nil {

@@ -157,7 +157,9 @@ func (in *invocation) upkeep(cfg *config.Config, cache string) (all []agent.Upke
 			},
 		}
 		if r.ObjectLock != nil && slices.ContainsFunc(cfg.Groups, uses) {
-			u.Locks = func(opened *repo.Repository) repo.LockOptions { return lockOptions(r.ObjectLock, cache, opened) }
+			u.Locks = func(opened *repo.Repository) repo.LockOptions {
+				return lockOptions(target{repository: r, config: cfg}, cache, opened)
+			}
 		}
 		if (u.Prune || u.Locks != nil) && !u.Schedule.IsZero() {
 			all = append(all, u)

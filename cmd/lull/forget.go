@@ -237,16 +237,7 @@ func rulesFor(t target, vm string, o forgetFlags) (retention.Keep, error) {
 	if t.config == nil {
 		return o.keep, withHint(usagef("forget: without a configuration there are no rules"), "give --keep-last and the like, or --point")
 	}
-	var keep []retention.Keep
-	for _, g := range t.config.GroupsOf(vm) {
-		if g.Repository == t.repository.Name {
-			keep = append(keep, g.Keep)
-		}
-	}
-	if len(keep) == 0 {
-		return retention.Keep{}, nil
-	}
-	return keep[0], nil // all the same: the configuration is checked for that
+	return t.config.KeepOf(vm, t.repository.Name), nil
 }
 
 // judgeNamed lets the points go that are named.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -57,7 +57,7 @@ func (in *invocation) renewLocks(ctx context.Context, dry, all bool) error {
 		return err
 	}
 	return in.withRepository(ctx, t, func(r *repo.Repository) error {
-		o := lockOptions(want, cache, r)
+		o := lockOptions(t, cache, r)
 		o.DryRun = dry
 		if all {
 			o.Memory = ""
@@ -77,11 +77,19 @@ func (in *invocation) renewLocks(ctx context.Context, dry, all bool) error {
 }
 
 // lockOptions are those for what the configuration wants of a repository.
-func lockOptions(l *config.ObjectLock, cache string, r *repo.Repository) repo.LockOptions {
-	return repo.LockOptions{
+func lockOptions(t target, cache string, r *repo.Repository) repo.LockOptions {
+	l := t.repository.ObjectLock
+	o := repo.LockOptions{
 		Mode: blob.LockMode(l.Mode), Period: time.Duration(l.Days) * day, Slack: time.Duration(lockSlack(l.Days)) * day,
 		Memory: filepath.Join(cache, r.ID().String(), "locks"),
 	}
+	if l.Follow {
+		o.Until = func(points []repo.Point) []time.Time {
+			// Without rules only the newest point is sure to stay.
+			return agent.LockUntil(t.config.KeepOf(points[0].VM, t.repository.Name), points, time.Local, time.Now(), o.Period+o.Slack)
+		}
+	}
+	return o
 }
 
 func (in *invocation) showRenewal(report repo.LockReport, dry bool) error {

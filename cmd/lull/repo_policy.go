@@ -41,7 +41,7 @@ func (in *invocation) policy(role policy.Role, o policy.Options) error {
 	}
 	o.Bucket, o.Prefix = r.S3.Bucket, r.S3.Prefix
 	if r.ObjectLock != nil {
-		o.Lock, o.LockDays = true, lockBound(r.ObjectLock.Days)
+		o.Lock, o.LockDays = true, lockBound(r.ObjectLock.Longest)
 	}
 	d, err := policy.For(role, o)
 	if errors.Is(err, policy.ErrRole) {

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +27,9 @@ type LockOptions struct {
 	// Period is how long all that a restore point needs is to stay locked, from
 	// the time that the store took the point.
 	Period time.Duration
+	// Until says of the points of a VM, oldest first, until when each is to stay locked if
+	// that is longer; the zero time where it is not. Nil: none is.
+	Until func(points []Point) []time.Time
 	// Slack is how much longer than needed a lock is made when it must be renewed,
 	// so that the next points that reuse a pack ask for no renewal.
 	Slack time.Duration
@@ -85,7 +85,7 @@ type relock struct {
 	r       *Repository
 	o       LockOptions
 	wants   map[string]time.Time // object -> when its lock may end at the earliest
-	seen    map[block.Name]bool  // nodes of newer points
+	seen    map[block.Name]bool  // nodes of points that are locked for longer
 	indexes []blob.Info          // that count, newest first
 	choice  choice
 	places  []index.Location // of a block: memory of need
@@ -95,20 +95,8 @@ type relock struct {
 	report  LockReport
 }
 
-// lockMemory is what the file says that remembers locks.
-type lockMemory struct {
-	Locks   map[string]int64      // object -> the end of the lock that was made, in seconds
-	Indexes map[string]indexLists // by index object
-}
-
-// indexLists is what an index object lists, as far as locks go.
-type indexLists struct {
-	Packs  [][]byte // names
-	Makers [][]byte // certificates of those who made the packs
-}
-
-// want asks for a lock of an object. Points come newest first, so the first that
-// needs an object needs it for the longest time.
+// want asks for a lock of an object. Points come in the order of how long they are locked,
+// so the first that needs an object needs it for the longest time.
 func (l *relock) want(object string, until time.Time) {
 	if _, newer := l.wants[object]; !newer {
 		l.wants[object] = until
@@ -122,31 +110,82 @@ func (l *relock) gather(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(points, newestFirst)
-	if len(points) == 0 || !l.until(points[0]).After(l.r.now()) {
-		return nil // none is to be locked
+	wanted, err := l.pointsToLock(ctx, points)
+	if err != nil || len(wanted) == 0 {
+		return err
 	}
 	if err := l.choose(ctx); err != nil {
 		return err
 	}
-	for _, info := range points {
-		until := l.until(info)
-		if !until.After(l.r.now()) {
-			break // and all that follow are older
-		}
-		if err := l.point(ctx, info, until); err != nil {
+	for i := range wanted {
+		if err := l.point(ctx, &wanted[i]); err != nil {
 			return err
 		}
 	}
-	if l.report.Points == 0 {
-		return nil
-	}
 	l.cover()
-	return l.always(ctx, l.until(points[0]))
+	return l.always(ctx, wanted[0].until)
 }
 
-// until is when the lock of a point may end.
-func (l *relock) until(point blob.Info) time.Time { return point.Created.Add(l.o.Period) }
+// lockedPoint is a point, and until when it is to be locked.
+type lockedPoint struct {
+	Point
+	object  string
+	created time.Time
+	until   time.Time
+}
+
+// pointsToLock reads the points that are to be locked still, the longest first.
+func (l *relock) pointsToLock(ctx context.Context, infos []blob.Info) (points []lockedPoint, err error) {
+	now := l.r.now()
+	for _, info := range infos {
+		until := info.Created.Add(l.o.Period)
+		if l.o.Until == nil && !until.After(now) {
+			continue
+		}
+		p, err := l.r.readPoint(ctx, l.r.store, info)
+		if passable(err) {
+			if err = reported(err); err != nil {
+				l.damaged = append(l.damaged, err)
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		points = append(points, lockedPoint{p, info.Name, info.Created, until})
+	}
+	if l.o.Until != nil {
+		l.prolong(points)
+	}
+	points = slices.DeleteFunc(points, func(p lockedPoint) bool { return !p.until.After(now) })
+	slices.SortFunc(points, func(a, b lockedPoint) int {
+		return cmp.Or(b.until.Compare(a.until), b.created.Compare(a.created), cmp.Compare(a.object, b.object))
+	})
+	return points, nil
+}
+
+// prolong asks how much longer the points of each VM are to be locked.
+func (l *relock) prolong(points []lockedPoint) {
+	slices.SortFunc(points, func(a, b lockedPoint) int {
+		return cmp.Or(cmp.Compare(a.VM, b.VM), a.Frozen.Compare(b.Frozen), cmp.Compare(a.ID, b.ID))
+	})
+	for len(points) > 0 {
+		n := slices.IndexFunc(points, func(p lockedPoint) bool { return p.VM != points[0].VM })
+		if n < 0 {
+			n = len(points)
+		}
+		of := make([]Point, n)
+		for i := range of {
+			of[i] = points[i].Point
+		}
+		for i, until := range l.o.Until(of) {
+			if until.After(points[i].until) {
+				points[i].until = until
+			}
+		}
+		points = points[n:]
+	}
+}
 
 func newestFirst(a, b blob.Info) int {
 	return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.Name, b.Name))
@@ -269,21 +308,11 @@ func (l *relock) always(ctx context.Context, until time.Time) error {
 	return nil
 }
 
-// point asks for what a point needs that no newer one does.
-func (l *relock) point(ctx context.Context, info blob.Info, until time.Time) error {
-	p, err := l.r.readPoint(ctx, l.r.store, info)
-	if passable(err) {
-		if err = reported(err); err != nil {
-			l.damaged = append(l.damaged, err)
-		}
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+// point asks for what a point needs that no other does for longer.
+func (l *relock) point(ctx context.Context, p *lockedPoint) error {
 	l.report.Points++
-	l.want(info.Name, until)
-	need := func(name block.Name) error { return l.need(ctx, name, until) }
+	l.want(p.object, p.until)
+	need := func(name block.Name) error { return l.need(ctx, name, p.until) }
 	w := tree.Walker{
 		Load:  l.r.nodes(l.r.store).load,
 		Enter: func(name block.Name) (bool, error) { fresh := !l.seen[name]; l.seen[name] = true; return fresh, nil },
@@ -341,7 +370,7 @@ func (l *relock) renew(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			lock := blob.Lock{Mode: l.o.Mode, Until: until}
-			if !strings.HasPrefix(object, pointPrefix) { // whose time never grows
+			if !strings.HasPrefix(object, pointPrefix) { // which nothing reuses
 				lock.Until = until.Add(l.o.Slack)
 			}
 			var err error
@@ -362,36 +391,4 @@ func (l *relock) renew(ctx context.Context) error {
 		})
 	}
 	return g.Wait()
-}
-
-// maxLockMemory bounds the file that remembers locks, in bytes.
-const maxLockMemory = 1 << 30
-
-// recall reads which locks were made. A file that cannot be read remembers nothing.
-func (l *relock) recall() {
-	l.known = lockMemory{Locks: map[string]int64{}}
-	if l.o.Memory == "" {
-		return
-	}
-	f, err := os.Open(l.o.Memory)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	var m lockMemory
-	if err := json.NewDecoder(io.LimitReader(f, maxLockMemory)).Decode(&m); err == nil && m.Locks != nil {
-		l.known = m
-	}
-}
-
-// remember writes which locks were made, those of a renewal that failed half-way too.
-func (l *relock) remember() error {
-	if l.o.Memory == "" {
-		return nil
-	}
-	b, err := json.Marshal(l.known)
-	if err != nil {
-		return fmt.Errorf("encode locks: %w", err)
-	}
-	return replaceFile(l.o.Memory, b)
 }

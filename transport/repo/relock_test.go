@@ -163,6 +163,41 @@ func TestRenewalsAreRemembered(t *testing.T) {
 	}
 }
 
+// A point that is to stay for longer than all others is locked for longer, with what it
+// needs, though it is older; and no others are.
+func TestLocksFollowWhatIsKept(t *testing.T) {
+	s := newLockedStore()
+	initRepo(t, s.store)
+	disk := image(1, 2*block.WindowSize)
+	kept := mustCommit(t, s.open(t), "lab/web", disk)
+	other := mustCommit(t, s.open(t), "lab/web", image(2, block.WindowSize))
+	asked := 0
+	o := repo.LockOptions{Mode: blob.Compliance, Period: lockPeriod, Until: func(points []repo.Point) []time.Time {
+		asked++
+		out := make([]time.Time, len(points))
+		if points[0].VM == "lab/web" && points[0].ID == kept.ID {
+			out[0] = clock().Add(10 * lockPeriod)
+		}
+		return out
+	}}
+	if report, err := s.open(t).RenewLocks(t.Context(), o); err != nil || report.Points != 2 || asked != 1 {
+		t.Fatalf("%+v, %v, asked for %d VMs", report, err, asked)
+	}
+	s.pass(2 * lockPeriod) // the other's time is over; what is kept is renewed
+	if report, err := s.open(t).RenewLocks(t.Context(), o); err != nil || report.Points != 1 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	s.pass(8*lockPeriod - time.Hour)
+	s.attack(t)
+	wantDisk(t, s.open(t), kept.Disks[0].Root, disk)
+	points, _ := s.open(t).Points(t.Context(), "")
+	for _, p := range points {
+		if p.ID == other.ID {
+			t.Error("what was not to be kept is locked")
+		}
+	}
+}
+
 // A point that cannot be read leaves the others no less locked.
 func TestRenewalPassesDamage(t *testing.T) {
 	s := newLockedStore()
