@@ -44,7 +44,7 @@ func sweep(t *testing.T, base *place, a activity, k faultKind) int {
 	t.Helper()
 	hits := 0
 	step := k.step
-	if k.reads {
+	if k.sparse {
 		step *= a.step
 	}
 	for n := 1; ; n += step {
@@ -92,7 +92,7 @@ func torn(log string) string {
 type activity struct {
 	name      string
 	elsewhere bool // the store is that of the other repository
-	step      int  // from one operation to the next, where reading fails too
+	step      int  // of a long one, from one operation to the next, for kinds that are sparse
 	do        func(p *place, ctx context.Context, store blob.Store) error
 }
 
@@ -115,7 +115,7 @@ type faultKind struct {
 	causes []error // that the activity may end with
 	step   int     // from one operation that fails to the next
 	again  int     // each such one is done again
-	reads  bool    // operations fail that change nothing, too
+	sparse bool    // not each operation of a long activity fails so
 }
 
 func faultKinds() []faultKind {
@@ -133,8 +133,8 @@ func faultKinds() []faultKind {
 			f.CrashAfter(n - 1)
 			return f
 		}, []error{faults.ErrCrashed}, 1, 1, false},
-		{"torn write", one(faults.Fault{Op: faults.Create, Torn: 100}), []error{faults.ErrCrashed}, 1, 1, false},
-		{"duplicate", one(faults.Fault{Op: faults.Change, Twice: true}), nil, 1, 1, false},
+		{"torn write", one(faults.Fault{Op: faults.Create, Torn: 100}), []error{faults.ErrCrashed}, 1, 1, true},
+		{"duplicate", one(faults.Fault{Op: faults.Change, Twice: true}), nil, 1, 1, true},
 		{"late duplicate", func(_ *place, f *faults.Store, n int, hit func()) blob.Store {
 			return &replayed{Store: f, nth: n, hit: hit}
 		}, nil, 1, 1, false},
