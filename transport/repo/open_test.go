@@ -167,3 +167,22 @@ func TestCacheIsUsedAndMayBeLost(t *testing.T) {
 		}
 	}
 }
+
+// Where the store does not hand out the key file that fits, the passphrase is not wrong.
+func TestKeyFileThatCannotBeHad(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	addKey(t, store, "other", repo.RoleBackup)
+	broken := errors.New("connection reset")
+	for nth := 1; nth <= 2; nth++ {
+		f := faults.New(store)
+		f.Add(faults.Fault{Op: faults.Read, Prefix: "keys/", Nth: nth, Before: broken})
+		r, err := repo.Open(t.Context(), f, repo.OpenOptions{Passphrase: []byte("neither of them")})
+		if !errors.Is(err, broken) {
+			t.Errorf("%v, want %v", err, broken)
+		}
+		if err == nil {
+			r.Close()
+		}
+	}
+}

@@ -70,7 +70,7 @@ func (u *unlocking) find(ctx context.Context, label string) (*keys.Ring, error) 
 	}
 	slices.SortFunc(files, func(a, b blob.Info) int { return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name)) })
 	tries := 0
-	var damaged error
+	var damaged, failed error
 	for _, f := range files[:min(len(files), maxKeyFiles)] {
 		b, tried := readNamed(ctx, u.store, f, keys.MaxFile)
 		if tried == nil && label != "" && keys.FileLabel(b) != label {
@@ -86,12 +86,18 @@ func (u *unlocking) find(ctx context.Context, label string) (*keys.Ring, error) 
 		if tried == nil {
 			return ring, nil
 		}
-		if passable(objectErr(f.Name, tried)) {
-			damaged = objectErr(f.Name, tried)
+		switch tried = objectErr(f.Name, tried); {
+		case passable(tried):
+			damaged = tried
+		case !errors.Is(tried, ErrPassphrase):
+			failed = tried // the store did not hand it out: it may be the one
 		}
 		if !errors.Is(err, ErrPassphrase) {
-			err = objectErr(f.Name, tried)
+			err = tried
 		}
+	}
+	if failed != nil {
+		return nil, failed
 	}
 	if damaged != nil && errors.Is(err, ErrPassphrase) {
 		err = fmt.Errorf("%w, or that of a key file that cannot be read: %w", err, damaged)
