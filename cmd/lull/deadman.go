@@ -16,7 +16,6 @@ import (
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
-	"github.com/lull-backup/lull/snapshot/qemu"
 )
 
 // deadManName is the hidden command of the process that outlives a run: it thaws
@@ -31,6 +30,7 @@ type recipe struct {
 	QMP        string `json:"qmp"`
 	GuestAgent string `json:"guest_agent,omitempty"`
 	// Of the plan: what tells whether the VM stands still, and that it is the same one.
+	Host     string             `json:"host"`
 	Instance string             `json:"instance,omitempty"`
 	Saved    snapshot.SavedPlan `json:"saved,omitzero"`
 }
@@ -45,7 +45,7 @@ func (in *invocation) deadMan(cfg *config.Config, name string) func(snapshot.Pla
 	return func(p snapshot.Plan) quiesce.Guard {
 		p.Saved.Path = absolute(p.Saved.Path)
 		line, err := json.Marshal(recipe{Name: vm.Name, QMP: absolute(vm.QMP), GuestAgent: absolute(vm.GuestAgent),
-			Instance: p.Instance, Saved: p.Saved})
+			Host: p.Host, Instance: p.Instance, Saved: p.Saved})
 		if err != nil {
 			line = nil // strings always can be encoded; the dead-man refuses an empty line
 		}
@@ -109,7 +109,7 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 		return nil, errors.New("understand recipe: it names no guest")
 	}
 	host := in.qemuHost([]config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}})
-	plan := snapshot.Plan{Host: qemu.Kind, VM: r.Name, Instance: r.Instance, Saved: r.Saved}
+	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved}
 	return func(ctx context.Context) error {
 		// First, for a VM that stands still has no guest that could answer.
 		err := host.Resume(ctx, plan)
