@@ -13,6 +13,7 @@ import (
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
 	"github.com/lull-backup/lull/transport"
@@ -245,9 +246,23 @@ func TestRecoverAfterCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, host.Take(t.Context(), plan))
+	tape := &quiescetest.Tape{}
+	app := quiescetest.App("db")
+	app.Tape = tape
+	w.runner.Writers = func(vm string) agent.Writers {
+		if vm != vmName {
+			t.Errorf("writers of %s", vm)
+		}
+		return func(context.Context, snapshot.Guest) ([]quiesce.Writer, func() error, error) {
+			return []quiesce.Writer{app}, func() error { return nil }, nil
+		}
+	}
 
 	must(t, w.runner.Recover(t.Context(), w.resolve))
 	w.tidy()
+	if diff := cmp.Diff([]string{"db " + string(quiescetest.Abort)}, tape.Calls()); diff != "" {
+		t.Errorf("asked of the writers (-want +got):\n%s", diff)
+	}
 	if diff := cmp.Diff([]agent.Step{agent.StepRecovering, agent.StepRecovered}, w.steps()); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)
 	}

@@ -143,8 +143,31 @@ func (r *Runner) thaw(ctx context.Context, e journal.Entry, host snapshot.Host, 
 	defer guest.Close()
 	ctx, cancel := context.WithTimeout(ctx, thawTimeout)
 	defer cancel()
-	err = quiesce.EnsureThawed(ctx, guest, r.Log)
-	return err == nil, err
+	if err := quiesce.EnsureThawed(ctx, guest, r.Log); err != nil {
+		return false, err
+	}
+	if err := r.undo(ctx, e, guest); err != nil {
+		r.Log.Warn("applications of an interrupted run may hold still until their own time is up", "vm", e.VM, "run", e.Run, "error", err)
+	}
+	return true, nil
+}
+
+// undo has the writers of a VM let go of their applications. What holds still in the
+// guest has a time limit of its own, and is undone before it is frozen again, so that
+// one that fails here is in nobody's way.
+func (r *Runner) undo(ctx context.Context, e journal.Entry, guest snapshot.Guest) error {
+	if r.Writers == nil {
+		return nil
+	}
+	start := r.Writers(e.VM)
+	if start == nil {
+		return nil
+	}
+	writers, stop, err := start(ctx, guest)
+	if err != nil {
+		return fmt.Errorf("start writers: %w", err)
+	}
+	return errors.Join(quiesce.AbortAll(ctx, quiesce.Request{Run: e.Run, VM: e.VM}, writers), stop())
 }
 
 // runsOn tells whether the VM still is in the process that the run met.

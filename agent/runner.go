@@ -49,6 +49,9 @@ type Runner struct {
 	Observe Observer // may be nil
 	Version string   // of lull, recorded in every point
 	Now     func() time.Time
+	// Writers are those of a VM, by the name of its journal entry: recovery has them undo
+	// what an interrupted run may have left frozen. May be nil.
+	Writers func(vm string) Writers
 	// Workers is handed to the transfer; 0: its default.
 	Workers int
 

@@ -2,8 +2,10 @@ package quiesce
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 )
 
 // EnsureThawed thaws the file systems of a guest that an earlier process may have
@@ -18,4 +20,20 @@ func EnsureThawed(ctx context.Context, guest Thawer, log *slog.Logger) error {
 		return fmt.Errorf("%w: %w", ErrStillFrozen, err)
 	}
 	return nil
+}
+
+// AbortAll has writers undo what those of an earlier process may have left frozen, all
+// at once. They may have nothing to undo: the contract has it that Abort is called any
+// number of times, without a Freeze before. It gives up on who has not answered after the
+// default of Limits.Abort.
+func AbortAll(ctx context.Context, r Request, writers []Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, Limits{}.withDefaults().Abort)
+	defer cancel()
+	errs := make([]error, len(writers))
+	var all sync.WaitGroup
+	for i, w := range writers {
+		all.Go(func() { errs[i] = w.Abort(ctx, r) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }

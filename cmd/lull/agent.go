@@ -87,6 +87,7 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 	return &agent.Daemon{
 		Runner: &agent.Runner{
 			Journal: journal, Log: log, Version: in.Version, Now: time.Now, Observe: in.agentObserver(board),
+			Writers: in.allWriters(cfg),
 		},
 		Groups: groups, Upkeep: in.upkeep(cfg, cache), Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
 		Machine: machine,
@@ -187,7 +188,7 @@ func (in *invocation) openGroup(ctx context.Context, cfg *config.Config, hosts m
 		}
 		jobs = append(jobs, agent.Job{
 			Name: name, VM: vm, Host: host, Repository: repository.Repository,
-			Policy: g.Policy, Writers: in.writers(cfg, g), DeadMan: in.deadMan(cfg, name),
+			Policy: g.Policy, Writers: in.writers(cfg, g), DeadMan: in.deadMan(cfg, g, name),
 			Tracking: tracking(g),
 		})
 	}

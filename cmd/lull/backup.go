@@ -83,7 +83,7 @@ func (in *invocation) backupOne(ctx context.Context, job vmJob, repositories *sh
 	}
 	return runner.Backup(ctx, agent.Job{
 		Name: job.name, VM: job.vm, Host: job.host, Repository: repository.Repository,
-		Policy: job.policy, Writers: job.writers, DeadMan: in.deadMan(job.target.config, job.name),
+		Policy: job.policy, Writers: job.writers, DeadMan: job.deadMan,
 		Tracking: job.tracking,
 	})
 }
@@ -104,5 +104,6 @@ func (in *invocation) runner(t target, observe agent.Observer, level slog.Level)
 	}
 	return &agent.Runner{
 		Journal: journal, Log: in.logger(level), Observe: observe, Version: in.Version, Now: time.Now,
+		Writers: in.allWriters(t.config),
 	}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -29,23 +30,32 @@ type recipe struct {
 	Name       string `json:"name"`
 	QMP        string `json:"qmp"`
 	GuestAgent string `json:"guest_agent,omitempty"`
-	// Of the plan: what tells whether the VM stands still, and that it is the same one.
+	// Writers hold applications still, besides file systems.
+	Writers []plugins.Spec `json:"writers,omitempty"`
+	// Of the plan: the run, what tells whether the VM stands still, and that it is the same one.
 	Host     string             `json:"host"`
+	Run      string             `json:"run,omitempty"`
 	Instance string             `json:"instance,omitempty"`
 	Saved    snapshot.SavedPlan `json:"saved,omitzero"`
 }
 
 // deadMan makes the guard of a VM of the configuration, made of this very program;
-// nil for one that has no guest to be frozen.
-func (in *invocation) deadMan(cfg *config.Config, name string) func(snapshot.Plan) quiesce.Guard {
+// nil for one that has no guest to be frozen. group has the writers.
+func (in *invocation) deadMan(cfg *config.Config, group config.Group, name string) func(snapshot.Plan) quiesce.Guard {
 	vm, ok := qemuVM(cfg, name)
 	if !ok {
 		return nil
 	}
+	var writers []plugins.Spec
+	for _, w := range in.writerSpecs(cfg, group) {
+		if w.err == nil && w.Name != config.FilesystemWriter {
+			writers = append(writers, w.Spec)
+		}
+	}
 	return func(p snapshot.Plan) quiesce.Guard {
 		p.Saved.Path = absolute(p.Saved.Path)
 		line, err := json.Marshal(recipe{Name: vm.Name, QMP: absolute(vm.QMP), GuestAgent: absolute(vm.GuestAgent),
-			Host: p.Host, Instance: p.Instance, Saved: p.Saved})
+			Writers: writers, Host: p.Host, Run: p.Run, Instance: p.Instance, Saved: p.Saved})
 		if err != nil {
 			line = nil // strings always can be encoded; the dead-man refuses an empty line
 		}
@@ -114,16 +124,17 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 		// First, for a VM that stands still has no guest that could answer.
 		err := host.Resume(ctx, plan)
 		if r.GuestAgent != "" {
-			err = errors.Join(err, in.thawGuest(ctx, host, r.Name))
+			err = errors.Join(err, in.thawGuest(ctx, host, r))
 		}
 		return err
 	}, nil
 }
 
-func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, vm string) error {
-	guest, err := host.Guest(ctx, vm)
+// thawGuest thaws the file systems, and then has the writers let go of the applications.
+func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, r recipe) error {
+	guest, err := host.Guest(ctx, r.Name)
 	if errors.Is(err, snapshot.ErrNoGuest) {
-		if _, gone := host.Instance(ctx, vm); gone != nil {
+		if _, gone := host.Instance(ctx, r.Name); gone != nil {
 			return nil // nothing runs that could be frozen
 		}
 	}
@@ -131,5 +142,13 @@ func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, vm stri
 		return fmt.Errorf("reach guest: %w", err)
 	}
 	defer guest.Close()
-	return quiesce.EnsureThawed(ctx, guest, in.logger(slog.LevelWarn))
+	if err := quiesce.EnsureThawed(ctx, guest, in.logger(slog.LevelWarn)); err != nil {
+		return err
+	}
+	var specs []wanted
+	for _, spec := range r.Writers {
+		specs = append(specs, wanted{Spec: spec})
+	}
+	writers, stop := in.startWriters(ctx, specs, guest)
+	return errors.Join(quiesce.AbortAll(ctx, quiesce.Request{Run: r.Run, VM: r.Name}, writers), stop())
 }

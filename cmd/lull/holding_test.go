@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/quiesce"
 )
@@ -190,6 +192,33 @@ func guestScripts(l *lab) {
 	l.level(quiesce.LevelFilesystem, "took longer than 3s and was killed")
 	l.scriptsRan("freeze\nthaw\n")
 	l.inGuest("! ls -d /run/lull/scripts/app/begun-*")
+}
+
+// killedHolding: what holds an application still in the guest ends with lull, long before
+// its own time is up, and nobody starts lull again before that.
+func killedHolding(l *lab) {
+	l.writers = "scripts: {app: {freeze: [/run/app, freeze], thaw: [/run/app, thaw], limit: 3s}}"
+	l.configure(l.web(), wantApplication)
+	l.install("/run/app", "echo $1 >>/run/app.log")
+	l.killedAt(agent.StepTaken)
+	l.goesOn()
+	ctx, cancel := context.WithTimeout(l.ctx, quiesce.MaxWindow)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := l.guest.Exec(ctx, "/bin/sh", "-c", "grep -q thaw /run/app.log"); err == nil {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			l.t.Fatal("the application still holds still")
+		}
+	}
+	l.scriptsRan("freeze\nthaw\n")
+	l.lull(exitDone, "backup", "lab/web")
+	l.tidy()
 }
 
 // scriptsRan proves what ran in the guest since it was asked last.

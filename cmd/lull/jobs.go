@@ -28,7 +28,8 @@ type vmJob struct {
 	vm      string // on its host
 	host    snapshot.Host
 	policy  quiesce.Policy
-	writers agent.Writers // nil: none
+	writers agent.Writers                     // nil: none
+	deadMan func(snapshot.Plan) quiesce.Guard // nil: none
 	target  target
 
 	tracking agent.Tracking
@@ -104,19 +105,18 @@ func (in *invocation) configuredJob(cfg *config.Config, hosts map[string]snapsho
 	if err != nil {
 		return vmJob{}, err
 	}
-	job := vmJob{
-		name: name, vm: vm, host: hosts[hostName], policy: defaultPolicy(),
-		writers: in.writers(cfg, config.Group{Writers: cfg.Writers()}), target: target{config: cfg},
-	}
+	job := vmJob{name: name, vm: vm, host: hosts[hostName], policy: defaultPolicy(), target: target{config: cfg}}
 	if !grouped || in.flags.repository != "" {
 		job.target.repository, err = in.chooseRepository(cfg)
 	} else {
 		job.target.repository, _ = cfg.Repository(group.Repository)
 	}
 	if grouped {
-		job.policy, job.writers = group.Policy, in.writers(cfg, group)
-		job.tracking = tracking(group)
+		job.policy, job.tracking = group.Policy, tracking(group)
+	} else {
+		group.Writers = cfg.Writers()
 	}
+	job.writers, job.deadMan = in.writers(cfg, group), in.deadMan(cfg, group, name)
 	return job, err
 }
 

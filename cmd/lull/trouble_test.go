@@ -93,6 +93,7 @@ func TestGuestHoldsStill(t *testing.T) {
 	l := newLab(t, guesttest.Options{})
 	l.under(t, "plugin", configuredPlugin)
 	l.under(t, "scripts", guestScripts)
+	l.under(t, "killed while scripts hold", killedHolding)
 	l.under(t, "mount points", mountPoints)
 	l.under(t, "hidden hook", hiddenHook)
 	l.under(t, "silent agent", silentAgent)

@@ -163,26 +163,63 @@ func definer() snapshot.Definer { return qemu.Definer{} }
 // without it would be a lie.
 func (in *invocation) writers(cfg *config.Config, group config.Group) agent.Writers {
 	return func(ctx context.Context, guest snapshot.Guest) ([]quiesce.Writer, func() error, error) {
-		var writers []quiesce.Writer
-		var stops []func() error
-		for _, name := range group.Writers {
-			if idle(group, name) {
-				continue
-			}
-			spec, err := in.groupSpec(cfg, group, name)
-			var p *plugins.Plugin
-			if err == nil {
-				p, err = plugins.Start(ctx, spec, guest, in.logger(slog.LevelWarn))
-			}
-			if err != nil {
-				writers = append(writers, &unable{name: name, err: err})
-				continue
-			}
-			writers = append(writers, p)
-			stops = append(stops, p.Close)
-		}
-		return writers, func() error { return closeAll(stops) }, nil
+		writers, stop := in.startWriters(ctx, in.writerSpecs(cfg, group), guest)
+		return writers, stop, nil
 	}
+}
+
+// allWriters are those of every group of a VM.
+func (in *invocation) allWriters(cfg *config.Config) func(vm string) agent.Writers {
+	return func(vm string) agent.Writers {
+		if cfg == nil {
+			return nil
+		}
+		all := config.Group{}
+		for _, g := range cfg.GroupsOf(vm) {
+			all.Writers = append(all.Writers, g.Writers...)
+		}
+		if len(all.Writers) == 0 {
+			all.Writers = cfg.Writers()
+		}
+		slices.Sort(all.Writers)
+		all.Writers = slices.Compact(all.Writers)
+		return in.writers(cfg, all)
+	}
+}
+
+// wanted is a writer of a group; err says why it cannot be started.
+type wanted struct {
+	plugins.Spec
+	err error
+}
+
+func (in *invocation) writerSpecs(cfg *config.Config, group config.Group) (all []wanted) {
+	for _, name := range group.Writers {
+		if !idle(group, name) {
+			spec, err := in.groupSpec(cfg, group, name)
+			spec.Name = name
+			all = append(all, wanted{spec, err})
+		}
+	}
+	return all
+}
+
+func (in *invocation) startWriters(ctx context.Context, specs []wanted, guest snapshot.Guest) ([]quiesce.Writer, func() error) {
+	var writers []quiesce.Writer
+	var stops []func() error
+	for _, w := range specs {
+		p, err := (*plugins.Plugin)(nil), w.err
+		if err == nil {
+			p, err = plugins.Start(ctx, w.Spec, guest, in.logger(slog.LevelWarn))
+		}
+		if err != nil {
+			writers = append(writers, &unable{name: w.Name, err: err})
+			continue
+		}
+		writers = append(writers, p)
+		stops = append(stops, p.Close)
+	}
+	return writers, func() error { return closeAll(stops) }
 }
 
 // restoreWriter starts a writer of the configuration for a restore: without a guest.
