@@ -167,18 +167,22 @@ func (b *backup) parent() repo.Point {
 	return p
 }
 
-// ownParent tells whether the point before was made with this host's key.
+// ownParent tells whether the point before was made with this host's key, if there is one.
 func (b *backup) ownParent() bool {
-	by := b.parent().SignedBy
-	return by == "" || by == b.job.Repository.Label()
+	p := b.parent()
+	return p.SignedBy == "" || b.job.Repository.Made(&p)
 }
 
 // lookBack warns of the points before. Those that are damaged, or another key's, are no
 // reason to make no new one; but somebody is to know of them.
 func (b *backup) lookBack() {
-	if !b.ownParent() {
+	switch by := b.parent().SignedBy; {
+	case b.ownParent():
+	case by == b.job.Repository.Label():
+		b.warnOnce(fmt.Sprintf("the restore point before is of another key that had the label %q: the disks are read in full", by))
+	default:
 		b.warnOnce(fmt.Sprintf("the restore point before is of key %q, this host's key is %q: keep counts each key's points on their own, see lull forget --dry-run",
-			b.parent().SignedBy, b.job.Repository.Label()))
+			by, b.job.Repository.Label()))
 	}
 	if _, damaged := b.session.Parent(); damaged != nil {
 		b.warnOnce("an earlier restore point cannot be used: " + strings.ReplaceAll(damaged.Error(), "\n", "; "))

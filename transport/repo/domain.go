@@ -91,8 +91,13 @@ func (r *Repository) adopt(p *Point, by *keys.Certificate) {
 	}
 }
 
-// mayInherit tells whether a map may be a parent.
-func (r *Repository) mayInherit(root *Root) bool {
+// mayInherit tells whether a map of a point may be a parent. Windows that are equal to a
+// parent's are not looked up: so what a removed key has made is none in any domain, for its
+// packs count no more.
+func (r *Repository) mayInherit(p *Point, root *Root) bool {
+	if !r.trust.knows(p.Signer) {
+		return false
+	}
 	if r.domain.all() {
 		return true
 	}

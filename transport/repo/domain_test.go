@@ -114,6 +114,36 @@ func TestRemovedKeyIsInNoDomain(t *testing.T) {
 	wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
 }
 
+// Nor is its point a parent, whose windows would not be looked up: neither for a key that
+// reads maps nor for one that has the label of the removed one.
+func TestPointOfARemovedKeyIsNoParent(t *testing.T) {
+	store, disk := poisoned(t)
+	made := again(t, openAs(t, store, "evil", repo.OpenOptions{}), "lab/web", disk, 0)
+	if made.Stats.New != 0 {
+		t.Fatalf("%d new bytes: the test poisons nothing", made.Stats.New)
+	}
+	if _, err := openRepo(t, store).RemoveKey(t.Context(), "evil"); err != nil {
+		t.Fatal(err)
+	}
+	addKey(t, store, "evil", repo.RoleBackup|repo.RoleRestore)
+	r := openAs(t, store, "evil", repo.OpenOptions{})
+	parent, err := r.Newest(t.Context(), "lab/web")
+	if err != nil || parent.ID != made.ID || parent.SignedBy != r.Label() {
+		t.Fatalf("the parent is %s of %s, %v", parent.ID, parent.SignedBy, err)
+	}
+	if r.Made(&parent) {
+		t.Error("a label that was given again makes a point its own")
+	}
+	p := again(t, r, "lab/web", disk, 1)
+	if p.Stats.New != int64(len(disk)) {
+		t.Errorf("%d new bytes, want all %d", p.Stats.New, len(disk))
+	}
+	if !r.Made(&p) {
+		t.Error("a point that it has made is not its own")
+	}
+	wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+}
+
 // A parent that another host made is none where its word does not count: its map may name
 // anything.
 func TestParentOfAStrangerIsNone(t *testing.T) {

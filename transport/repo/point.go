@@ -28,6 +28,9 @@ type Point struct {
 	// SignedBy is the label of the key that made the point; what a point says itself
 	// of that is not believed.
 	SignedBy string `json:"signed_by,omitempty"`
+	// Signer is that key itself, as Key.Signer: a label may be given again. Only who reads
+	// the point's object, or has made it, knows; empty in format 1.
+	Signer string `json:"-"`
 	// Deduplicated is the domain whose packs the point builds on; "" for all.
 	Deduplicated string `json:"deduplicated,omitempty"`
 	// Origin is where a point comes from that was copied from another repository.

@@ -184,7 +184,7 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 		return Point{}, err
 	}
 	if sealed.Signer != nil {
-		p.SignedBy = sealed.Signer.Label
+		p.SignedBy, p.Signer = sealed.Signer.Label, sealed.Signer.Signer.String()
 	}
 	if p.ID == "" {
 		return p, nil

@@ -31,6 +31,18 @@ func (r *Repository) Label() string {
 	return ""
 }
 
+// signer is the key that opened the repository as Key.Signer has it, empty for format 1.
+func (r *Repository) signer() string {
+	if c := r.ring.Certificate(); c != nil {
+		return c.Signer.String()
+	}
+	return ""
+}
+
+// Made tells whether the very key that opened the repository has made a point, and was not
+// removed since. A label does not tell: it may be that of a removed key.
+func (r *Repository) Made(p *Point) bool { return p.Signer == r.signer() && r.trust.knows(p.Signer) }
+
 // roleError is what the key that opened the repository may not do.
 type roleError struct {
 	what  string

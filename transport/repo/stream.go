@@ -23,7 +23,7 @@ type Stream struct {
 // session's Parent, and may be nil. It is taken for none when it is of another point, as
 // long as anything in the repository is known to be damaged, when maintenance that is
 // under way has not seen the parent, when that was made in another deduplication domain,
-// or when this key cannot read maps and the host does not keep that one.
+// or by a key that was removed since, or when this key cannot read maps and the host does not keep that one.
 func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream, error) {
 	st := &Stream{s: s, size: size}
 	if err := s.alive(ctx); err != nil {
@@ -44,7 +44,7 @@ func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream
 
 // inherit is the parent that a stream may build on; nil for none.
 func (s *Session) inherit(ctx context.Context, parent *Root) (*tree.Parent, error) {
-	if !s.buildsOn(parent) || !s.r.mayInherit(parent) {
+	if !s.buildsOn(parent) || !s.r.mayInherit(&s.parent, parent) {
 		return nil, nil
 	}
 	load := s.parents.load

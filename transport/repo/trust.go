@@ -3,6 +3,7 @@ package repo
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -113,6 +114,9 @@ func (t *trust) holds(s keys.Signer) bool {
 	_, gone := t.revoked[s]
 	return !gone
 }
+
+// knows is holds for a key by what it is called; format 1 has no keys that could be removed.
+func (t *trust) knows(signer string) bool { return !slices.Contains(t.signers(), signer) }
 
 // signers are the keys that were removed.
 func (t *trust) signers() (all []string) {
