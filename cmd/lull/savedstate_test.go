@@ -55,6 +55,7 @@ func TestGuestSavedState(t *testing.T) {
 	l.configure(vm, "schedule: manual, consistency: {ladder: [saved-state, crash], floor: saved-state, window: 60s}")
 	l.inGuest(counting)
 	l.inGuest("mkdir -p /sbin; ln -s $(readlink -f /bin/sh) /sbin/hwclock") // the agent sets no clock without
+	l.inGuest("date -s @$(($(date +%s) - 86400))") // so that a clock that is set again shows
 	var atThaw uint64
 	l.hear = func(e agent.Event) {
 		if e.Step == agent.StepReading && atThaw == 0 {
@@ -103,7 +104,7 @@ func TestGuestSavedState(t *testing.T) {
 		t.Errorf("it had counted to %v, and has to %v", counted, first)
 	}
 	l.counts(side, first+10)
-	l.clockIsSet(side, l.result().Point.Frozen)
+	l.clockIsSet(side)
 	stop()
 	if _, err := os.Stat(filepath.Join(running, "memory.state")); err == nil {
 		t.Error("the memory could be used a second time")
@@ -112,19 +113,15 @@ func TestGuestSavedState(t *testing.T) {
 	l.boot(cold, written)
 }
 
-// clockIsSet waits until the restored guest knows what time it is, and for its agent's
-// socket to be back.
-func (l *lab) clockIsSet(side string, frozen time.Time) {
+// clockIsSet waits until the restored guest, whose clock was a day late, knows what time it
+// is, and for its agent's socket to be back.
+func (l *lab) clockIsSet(side string) {
 	l.t.Helper()
-	const near = 3 * time.Second
-	if time.Since(frozen) < 3*near {
-		l.t.Fatalf("it was frozen at %v, which is too near to tell", frozen)
-	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		behind := time.Since(time.Unix(int64(l.number(side, "date +%s")), 0))
-		if behind.Abs() < near && guesttest.Ping(l.ctx, filepath.Join(filepath.Dir(side), "qga.sock")) == nil {
+		if behind.Abs() < time.Hour && guesttest.Ping(l.ctx, filepath.Join(filepath.Dir(side), "qga.sock")) == nil {
 			return
 		}
 		select {
