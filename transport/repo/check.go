@@ -198,6 +198,20 @@ func (c *checker) result() CheckReport {
 	return c.report
 }
 
+// foreignPoints reports what lies among the points under names of none, and drops it.
+func (c *checker) foreignPoints() error {
+	for _, i := range c.manifests {
+		if isPoint(i) {
+			continue
+		}
+		if err := c.problem(i.Name, fmt.Errorf("%w: no name of a restore point", wire.ErrDamaged)); err != nil {
+			return err
+		}
+	}
+	c.manifests = slices.DeleteFunc(c.manifests, func(i blob.Info) bool { return !isPoint(i) })
+	return nil
+}
+
 // listIndexes takes down the index objects that count.
 func (c *checker) listIndexes(ctx context.Context) error {
 	all, err := list(ctx, c.r.store, indexPrefix)
@@ -229,6 +243,9 @@ func (c *checker) list(ctx context.Context) (err error) {
 	}
 	c.sessions = underWay(sessions)
 	if c.manifests, err = list(ctx, c.r.store, pointPrefix); err != nil {
+		return err
+	}
+	if err := c.foreignPoints(); err != nil {
 		return err
 	}
 	if err := c.listIndexes(ctx); err != nil {

@@ -221,7 +221,7 @@ func (r *Repository) findObject(ctx context.Context, vm, id string) (found blob.
 	if vm != "" {
 		prefix = vmPrefix(r.ring.VM(vm))
 	}
-	infos, err := list(ctx, r.store, prefix)
+	infos, err := listPoints(ctx, r.store, prefix)
 	if err != nil {
 		return found, err
 	}

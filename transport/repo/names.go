@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
 )
 
@@ -47,10 +48,11 @@ func pointObject(vm [16]byte, id string) string { return vmPrefix(vm) + strings.
 
 // pointID is the id of the point that an object holds.
 func pointID(object string) (id string, ok bool) {
-	name := path.Base(object)
-	if !strings.HasPrefix(object, pointPrefix) || len(name) != len(idTime)+1+8 {
+	s, ok := sidOf(object)
+	if !ok {
 		return "", false
 	}
+	name := string(s[33:])
 	return strings.ToUpper(name[:len(idTime)]) + name[len(idTime):], true
 }
 
@@ -71,25 +73,51 @@ func sessionID(vm [16]byte, id string) sid {
 	return sid(hex.EncodeToString(vm[:]) + "." + strings.ToLower(id))
 }
 
-const sidLen = 32 + 1 + len(idTime) + 1 + 8
+const sidLen = len(sidForm)
 
 // cutSID reads the session id that a name under prefix begins with, and what follows.
 func cutSID(object, prefix string) (s sid, rest string, ok bool) {
 	name, ok := strings.CutPrefix(object, prefix)
-	if !ok || len(name) < sidLen || name[32] != '.' {
+	if !ok || len(name) < sidLen {
 		return "", "", false
 	}
-	if _, err := hex.DecodeString(name[:32]); err != nil {
-		return "", "", false
+	for i := range sidLen {
+		if !fits(sidForm[i], name[i]) {
+			return "", "", false
+		}
 	}
 	return sid(name[:sidLen]), name[sidLen:], true
 }
 
+// sidForm is how a session's id looks: x stands for a hex digit, 0 for a decimal one. Whoever
+// may announce sessions could else name one whose point no store can hold.
+const sidForm = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.00000000t000000z-xxxxxxxx"
+
+func fits(form, c byte) bool {
+	digit := '0' <= c && c <= '9'
+	switch form {
+	case '0':
+		return digit
+	case 'x':
+		return digit || 'a' <= c && c <= 'f'
+	}
+	return c == form
+}
+
 // sidOf is the session that makes the point of an object.
 func sidOf(object string) (sid, bool) {
-	name := strings.Replace(strings.TrimPrefix(object, pointPrefix), "/", ".", 1)
-	s, rest, ok := cutSID(name, "")
-	return s, ok && rest == ""
+	name, ok := strings.CutPrefix(object, pointPrefix)
+	if !ok || len(name) != sidLen || name[32] != '/' {
+		return "", false
+	}
+	s, _, ok := cutSID(name[:32]+"."+name[33:], "")
+	return s, ok
+}
+
+// isPoint tells whether a point may lie under a name. What else is under points/ is nobody's.
+func isPoint(i blob.Info) bool {
+	_, ok := sidOf(i.Name)
+	return ok
 }
 
 func (s sid) vm() string { return string(s[:32]) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/zeebo/blake3"
@@ -107,6 +108,13 @@ var errListed = errors.New("more objects than any repository has")
 // passed over: it is nobody's.
 func list(ctx context.Context, store blob.Store, prefix string) ([]blob.Info, error) {
 	return listUpTo(ctx, store, prefix, maxListed)
+}
+
+// listPoints collects the objects of points under a prefix. What else lies there is passed
+// over: it is in no point's way, and nobody could give it up by a point's id.
+func listPoints(ctx context.Context, store blob.Store, prefix string) ([]blob.Info, error) {
+	all, err := list(ctx, store, prefix)
+	return slices.DeleteFunc(all, func(i blob.Info) bool { return !isPoint(i) }), err
 }
 
 func listUpTo(ctx context.Context, store blob.Store, prefix string, limit int) ([]blob.Info, error) {

@@ -41,7 +41,7 @@ func (r *Repository) Points(ctx context.Context, vm string) ([]Point, error) {
 	if vm != "" {
 		prefix = vmPrefix(r.ring.VM(vm))
 	}
-	infos, err := list(ctx, r.store, prefix)
+	infos, err := listPoints(ctx, r.store, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (r *Repository) Newest(ctx context.Context, vm string) (Point, error) {
 
 func (r *Repository) newestOf(ctx context.Context, store blob.Store, vm string) (Point, error) {
 	prefix := vmPrefix(r.ring.VM(vm))
-	infos, err := list(ctx, store, prefix)
+	infos, err := listPoints(ctx, store, prefix)
 	if err != nil {
 		return Point{}, err
 	}

@@ -106,7 +106,7 @@ func (l *relock) want(object string, until time.Time) {
 // gather finds out what is needed, and until when. As in a survey, points are listed before
 // index objects, and those before packs.
 func (l *relock) gather(ctx context.Context) error {
-	points, err := list(ctx, l.r.store, pointPrefix)
+	points, err := listPoints(ctx, l.r.store, pointPrefix)
 	if err != nil {
 		return err
 	}

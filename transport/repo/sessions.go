@@ -153,7 +153,7 @@ func (s *Session) choose(ctx context.Context) error {
 
 // newestName is the id of the VM's newest point, for a key that cannot read it.
 func (s *Session) newestName(ctx context.Context) (newest string, err error) {
-	infos, err := list(ctx, s.store, vmPrefix(s.r.ring.VM(s.vm)))
+	infos, err := listPoints(ctx, s.store, vmPrefix(s.r.ring.VM(s.vm)))
 	for _, i := range infos {
 		if id, ok := pointID(i.Name); ok && s.r.timelyName(i.Name, i.Created) == nil {
 			newest = max(newest, id)

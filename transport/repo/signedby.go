@@ -49,7 +49,7 @@ func (r *Repository) SignedBy(ctx context.Context, key string, vms ...string) ([
 	}
 	s := signedSearch{r: r, key: key, held: held}
 	for _, prefix := range prefixes {
-		infos, err := list(ctx, r.store, prefix)
+		infos, err := listPoints(ctx, r.store, prefix)
 		if err != nil {
 			return nil, err
 		}

@@ -85,7 +85,7 @@ func (s *survey) close() error { return s.index.Close() }
 // readPoints reads all manifests: of each where its maps are, and whose it is. Those that
 // cannot be read are in the error: nobody knows what they need.
 func (s *survey) readPoints(ctx context.Context, witness []sid) (all []Point, err error) {
-	infos, err := list(ctx, s.r.store, pointPrefix)
+	infos, err := listPoints(ctx, s.r.store, pointPrefix)
 	if err != nil {
 		return nil, err
 	}
