@@ -3,6 +3,7 @@ package repo_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -399,10 +400,11 @@ func (s endless) List(ctx context.Context, prefix string, fn func(blob.Info) err
 func TestListingsAreBounded(t *testing.T) {
 	for _, name := range []string{"p", strings.Repeat("long", 100)} {
 		infos, err := repo.ListUpTo(t.Context(), endless{mem.New(), name}, "packs/", 1000)
-		if err == nil || len(infos) > 0 {
-			t.Errorf("%d objects, %v", len(infos), err)
+		if err == nil || len(infos) > 0 || !strings.Contains(hint(err), "credential") {
+			t.Errorf("%d objects, %v: %q", len(infos), err, hint(err))
 		}
 	}
+	wantListing(t)
 	store := mem.New()
 	initRepo(t, store)
 	long := "points/" + strings.Repeat("0123456789abcdef", 10)
@@ -411,5 +413,33 @@ func TestListingsAreBounded(t *testing.T) {
 	}
 	if points, err := openRepo(t, store).Points(t.Context(), ""); err != nil || len(points) > 0 {
 		t.Errorf("%d points, %v", len(points), err)
+	}
+}
+
+// crowded lists so many packs, and as many objects again whose names lull never makes.
+type crowded struct {
+	blob.Store
+	packs int
+}
+
+func (s crowded) List(_ context.Context, prefix string, fn func(blob.Info) error) error {
+	for n := range s.packs {
+		for _, name := range []string{fmt.Sprintf("%02x/%02x%062x", n%256, n%256, n), fmt.Sprintf("zz/%064x", n)} {
+			if err := fn(blob.Info{Name: prefix + name}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wantListing: the bound is of objects of lull's; of others only some are told of.
+func wantListing(t *testing.T) {
+	t.Helper()
+	for packs, fails := range map[int]bool{5000: false, 5001: true} {
+		infos, err := repo.ListUpTo(t.Context(), crowded{mem.New(), packs}, "packs/", 5000)
+		if (err != nil) != fails || !fails && len(infos) != packs+1000 {
+			t.Errorf("%d packs: %d objects, %v", packs, len(infos), err)
+		}
 	}
 }

@@ -148,6 +148,26 @@ func indexNumber(object string) (k int, ok bool) {
 	return k, err == nil && k >= 0
 }
 
+// made tells whether lull may have made an object, by its name. Of the kinds that are many it
+// looks closely; of the others at the length.
+func made(object string) bool {
+	switch {
+	case len(object) > maxName:
+		return false
+	case strings.HasPrefix(object, packPrefix):
+		sum, ok := sumOf(object)
+		return ok && packObject(sum) == object
+	case strings.HasPrefix(object, pointPrefix):
+		_, ok := sidOf(object)
+		return ok
+	case strings.HasPrefix(object, indexPrefix):
+		sum, ok := sumOf(object)
+		_, numbered := indexNumber(object)
+		return ok && object == indexPrefix+hex.EncodeToString(sum[:]) || numbered || strings.HasPrefix(object, indexPrefix+"m")
+	}
+	return true
+}
+
 // sourceOf is how the index cache calls an index object: by the hash that it is named
 // by in format 1, else by the hash of its name. Neither names two contents.
 func sourceOf(object string) index.Source {

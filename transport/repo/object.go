@@ -94,20 +94,37 @@ func readNamed(ctx context.Context, store blob.Store, info blob.Info, limit int6
 	return b, nil
 }
 
-// Bounds of a listing: what a store can make a host hold in memory is below 1 GiB. That is
-// 75 TB of packs, or 10,000 VMs backed up nightly for a year.
+// Bounds of a listing. Packs and index objects are the many: 16 million packs are some 300 TB.
+// A store that shows as many as it can makes a host hold below 4 GiB for those, and below
+// 1 GiB for any other kind: 4 million points are 10,000 VMs backed up nightly for a year.
 const (
-	maxListed = 1 << 22
-	maxName   = 128 // bytes; lull makes none longer than 80
+	maxListed     = 1 << 22
+	maxListedMany = 1 << 24
+	maxName       = 128  // bytes; lull makes none longer than 80
+	maxForeign    = 1000 // names that lull never makes; what is beyond is passed over
+	maxPassed     = 64   // times a bound: after that many names any listing ends
 )
 
 // errListed: no repository has that many objects of a kind.
-var errListed = errors.New("more objects than any repository has")
+var errListed error = listedError{}
 
-// list collects the objects under a prefix. One whose name is longer than any of lull's is
-// passed over: it is nobody's.
+type listedError struct{}
+
+func (listedError) Error() string { return "more objects than any repository has" }
+
+// Hint is the next step for the administrator.
+func (listedError) Hint() string {
+	return "find out who writes to the store, see docs/threat-model.md; take the credential away, and delete what it has put there; an honest repository as large as that is to be divided"
+}
+
+// list collects the objects under a prefix. Names that lull never makes do not count, and
+// only some of them are told of, for a check; none that is longer than any of lull's.
 func list(ctx context.Context, store blob.Store, prefix string) ([]blob.Info, error) {
-	return listUpTo(ctx, store, prefix, maxListed)
+	limit := maxListed
+	if strings.HasPrefix(prefix, packPrefix) || strings.HasPrefix(prefix, indexPrefix) {
+		limit = maxListedMany
+	}
+	return listUpTo(ctx, store, prefix, limit)
 }
 
 // listPoints collects the objects of points under a prefix. What else lies there is passed
@@ -119,14 +136,21 @@ func listPoints(ctx context.Context, store blob.Store, prefix string) ([]blob.In
 
 func listUpTo(ctx context.Context, store blob.Store, prefix string, limit int) ([]blob.Info, error) {
 	var all []blob.Info
-	seen := 0
+	seen, ours, foreign := 0, 0, 0
 	err := store.List(ctx, prefix, func(i blob.Info) error {
-		if seen++; seen > limit {
+		if seen++; seen > maxPassed*limit {
 			return errListed
 		}
-		if len(i.Name) <= maxName {
-			all = append(all, i)
+		if !made(i.Name) {
+			if foreign++; foreign <= maxForeign && len(i.Name) <= maxName {
+				all = append(all, i)
+			}
+			return nil
 		}
+		if ours++; ours > limit {
+			return errListed
+		}
+		all = append(all, i)
 		return nil
 	})
 	if err != nil {
