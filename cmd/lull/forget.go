@@ -98,6 +98,9 @@ func (in *invocation) forget(ctx context.Context, vms []string, o forgetFlags) e
 		if err != nil {
 			return err
 		}
+		if err := in.warnUnproven(ctx, r, agent.Going(verdicts)); err != nil {
+			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
+		}
 		if !o.dry {
 			err := agent.Forget(ctx, r, verdicts)
 			if err != nil && (len(o.points) > 0 || !errors.As(err, new(*repo.LockedError))) {
@@ -137,6 +140,9 @@ func (in *invocation) forgetSigned(ctx context.Context, t target, vms []string, 
 		i := slices.IndexFunc(points, func(p repo.SignedPoint) bool { return p.Only && p.Held == nil })
 		if i >= 0 && !o.last && !o.dry {
 			return withHint(usagef("forget: that would leave %s without any restore point", points[i].VM), "give --even-last if that is meant")
+		}
+		if err := in.warnUnproven(ctx, r, readable(points)); err != nil {
+			return fmt.Errorf("forget in %s: %w", t.repository.Name, err)
 		}
 		if !o.dry {
 			err = r.ForgetSigned(ctx, points)
@@ -191,6 +197,38 @@ func (in *invocation) warnSigners(points []repo.Point) {
 			in.warn("%s", w)
 		}
 	}
+}
+
+// readable are the points that go and can be read.
+func readable(signed []repo.SignedPoint) (points []repo.Point) {
+	for i := range signed {
+		if signed[i].Damaged == nil && signed[i].Held == nil {
+			points = append(points, signed[i].Point)
+		}
+	}
+	return points
+}
+
+// maxWarned bounds how many points that are nowhere are named.
+const maxWarned = 10
+
+// warnUnproven names what points that go say to be there and is not: nobody asks for it any
+// more when they are gone.
+func (in *invocation) warnUnproven(ctx context.Context, r *repo.Repository, points []repo.Point) error {
+	if len(points) == 0 {
+		return nil
+	}
+	all, err := r.Unproven(ctx, points)
+	if err != nil {
+		return err
+	}
+	for _, u := range all[:min(len(all), maxWarned)] {
+		in.warn("point %s names %.120q, which is not in the store like that and was not forgotten: with that point it is asked for no more", u.By, u.Object)
+	}
+	if n := len(all) - maxWarned; n > 0 {
+		in.warn("%s more like that", count(n, "point"))
+	}
+	return nil
 }
 
 // judge says of each point what becomes of it.

@@ -115,7 +115,8 @@ func (c *chain) look(ctx context.Context, h Head, why string) (forgotten bool, e
 		return true, nil
 	}
 	// It may have come after it was listed.
-	if _, err := c.r.store.Stat(ctx, object); !errors.Is(err, blob.ErrNotFound) {
+	_, err = c.r.store.Stat(ctx, object)
+	if !errors.Is(err, blob.ErrNotFound) && !errors.Is(err, blob.ErrBadName) { // a lie is no reason not to go on
 		return false, err
 	}
 	c.reasons[object] = objectErr(object, fmt.Errorf("%w: %s, and nobody has forgotten it", ErrOmitted, why))

@@ -126,9 +126,10 @@ func TestParentThatWasHidden(t *testing.T) {
 func TestTombstonesAreBounded(t *testing.T) {
 	store, points, _ := line(t)
 	r := openRepo(t, store)
+	last := repo.Head{Point: strings.TrimPrefix(pointName(t, store, points[5].ID), "points/"), Hash: points[5].Hash}
 	for i := range points[:5] {
 		for range 10_000 {
-			points[i].Heads = append(points[i].Heads, repo.Head{Point: points[i].ID})
+			points[i].Heads = append(points[i].Heads, last)
 		}
 	}
 	if err := r.Forget(t.Context(), points[:5]); err != nil {
@@ -142,5 +143,51 @@ func TestTombstonesAreBounded(t *testing.T) {
 	}
 	if len(stones) < 2 {
 		t.Errorf("%d tombstones", len(stones))
+	}
+}
+
+// Who has stolen a backup key can make a point that names others that never were, or a point
+// that is there under another hash. They are missed while that point is there, and no longer:
+// what tombstones say is not on its word.
+func TestTombstonesRepeatNoLies(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	addKey(t, store, "evil", repo.RoleBackup)
+	r := openRepo(t, store)
+	good := mustCommit(t, r, "lab/web", image(1, block.PageSize))
+	object := pointName(t, store, good.ID)
+	real := strings.TrimPrefix(object, "points/")
+	for name, lie := range map[string]repo.Point{
+		"head":       {Heads: []repo.Head{{Point: real[:32] + "/20990101t000000z-00000000", Hash: good.Hash}}},
+		"wrong hash": {Heads: []repo.Head{{Point: real, Hash: repo.Hash{1}}}},
+		"parent":     {VM: "lab/web", Parent: "20010101T000000Z-00000000", ParentHash: repo.Hash{1}},
+		"any parent": {VM: "lab/web", Parent: "20010101T000000Z-00000000"},
+		"no name":    {Heads: []repo.Head{{Point: "../../../etc"}, {}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := repo.Lie(t.Context(), openAs(t, store, "evil", repo.OpenOptions{}), lie, clock()); err != nil {
+				t.Fatal(err)
+			}
+			r := openRepo(t, store)
+			if _, err := r.Points(t.Context(), ""); !errors.Is(err, repo.ErrOmitted) && !errors.Is(err, repo.ErrForged) {
+				t.Fatalf("%v: the test lies about nothing", err)
+			}
+			signed, err := r.SignedBy(t.Context(), "evil")
+			if err != nil || len(signed) != 1 || signed[0].Damaged != nil {
+				t.Fatalf("%+v, %v", signed, err)
+			}
+			unproven, err := r.Unproven(t.Context(), []repo.Point{signed[0].Point})
+			if err != nil || len(unproven) == 0 || unproven[0].By != signed[0].ID {
+				t.Errorf("unproven are %v, %v", unproven, err)
+			}
+			if err := r.ForgetSigned(t.Context(), signed); err != nil {
+				t.Fatal(err)
+			}
+			for _, vm := range []string{"", "lab/web"} {
+				if points, err := openRepo(t, store).Points(t.Context(), vm); err != nil || len(points) != 1 {
+					t.Errorf("%q: %d points, %v", vm, len(points), err)
+				}
+			}
+		})
 	}
 }

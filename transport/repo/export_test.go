@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -239,4 +240,21 @@ func RemoveKeyAsBefore(ctx context.Context, r *Repository, label string) error {
 		return err
 	}
 	return r.createNamed(ctx, wire.Revocation, revokedPrefix, plain)
+}
+
+// Lie makes a point that says of others what it is told to say.
+func Lie(ctx context.Context, r *Repository, p Point, at time.Time) error {
+	p.VM = cmp.Or(p.VM, "lab/evil")
+	s, err := r.Begin(ctx, p.VM, at)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	p.ID, p.Frozen = s.id, at
+	object := s.sid.point()
+	sealed, err := r.sealPoint(object, &p)
+	if err != nil {
+		return err
+	}
+	return r.store.Create(ctx, object, sealed)
 }

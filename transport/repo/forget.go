@@ -112,9 +112,9 @@ func (r *Repository) Forget(ctx context.Context, points []Point) error {
 	if err != nil {
 		return fmt.Errorf("forget: %w", err)
 	}
-	burials := make([]burial, len(free))
-	for i := range free {
-		burials[i] = r.burialOf(&free[i])
+	burials, err := r.burials(ctx, free)
+	if err != nil {
+		return fmt.Errorf("forget: %w", err)
 	}
 	for len(free) > 0 {
 		n := fitting(burials)

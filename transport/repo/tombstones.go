@@ -39,7 +39,7 @@ const (
 // cost is about how many bytes the burial takes.
 func (b *burial) cost() int { return 512 + 192*len(b.Heads) }
 
-// burialOf is what a tombstone says of a point.
+// burialOf is what a tombstone would say of a point that is believed.
 func (r *Repository) burialOf(p *Point) burial {
 	b := burial{Head: r.headOf(p), Parent: p.Parent, ParentHash: p.ParentHash, Heads: r.leading(p.Heads)}
 	if most := maxTombstone / 192; len(b.Heads) > most {
