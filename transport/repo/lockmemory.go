@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/lull-backup/lull/transport/blob"
 )
 
 // lockMemory is what the file says that remembers locks.
 type lockMemory struct {
+	Mode    blob.LockMode         // of all locks that it remembers
 	Locks   map[string]int64      // object -> the end of the lock that was made, in seconds
 	Indexes map[string]indexLists // by index object
 }
@@ -24,7 +27,7 @@ const maxLockMemory = 1 << 30
 
 // recall reads which locks were made. A file that cannot be read remembers nothing.
 func (l *relock) recall() {
-	l.known = lockMemory{Locks: map[string]int64{}}
+	l.known = lockMemory{Mode: l.o.Mode, Locks: map[string]int64{}}
 	if l.o.Memory == "" {
 		return
 	}
@@ -34,8 +37,12 @@ func (l *relock) recall() {
 	}
 	defer f.Close()
 	var m lockMemory
-	if err := json.NewDecoder(io.LimitReader(f, maxLockMemory)).Decode(&m); err == nil && m.Locks != nil {
-		l.known = m
+	if err := json.NewDecoder(io.LimitReader(f, maxLockMemory)).Decode(&m); err != nil || m.Locks == nil {
+		return
+	}
+	l.known.Indexes = m.Indexes
+	if m.Mode == l.o.Mode { // locks of another mode are not those that are asked for now
+		l.known.Locks = m.Locks
 	}
 }
 

@@ -34,7 +34,7 @@ type LockOptions struct {
 	// so that the next points that reuse a pack ask for no renewal.
 	Slack time.Duration
 	// Memory is a file that remembers which locks were made, so that none is made
-	// twice. It may be lost, and then all are. Empty: nothing is remembered.
+	// twice. It may be lost, and then all are; so are they after a change of Mode. Empty: nothing is remembered.
 	Memory string
 	DryRun bool // only count
 }
@@ -60,7 +60,8 @@ const lockers = 8
 // one's lock end.
 //
 // A point that cannot be read hides no other: the error, which wraps ErrCorrupt or
-// ErrVersion then, comes beside the report of what was done.
+// ErrVersion then, comes beside the report of what was done. So does blob.ErrLocked, of
+// an object that the store holds in another mode until its time is over.
 func (r *Repository) RenewLocks(ctx context.Context, o LockOptions) (LockReport, error) {
 	l := &relock{r: r, o: o, wants: map[string]time.Time{}, seen: map[block.Name]bool{}}
 	if err := r.mayList(); err != nil {
@@ -343,10 +344,14 @@ func (l *relock) passed(err error) error {
 	if err == nil || !passable(err) {
 		return err
 	}
+	l.note(err)
+	return nil
+}
+
+func (l *relock) note(err error) {
 	if len(l.damaged) < maxDamaged {
 		l.damaged = append(l.damaged, err)
 	}
-	return nil
 }
 
 // renew makes the locks that are not known to last long enough, and takes them down.
@@ -381,6 +386,10 @@ func (l *relock) renew(ctx context.Context) error {
 			defer mu.Unlock()
 			if errors.Is(err, blob.ErrNotFound) { // forgotten since, or lost
 				return l.passed(objectErr(object, err))
+			}
+			if errors.Is(err, blob.ErrLocked) { // in another mode: the others are locked all the same
+				l.note(err)
+				return nil
 			}
 			if err != nil {
 				return err

@@ -163,6 +163,35 @@ func TestRenewalsAreRemembered(t *testing.T) {
 	}
 }
 
+// What is remembered of one mode says nothing of another. A store that refuses it is heard
+// of, and what it does not refuse is locked.
+func TestRenewalInAnotherMode(t *testing.T) {
+	s := newLockedStore()
+	s.store = lock.New(s.asked, lock.Policy{Mode: blob.Governance, Period: lockPeriod, Now: s.time})
+	initRepo(t, s.store)
+	r := s.open(t)
+	o := repo.LockOptions{Mode: blob.Governance, Period: lockPeriod, Slack: lockSlack, Memory: filepath.Join(t.TempDir(), "locks")}
+	mustCommit(t, r, "lab/web", image(1, block.WindowSize))
+	first, err := r.RenewLocks(t.Context(), o)
+	if err != nil || first.Renewed != first.Objects {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	o.Mode = blob.Compliance
+	before := s.renewals()
+	report, err := r.RenewLocks(t.Context(), o)
+	if !errors.Is(err, blob.ErrLocked) || report.Renewed != 0 || s.renewals() != before+first.Objects {
+		t.Errorf("%+v, %d requests, %v", report, s.renewals()-before, err)
+	}
+	s.pass(lockPeriod + lockSlack + time.Hour) // the old locks are over
+	o.Period *= 3
+	if report, err = r.RenewLocks(t.Context(), o); err != nil || report.Renewed != first.Objects {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if got, err := s.Retention(t.Context(), "config"); err != nil || got.Mode != blob.Compliance {
+		t.Errorf("config: %+v, %v", got, err)
+	}
+}
+
 // A point that is to stay for longer than all others is locked for longer, with what it
 // needs, though it is older; and no others are.
 func TestLocksFollowWhatIsKept(t *testing.T) {
