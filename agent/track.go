@@ -98,13 +98,20 @@ func (b *backup) changes(ctx context.Context, d snapshot.Disk, before *repo.Disk
 // audits tells whether a disk is to be read whole to prove its record.
 func (b *backup) audits(before *repo.Disk) bool {
 	t := b.job.Tracking
-	due := t.Every > 0 && before != nil && b.result.Started.Sub(before.Tracking.Whole) >= t.Every
-	return t.Audit || due
+	if before == nil {
+		return t.Audit
+	}
+	due := t.Every > 0 && b.result.Started.Sub(before.Tracking.Whole) >= t.Every
+	return t.Audit || due || doubted(before.Tracking)
 }
+
+// doubted tells whether a record of the disk was untrue, and none was proven since.
+func doubted(t repo.Tracking) bool { return t.Doubted || t.Untrue > 0 }
 
 // tracking is what the point says of it, and takes note of records that lie.
 func (b *backup) tracking(c snapshot.Changes, before *repo.Disk, stored transport.Stored, audit bool) repo.Tracking {
 	t := repo.Tracking{Record: c.Record, Reason: c.Reason, Untrue: stored.Untrue, Whole: b.instant.UTC()}
+	t.Doubted = before != nil && doubted(before.Tracking)
 	if c.Since == nil {
 		return t
 	}
@@ -115,11 +122,9 @@ func (b *backup) tracking(c snapshot.Changes, before *repo.Disk, stored transpor
 	case stored.Untrue > 0:
 		t.Reason = fmt.Sprintf("the record was untrue: %s changed unseen, from %s on",
 			humanize.IBytes(uint64(stored.Untrue)), humanize.IBytes(uint64(stored.UntrueAt)))
-		if audit { // who lied once is not believed again
-			t.Record = ""
-		}
+		t.Record, t.Doubted = "", true // who lied once is not believed again
 	case audit:
-		t.Reason = "an audit, and the record is true"
+		t.Reason, t.Doubted = "an audit, and the record is true", false
 	default:
 		t.Used, t.Whole = true, before.Tracking.Whole
 	}
@@ -168,20 +173,22 @@ func (b *backup) settle(ctx context.Context, merged bool) {
 }
 
 // proven is the end of a run whose point is there: an audit that found a record untrue
-// has failed, and one that was found so by chance is a warning.
+// has failed, and one that was found so by chance is a warning. What both mean for the
+// points before is the same.
 func (b *backup) proven() error {
 	var errs []error
 	for _, d := range b.result.Point.Disks {
 		if d.Tracking.Untrue == 0 {
 			continue
 		}
-		if d.Tracking.Record != "" {
-			b.warn(fmt.Sprintf("disk %s: %s; it was read in full, and this point is right", d.Name, d.Tracking.Reason))
+		advice := fmt.Sprintf("restore point %s is right, but those between it and the last whole reading may lack changes: "+
+			"do not rely on them; find out what writes to %s past QEMU; the record is dropped, and the next one is audited", b.result.Point.ID, cmp.Or(d.Path, d.Name))
+		if !b.audits(diskOf(b.parent(), d.Disk)) {
+			b.warn(fmt.Sprintf("disk %s: %s; %s", d.Name, d.Tracking.Reason, advice))
 			continue
 		}
 		err := fmt.Errorf("audit disk %s: %w: %s", d.Name, ErrUntrue, d.Tracking.Reason)
-		errs = append(errs, snapshot.WithHint(err, fmt.Sprintf("restore point %s is right, but those between it and the last whole reading may lack changes: "+
-			"do not rely on them; find out what writes to %s past QEMU", b.result.Point.ID, cmp.Or(d.Path, d.Name))))
+		errs = append(errs, snapshot.WithHint(err, advice))
 	}
 	return errors.Join(errs...)
 }

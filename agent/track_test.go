@@ -190,8 +190,39 @@ func TestAudit(t *testing.T) {
 	if got := res.Point.Disks[0].Tracking; got.Record != "" || got.Untrue != 4<<20 {
 		t.Errorf("tracking: %+v", got)
 	}
+	w.wantProvenAnew()
+}
+
+// wantProvenAnew wants two runs to read all after a record was untrue: one that has none,
+// and the audit of the one that came next.
+func (w *world) wantProvenAnew() {
+	w.t.Helper()
 	w.wantFull(w.point(w.job()), "nothing recorded")
+	w.write(11)
+	res := w.point(w.job())
+	w.wantFull(res, "the record is true")
+	if res.Point.Disks[0].Tracking.Doubted {
+		w.t.Error("doubted after an audit")
+	}
+	w.write(12)
 	w.wantTracked(w.point(w.job()))
+}
+
+// A record that a sample finds untrue is believed as little as one that an audit does.
+func TestUntrueSample(t *testing.T) {
+	w := tracked(t)
+	w.point(w.job())
+	p := bytes.Repeat([]byte{3}, 4096)
+	must(t, w.fake.Tamper("web", "root", 5<<20, p)) // in the last window of data, which is always sampled
+	copy(w.disks["root"][5<<20:], p)
+	res := w.point(w.job())
+	if got := res.Point.Disks[0].Tracking; got.Used || got.Record != "" || got.Untrue == 0 || !got.Doubted {
+		t.Errorf("tracking: %+v", got)
+	}
+	if got := strings.Join(res.Warnings, "; "); !strings.Contains(got, "may lack changes") || !strings.Contains(got, res.Point.ID) {
+		t.Errorf("warnings: %q", got)
+	}
+	w.wantProvenAnew()
 }
 
 // The schedule asks for an audit when a disk was not read whole for long.

@@ -150,12 +150,18 @@ func TestTracking(t *testing.T) {
 	m.tool("qemu-img", "resize", "-q", m.image, "1T")
 	m.start()
 	res = m.backup(exitWarnings)
-	if got := res.Point.Disks[0].Tracking; got.Used || got.Untrue != 4<<20 || got.Record == "" {
+	if got := res.Point.Disks[0].Tracking; got.Used || got.Untrue != 4<<20 || got.Record != "" {
 		t.Errorf("after the disk was cut off: %+v", got)
 	}
 	m.restores()
+	if got := m.backup(exitDone).Point.Disks[0].Tracking; got.Used || got.Record == "" || !got.Doubted {
+		t.Errorf("the next point: %+v", got)
+	}
+	if got := m.backup(exitDone).Point.Disks[0].Tracking; got.Used || got.Untrue > 0 || got.Doubted || !strings.Contains(got.Reason, "audit") {
+		t.Errorf("the point after it: %+v", got)
+	}
 	if res = m.backup(exitDone); !res.Point.Disks[0].Tracking.Used {
-		t.Errorf("the next point: %+v", res.Point.Disks[0].Tracking)
+		t.Errorf("once it was proven: %+v", res.Point.Disks[0].Tracking)
 	}
 	if got := m.backup(exitDone, "--audit-tracking").Point.Disks[0].Tracking; got.Used || got.Untrue > 0 || got.Record == "" {
 		t.Errorf("an audit: %+v", got)

@@ -141,6 +141,9 @@ type Tracking struct {
 	// Untrue is how many bytes differ from the point before although the record said
 	// otherwise. This point is right all the same.
 	Untrue int64 `json:"untrue,omitempty"`
+	// Doubted: a record was untrue, here or before, and none was proven by an audit
+	// since. The next run that has one is an audit.
+	Doubted bool `json:"doubted,omitempty"`
 	// Whole is when the disk was last read whole, at this point or one before.
 	Whole time.Time `json:"whole,omitzero"`
 }
