@@ -27,7 +27,10 @@
 //     (snapshot.ErrMergePending), and a hypervisor refuses a VHDX child upon it.
 //
 //   - A merge that was cut off goes on only where nobody wrote to the parent since: a
-//     VHDX has another identity then; a VHD only a file that is younger than the journal.
+//     VHDX has another identity then. A VHD tells less: it must be the same boot of the same
+//     host, as one that starts may start VMs, and the file not much younger than the journal;
+//     who writes to it in the quarter of an hour after a merge was killed is not seen. The
+//     child is removed only by a run that read all that it has back from the parent.
 //
 // So Run after a crash at any moment goes on where it was, by the journal, and comes
 // to the same end.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
@@ -30,10 +31,20 @@ type journal struct {
 	NewID    string          `json:"new_id"`    // of the parent, from the first write on
 	Merged   bool            `json:"merged"`    // all is written and was compared
 	Discard  bool            `json:"discard"`   // the child may be removed then
+	Boot     string          `json:"boot"`      // of the host, in which the parent was last written to
 	Position int64           `json:"position"`  // on the disk: what is before is done
 	End      int64           `json:"end"`       // layer.Writer.End
 	Size     int64           `json:"size"`      // of the parent's file once Patches are written
 	Patches  []layer.Patch   `json:"patches"`
+}
+
+// bootID tells one boot of this host from all others.
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("tell this boot from others: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
 }
 
 func journalPath(parent string) string { return image.MergeJournal(parent) }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -71,7 +70,7 @@ func (r *run) unchanged() error {
 // alone refuses while another image beside these two was made on one of them: to it
 // the merge would be a disk that changes below it.
 func (r *run) alone(child image.Info) error {
-	for _, dir := range slices.Compact([]string{filepath.Dir(r.Child), filepath.Dir(r.parentPath)}) {
+	for _, dir := range folders(r.Child, r.parentPath) {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ type Job struct {
 	// For tests.
 	disk  disk
 	batch int64
+	boot  string
 }
 
 // Result is what a merge came to.
@@ -74,6 +76,12 @@ func Run(ctx context.Context, job Job) (Result, error) {
 	if job.batch == 0 {
 		job.batch = batch
 	}
+	if job.boot == "" {
+		var err error
+		if job.boot, err = bootID(); err != nil {
+			return Result{}, fmt.Errorf("merge %s: %w", job.Child, err)
+		}
+	}
 	r := &run{Job: job}
 	res, err := r.run(ctx)
 	err = errors.Join(err, r.close())
@@ -98,9 +106,10 @@ func (r *run) run(ctx context.Context) (Result, error) {
 		if err := r.copy(ctx); err != nil {
 			return res, err
 		}
-		if err := r.compare(ctx); err != nil {
-			return res, err
-		}
+	}
+	// Where an earlier run did so, the parent may have been put back since.
+	if err := r.compare(ctx); err != nil {
+		return res, err
 	}
 	res.Written = r.written
 	if err := r.finish(); err != nil {
@@ -193,7 +202,7 @@ func (r *run) begin(ctx context.Context, child image.Info) error {
 	w := parent.writer(r.dev, 0)
 	r.j = journal{
 		Child: path, Format: r.Format, ChildID: child.ID,
-		ParentID: parent.Identity().ID, NewID: parent.newID(), Discard: r.Discard,
+		ParentID: parent.Identity().ID, NewID: parent.newID(), Discard: r.Discard, Boot: r.boot,
 	}
 	if err := r.save(w, 0); err != nil {
 		return err
@@ -211,18 +220,16 @@ func (r *run) resume(j journal, child image.Info) error {
 	r.resumed = true
 	j.Discard = r.Discard
 	r.j = j
-	if j.Merged {
-		return nil
-	}
 	// Tables may be torn, but not what tells who the parent is. Nothing is written
 	// before that is known to be as we left it.
 	parent, err := r.parent()
 	if err != nil {
 		return err
 	}
-	if err := r.untouched(parent.Identity().ID); err != nil {
+	if err := r.untouched(parent.Identity().ID); err != nil || j.Merged {
 		return err
 	}
+	r.j.Boot = r.boot
 	if err := r.apply(); err != nil || parent.Identity().ID == j.NewID {
 		return err
 	}
@@ -231,15 +238,22 @@ func (r *run) resume(j journal, child image.Info) error {
 
 // untouched refuses a parent that others wrote to since the merge was cut off.
 func (r *run) untouched(id string) error {
-	const hint = "the image that is merged is whole: keep it; what the parent is now only who wrote to it can say"
-	if id != r.j.NewID && id != r.j.ParentID {
+	const (
+		hint   = "the image that is merged is whole: keep it; what the parent is now only who wrote to it can say"
+		inWord = "; where you know that nobody wrote to it, give --parent-unchanged"
+	)
+	if id != r.j.NewID && (id != r.j.ParentID || r.j.Merged) {
 		return snapshot.WithHint(fmt.Errorf("%s was written to since its merge was cut off: it has %s now: %w", r.parentPath, id, snapshot.ErrCorrupt), hint)
 	}
 	if r.j.NewID != r.j.ParentID || r.Unchanged {
 		return nil
 	}
-	// A VHD has nothing but a time to tell by. A merge notes how far it is after
-	// every batch.
+	// A VHD has nothing but a time to tell by, and a host that starts may start the VM
+	// right away. A merge notes how far it is after every batch.
+	if r.j.Boot != r.boot {
+		return snapshot.WithHint(fmt.Errorf("%s may have been written to: this host was started anew since its merge was last heard of, or it was another host's: %w",
+			r.parentPath, snapshot.ErrInexact), hint+inWord)
+	}
 	last, err := os.Stat(journalPath(r.parentPath))
 	if err != nil {
 		return err
@@ -250,7 +264,7 @@ func (r *run) untouched(id string) error {
 	}
 	if late := now.ModTime().Sub(last.ModTime()); late > batchTime {
 		return snapshot.WithHint(fmt.Errorf("%s was written to %s after its merge was last heard of: %w", r.parentPath, late.Round(time.Second), snapshot.ErrInexact),
-			hint+"; where you know that nobody wrote to it, give --parent-unchanged")
+			hint+inWord)
 	}
 	return nil
 }
@@ -304,7 +318,7 @@ func (r *run) finish() error {
 // afterwards is for a child that is gone: where a crash came between its removal and
 // that of the journal, only the latter is left to be done.
 func (r *run) afterwards(gone error) (Result, error) {
-	for _, dir := range r.folders() {
+	for _, dir := range folders(append(slices.Clone(r.Parents), r.Child)...) {
 		found, err := filepath.Glob(filepath.Join(escape(dir), "*"+image.MergeEnding))
 		if err != nil {
 			return Result{}, err
@@ -325,13 +339,17 @@ func (r *run) afterwards(gone error) (Result, error) {
 	return Result{}, gone
 }
 
-// folders are where the parent may be.
-func (r *run) folders() []string {
-	list := []string{filepath.Dir(r.Child)}
-	for _, p := range r.Parents {
+// folders are those in which files are, by the names given and by what these link to.
+func folders(paths ...string) []string {
+	var list []string
+	for _, p := range paths {
 		list = append(list, filepath.Dir(p))
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			list = append(list, filepath.Dir(real))
+		}
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // escape makes a path a pattern that means itself.
