@@ -31,7 +31,8 @@ run() {
 		touch "$dir/read"
 		exec cat
 	} <"$dir/pipe" >/dev/null 2>&1 &
-	setsid sh -c 'echo $$ >"$1" || exit 1; shift; "$@"; exit $?' lull-script-run "$file" "$@" </dev/null >"$dir/pipe" 2>&1 &
+	# A thaw that has moved FILE away did so before the second look, or saw the number.
+	setsid sh -c 'echo $$ >"$1" && [ -e "$1" ] || exit 1; shift; "$@"; exit $?' lull-script-run "$file" "$@" </dev/null >"$dir/pipe" 2>&1 &
 	leader=$!
 	setsid sh -c 'sleep "$1"; touch "$2"; kill -KILL "-$3"' lull-script-limit "$limit" "$dir/late" "$leader" </dev/null >/dev/null 2>&1 &
 	limiter=$!

@@ -7,11 +7,12 @@
 //	freeze:  mkdir begun-TURN; over-X with X >= TURN?  then nothing
 //	         a process that thaws after a while; run the script; touch held
 //	thaw:    mkdir over-TURN; every begun-X with X < TURN?
-//	         end its script; run the thaw script; remove begun-X
+//	         rename it to ended-X; end its script; run the thaw script; remove ended-X
 //
 // Turns only grow. A freeze leaves its mark before it looks for the marks of thaws, and
 // a thaw the other way round: so whichever comes first, no freeze stays that a later
-// thaw does not know of.
+// thaw does not know of. Nor does one that was slow to begin: its script leaves its
+// number in begun-X, and looks whether that is still there, before it does anything.
 //
 //   - The thaw script runs on every path once the freeze script was begun: when that
 //     failed, was given up, when this process, lull or the host is gone. It may run

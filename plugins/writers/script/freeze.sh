@@ -29,8 +29,9 @@ while [ "$i" -lt "$n" ]; do
 done
 shift $((count - n))
 run "$begun/freeze" "$begun" "$limit" "$@"
-verdict="ended $code"
-if [ "$code" = 0 ] && ! touch "$begun/held" 2>/dev/null; then
-	verdict=over # a thaw came meanwhile
+[ "$code" != 0 ] || touch "$begun/held" 2>/dev/null
+if [ ! -d "$begun" ]; then
+	echo over # a thaw came meanwhile
+	exit 0
 fi
-tell "$verdict" "$begun"
+tell "ended $code" "$begun"

@@ -1,6 +1,7 @@
 package script
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,11 +50,63 @@ func TestTurns(t *testing.T) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for begin := time.Now(); time.Since(begin) < time.Minute; <-tick.C {
-		if left, err := filepath.Glob(filepath.Join(state, "begun-*")); err == nil && len(left) == 0 {
+		if left, err := filepath.Glob(filepath.Join(state, "[be]*-*")); err == nil && len(left) == 0 {
 			break
 		}
 	}
 	is("thaw after the timer's", thaw("1010"), "none", false)
+}
+
+// TestSlowFreeze: a freeze whose script has not left its number when its thaw comes does
+// not begin it after that, wherever it was.
+func TestSlowFreeze(t *testing.T) {
+	const leaves = `echo $$ >"$1"`
+	for name, slow := range map[string]string{
+		"before its number": `WAIT; echo $$ >"$1"`,
+		"file without it":   `{ WAIT; echo $$; } >"$1"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			state, mark := filepath.Join(dir, "state"), filepath.Join(dir, "mark")
+			at, on, over := filepath.Join(dir, "at"), filepath.Join(dir, "on"), filepath.Join(dir, "over")
+			wait := "touch " + at + "; until [ -e " + on + " ]; do sleep 0.01; done"
+			program := strings.Replace(freezeProgram(), leaves, strings.Replace(slow, "WAIT", wait, 1), 1)
+			if program == freezeProgram() {
+				t.Fatalf("no %s in the program", leaves)
+			}
+			thaw := []string{"sh", "-c", `rm -f "$1"; touch "$2"; until [ -e "$1" ] || [ -e "$3" ]; do sleep 0.01; done`,
+				"thaw", mark, on, over}
+			freeze := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", program, "lull-script",
+				state, "100", "9", "60", thawProgram(), "2", "touch", mark}, thaw...)...)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := freeze.Output()
+				ended <- errors.Join(err, os.WriteFile(over, nil, 0o600))
+			}()
+			appears(t, at)
+			if got := shell(t, thawProgram(), append([]string{state, "102", "9"}, thaw...)...); got != "ended 0" {
+				t.Errorf("thaw: %q", got)
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(mark); err == nil {
+				t.Error("it is frozen after its thaw")
+			}
+		})
+	}
+}
+
+func appears(t *testing.T, path string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for begin := time.Now(); time.Since(begin) < time.Minute; <-tick.C {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s does not appear", path)
 }
 
 // TestNothingRunsOn: after a cycle no process of it is left.

@@ -264,7 +264,7 @@ func TestFreezeGivenUp(t *testing.T) {
 	if !strings.HasSuffix(a.ran(), "thaw lab/web run-1 *\n") {
 		t.Errorf("no thaw in\n%s", a.ran())
 	}
-	if left, err := filepath.Glob(filepath.Join(a.dir, "state", "app", "*", "begun-*")); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(filepath.Join(a.dir, "state", "app", "*", "[be]*-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %q, %v", left, err)
 	}
 }

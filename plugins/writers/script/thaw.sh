@@ -15,12 +15,17 @@ for other in "$state"/over-*/thaw; do
 done
 [ "$waited" = 0 ] || sleep 0.2 # until it has removed what it undid
 
-found= held=
+# Moved away first: a freeze that has not left its number by now cannot begin any more.
 for begun in "$state"/begun-*; do
 	[ -d "$begun" ] && [ "${begun##*-}" -lt "$turn" ] || continue
-	end lull-script-run "$begun/freeze"
+	mv "$begun" "$state/ended-${begun##*-}" 2>/dev/null || [ ! -d "$begun" ] || exit 1
+done
+found= held=
+for ended in "$state"/ended-*; do
+	[ -d "$ended" ] && [ "${ended##*-}" -lt "$turn" ] || continue
+	end lull-script-run "$ended/freeze"
 	found=yes held=
-	[ ! -e "$begun/held" ] || held=yes
+	[ ! -e "$ended/held" ] || held=yes
 done
 for old in "$state"/over-*; do
 	[ "${old##*-}" -ge "$turn" ] || rm -rf "$old"
@@ -32,10 +37,10 @@ fi
 code=0
 [ $# = 0 ] || run "$over/thaw" "$over" "$limit" "$@"
 if [ "$code" = 0 ]; then
-	for begun in "$state"/begun-*; do
-		[ -d "$begun" ] && [ "${begun##*-}" -lt "$turn" ] || continue
-		end lull-script-hold "$begun/hold"
-		rm -rf "$begun"
+	for ended in "$state"/ended-*; do
+		[ -d "$ended" ] && [ "${ended##*-}" -lt "$turn" ] || continue
+		end lull-script-hold "$ended/hold"
+		rm -rf "$ended"
 	done
 fi
 tell "${held:+held }ended $code" "$over"
