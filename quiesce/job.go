@@ -54,7 +54,8 @@ type Saved struct {
 	Check func(ctx context.Context) error
 	// Take is called once at most, and then Job.Take is not. The same holds for it;
 	// and when it returns the guest goes on. snapshot.ErrNotSaved: only the disks
-	// were taken.
+	// were taken. snapshot.ErrNotTaken: nothing was, and the next rung is tried. After
+	// any other error the guest may stand still, and the guards see to it.
 	Take func(ctx context.Context) error
 	// Guards are in force while Take runs. Where one fails to arm, Take is not called.
 	Guards []Guard

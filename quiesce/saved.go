@@ -28,8 +28,13 @@ func (r *run) takeSaved(ctx context.Context) error {
 	w.take(ctx, r, r.Saved.Take)
 	err := w.await(ctx, r)
 	w.closed = time.Now()
-	in.disarm(ctx, r, w.result != nil) // Take has returned: it has seen to the guest
-	if err != nil && !errors.Is(err, snapshot.ErrNotSaved) {
+	notSaved, notTaken := errors.Is(err, snapshot.ErrNotSaved), errors.Is(err, snapshot.ErrNotTaken)
+	in.disarm(ctx, r, err == nil || notSaved || notTaken) // else nobody knows that the guest goes on
+	switch {
+	case notTaken:
+		r.reason(LevelSavedState, describe(err))
+		return context.Cause(ctx)
+	case err != nil && !notSaved:
 		return err
 	}
 	r.taken = true

@@ -42,6 +42,9 @@ func TestSavedState(t *testing.T) {
 			time.Sleep(3 * time.Second) // of the bubble: the guest is resumed
 			return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, ctx.Err())
 		}}, quiesce.LevelCrash, "deadline", 0},
+		{"nothing taken", &quiesce.Saved{Check: ok, Take: func(context.Context) error {
+			return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, broken)
+		}}, quiesce.LevelCrash, "no room", 1},
 		{"fails", &quiesce.Saved{Check: ok, Take: func(context.Context) error { return broken }}, quiesce.LevelNone, "", 0},
 	}
 	for _, test := range tests {
@@ -107,6 +110,38 @@ func TestSavedStateIsGuarded(t *testing.T) {
 			if held.Report().Level != want || first.disarmed != 1 || second.disarmed != second.armed || !first.thawed {
 				t.Errorf("level %v, guards %+v and %+v", held.Report().Level, first, second)
 			}
+		})
+	}
+}
+
+// A Take that does not say that the guest goes on leaves it to the guards.
+func TestSavedStateStops(t *testing.T) {
+	for name, test := range map[string]struct {
+		take   func() error
+		thawed bool
+	}{
+		"not resumed": {func() error { return errors.New("resume: deadline") }, false},
+		"panics":      {func() error { panic("ouch") }, false},
+		"not saved":   {func() error { return snapshot.ErrNotSaved }, true},
+		"not taken":   {func() error { return snapshot.ErrNotTaken }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &guard{trial: &trial{guest: quiescetest.NewGuest()}}
+				_, err := quiesce.Do(t.Context(), quiesce.Job{
+					Run: "run", VM: "lab/web",
+					Policy: quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelSavedState, quiesce.LevelCrash}, Floor: quiesce.LevelCrash},
+					Take:   func(context.Context) error { return nil },
+					Saved: &quiesce.Saved{
+						Guards: []quiesce.Guard{g},
+						Check:  func(context.Context) error { return nil },
+						Take:   func(context.Context) error { return test.take() },
+					},
+				})
+				if (err == nil) != test.thawed || g.disarmed != 1 || g.thawed != test.thawed {
+					t.Errorf("%v, guard %+v", err, g)
+				}
+			})
 		})
 	}
 }

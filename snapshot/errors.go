@@ -19,6 +19,7 @@ var (
 	ErrInexact      = errors.New("changed while the disks froze")
 	ErrNoSpace      = errors.New("no space left")
 	ErrNotSaved     = errors.New("the disks froze without the VM's memory")
+	ErrNotTaken     = errors.New("nothing was taken")
 )
 
 // Hinted is an error with the next step for the administrator. The command

@@ -18,8 +18,8 @@ type Saver interface {
 	// and device state, as of the same instant, into the plan's file. Whatever
 	// happens, on return the VM runs, or the error says that it could not be
 	// resumed; then Merge tries that again, in any process. ErrNotSaved: the disks
-	// are frozen, as after Take, but there is no state. Any other error is like
-	// one of Take.
+	// are frozen, as after Take, but there is no state. ErrNotTaken: nothing was taken,
+	// the VM is as it was, and Take may be called. Any other error is like one of Take.
 	TakeSaved(ctx context.Context, p Plan) error
 
 	// Resume lets a VM go on that stands still because the process died that was in

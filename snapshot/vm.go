@@ -133,6 +133,9 @@ type Plan struct {
 type SavedPlan struct {
 	Path  string `json:"path,omitempty"`  // empty: the VM's state cannot be saved
 	Limit int64  `json:"limit,omitempty"` // bytes; the file never grows beyond
+	// Bandwidth is what the hypervisor limits a migration to, in bytes a second. It is
+	// lifted while the state is saved. Zero: there is no limit, or none is known.
+	Bandwidth int64 `json:"bandwidth,omitempty"`
 }
 
 // DiskPlan is the snapshot of one disk. The fields that a host does not use

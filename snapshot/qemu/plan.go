@@ -65,8 +65,8 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	p.Excluded = append(p.Excluded, unseen(p.Hardware.Devices)...)
 	p.Warnings = append(p.Warnings, unkept(p.Hardware.Devices)...)
 	p.Files = m.smallFiles(f)
-	p.Saved = planSaved(m, p)
-	return p, nil
+	p.Saved, err = planSaved(ctx, m, p)
+	return p, err
 }
 
 func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPlan, error) {

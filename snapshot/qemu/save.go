@@ -23,10 +23,12 @@ import (
 //	freeze   the transaction of Take, while QEMU still has the images open: at the
 //	         end of a migration it lets go of them
 //	migrate  into a pipe, from which lull fills the file up to its limit
-//	cont     opens the images again, and the guest goes on
+//	cont     opens the images again, and the guest goes on; then the limit of a
+//	         migration, which was lifted before, is the plan's again
 //	rename   the file is whole, and nothing is owed to the guest
 //
-// Whoever finds the marker resumes the VM, if it is the process that was stopped.
+// Whoever finds the marker resumes the VM, if it is the process that was stopped, and
+// sets that limit.
 //
 // QEMU's background snapshot (the capability background-snapshot, 6.0 and newer) is not
 // used, although it would let the guest go on within milliseconds: in QEMU 7.2 one that
@@ -54,12 +56,18 @@ var _ snapshot.Saver = (*Host)(nil)
 
 // planSaved names the file of a VM's state. A storage daemon has none, and of a VM
 // that does not say how much memory it has nobody knows how much room it takes.
-func planSaved(m *monitor, p snapshot.Plan) snapshot.SavedPlan {
+func planSaved(ctx context.Context, m *monitor, p snapshot.Plan) (snapshot.SavedPlan, error) {
 	if len(m.vm.Nodes) > 0 || p.Hardware.Memory <= 0 {
-		return snapshot.SavedPlan{}
+		return snapshot.SavedPlan{}, nil
+	}
+	var now struct {
+		Bandwidth int64 `json:"max-bandwidth"`
+	}
+	if err := m.ask(ctx, "query-migrate-parameters", nil, &now); err != nil {
+		return snapshot.SavedPlan{}, err
 	}
 	ram := p.Hardware.Memory
-	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack}
+	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack, Bandwidth: now.Bandwidth}, nil
 }
 
 // CanSave looks at the VM, and at the room for its state.
@@ -143,21 +151,22 @@ func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan) error {
 
 func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan) error {
 	if err := h.CanSave(ctx, p); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
 	f, err := createState(p.Saved)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
 	s := &saving{f: f}
 	defer f.Close() // what was not written shows in the copy
-	frozen, err := h.whileStopped(ctx, p, s)
+	done, err := h.whileStopped(ctx, p, s)
 	resumeErr := h.resume(ctx, p)
 	s.writer.Wait()
 	if resumeErr != nil {
 		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
 	}
-	if frozen {
+	h.throttle(ctx, p)
+	if done == diskFrozen {
 		h.stampFrozen(p)
 	}
 	if err == nil {
@@ -165,17 +174,28 @@ func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan) error {
 	} else {
 		err = errors.Join(err, dropState(p))
 	}
-	if err != nil && frozen {
+	switch {
+	case err != nil && done == diskFrozen:
 		return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, err)
+	case err != nil && done == diskUntouched:
+		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
 	return err
 }
 
-// whileStopped does all that the guest must not see. frozen: the disks are.
-func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (frozen bool, err error) {
-	var restore func(context.Context) error
-	err = h.during(ctx, p, func(m *monitor) error {
-		if restore, err = m.openThrottle(ctx); err != nil {
+// diskState is how far the disks of a VM that stands still have come.
+type diskState int
+
+const (
+	diskUntouched diskState = iota
+	diskAsked               // to freeze: they may be frozen
+	diskFrozen
+)
+
+// whileStopped does all that the guest must not see.
+func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (diskState, error) {
+	err := h.during(ctx, p, func(m *monitor) error {
+		if err := m.openThrottle(ctx, p); err != nil {
 			return err
 		}
 		if err := m.Execute(ctx, "stop", nil, nil); err != nil {
@@ -186,38 +206,37 @@ func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (fr
 		}
 		return nil
 	})
-	if restore != nil {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
-			defer cancel()
-			if err := h.during(ctx, p, func(*monitor) error { return restore(ctx) }); err != nil {
-				h.opt.Log.Warn("give back migration bandwidth", "vm", p.VM, "error", err)
-			}
-		}()
-	}
 	if err != nil {
-		return false, err
+		return diskUntouched, err
 	}
 	if err := h.freeze(ctx, p); err != nil {
-		return false, err
+		return diskAsked, err
 	}
-	return true, h.during(ctx, p, func(m *monitor) error { return m.migrateInto(ctx, p, s) })
+	return diskFrozen, h.during(ctx, p, func(m *monitor) error { return m.migrateInto(ctx, p, s) })
 }
 
-// openThrottle lifts the limit of a migration. It returns what sets it again.
-func (m *monitor) openThrottle(ctx context.Context) (func(context.Context) error, error) {
-	var was struct {
-		Bandwidth int64 `json:"max-bandwidth"`
+// openThrottle lifts the limit of a migration, where there is one.
+func (m *monitor) openThrottle(ctx context.Context, p snapshot.Plan) error {
+	if p.Saved.Bandwidth == 0 {
+		return nil
 	}
-	if err := m.Execute(ctx, "query-migrate-parameters", nil, &was); err != nil {
-		return nil, err
+	return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": int64(stateBandwidth)}, nil)
+}
+
+// throttle sets the limit of a migration again that openThrottle lifted, here or in a
+// process that has died. The guest goes on already: it does not wait for this.
+func (h *Host) throttle(ctx context.Context, p snapshot.Plan) {
+	if p.Saved.Bandwidth == 0 {
+		return
 	}
-	if err := m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": int64(stateBandwidth)}, nil); err != nil {
-		return nil, err
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
+	defer cancel()
+	err := h.during(ctx, p, func(m *monitor) error {
+		return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": p.Saved.Bandwidth}, nil)
+	})
+	if err != nil {
+		h.opt.Log.Warn("give back migration bandwidth", "vm", p.VM, "bandwidth", p.Saved.Bandwidth, "error", err)
 	}
-	return func(ctx context.Context) error {
-		return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": was.Bandwidth}, nil)
-	}, nil
 }
 
 // SavedState opens the state that TakeSaved left.

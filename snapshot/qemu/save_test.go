@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,15 @@ func (r *run) runState() string {
 	var s struct{ Status string }
 	r.ask("query-status", nil, &s)
 	return s.Status
+}
+
+func (r *run) bandwidth() int64 {
+	r.t.Helper()
+	var now struct {
+		Bandwidth int64 `json:"max-bandwidth"`
+	}
+	r.ask("query-migrate-parameters", nil, &now)
+	return now.Bandwidth
 }
 
 // unsaved proves that the guest runs, and that no state is there after Merge.
@@ -98,15 +108,11 @@ func TestTakeSaved(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
 			r := savable(t, s)
-			var before, after struct {
-				Bandwidth int64 `json:"max-bandwidth"`
-			}
-			r.ask("query-migrate-parameters", nil, &before)
+			before := r.bandwidth()
 			if err := r.host.TakeSaved(r.ctx, r.plan); err != nil {
 				t.Fatal(err)
 			}
-			r.ask("query-migrate-parameters", nil, &after)
-			if before != after {
+			if after := r.bandwidth(); before != after || before == 0 {
 				t.Errorf("migration bandwidth was %v, is %v", before, after)
 			}
 			if s := r.runState(); s != "running" {
@@ -164,7 +170,7 @@ func TestCannotSave(t *testing.T) {
 	check := func(want error) {
 		t.Helper()
 		r.wantErr(r.host.CanSave(r.ctx, r.plan), want)
-		if err := r.host.TakeSaved(r.ctx, r.plan); !errors.Is(err, want) || errors.Is(err, snapshot.ErrNotSaved) {
+		if err := r.host.TakeSaved(r.ctx, r.plan); !errors.Is(err, want) || !errors.Is(err, snapshot.ErrNotTaken) {
 			t.Errorf("TakeSaved: %v", err)
 		}
 	}
@@ -184,6 +190,12 @@ func TestCannotSave(t *testing.T) {
 		t.Errorf("a VM that was paused is %s", s)
 	}
 	r.ask("cont", nil, nil)
+	if err := os.WriteFile(r.plan.Saved.Path+savingSuffix, nil, 0o600); err != nil { // the file cannot be made
+		t.Fatal(err)
+	}
+	if err := r.host.TakeSaved(r.ctx, r.plan); !errors.Is(err, snapshot.ErrNotTaken) || !errors.Is(err, fs.ErrExist) {
+		t.Errorf("TakeSaved: %v", err)
+	}
 	r.unsaved()
 }
 
@@ -204,7 +216,7 @@ func TestSaveFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			smallFS(t, dir, "256k")
-			r.plan.Saved = snapshot.SavedPlan{Path: filepath.Join(dir, "web.lull-run.state"), Limit: 1 << 10}
+			r.plan.Saved = snapshot.SavedPlan{Path: filepath.Join(dir, "web.lull-run.state"), Limit: 1 << 10, Bandwidth: r.plan.Saved.Bandwidth}
 			r.host.opt.MinFree = 1
 			r.plan.Saved.Limit = 200 << 10 // and another takes the room meanwhile
 			return r.ctx, r.onStop(func() { fill(t, dir) })
@@ -252,9 +264,12 @@ func TestSaveHangs(t *testing.T) {
 	s := &saving{f: disk}
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
-	frozen, err := r.host.whileStopped(ctx, r.plan, s)
-	if !frozen {
+	done, err := r.host.whileStopped(ctx, r.plan, s)
+	if done != diskFrozen {
 		t.Error("the disks are not frozen")
+	}
+	if r.bandwidth() != stateBandwidth {
+		t.Error("the guest has waited for the bandwidth of migrations to be set again")
 	}
 	r.wantErr(err, context.DeadlineExceeded)
 	if err := r.host.resume(ctx, r.plan); err != nil {
@@ -287,8 +302,20 @@ func TestSaveKilled(t *testing.T) {
 			r.take()
 		},
 		"saved": func(t *testing.T, r *run, f *os.File) {
-			if frozen, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil || !frozen {
-				t.Fatal(frozen, err)
+			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil || done != diskFrozen {
+				t.Fatal(done, err)
+			}
+		},
+		"saved, and the dead-man resumes": func(t *testing.T, r *run, f *os.File) {
+			before := r.plan.Saved.Bandwidth
+			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil || done != diskFrozen {
+				t.Fatal(done, err)
+			}
+			if err := r.host.Resume(r.ctx, r.plan); err != nil {
+				t.Fatal(err)
+			}
+			if now := r.bandwidth(); now != before {
+				t.Errorf("migration bandwidth was %v, is %v", before, now)
 			}
 		},
 		"while it is saved": func(t *testing.T, r *run, f *os.File) {
@@ -318,6 +345,7 @@ func TestSaveKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := savable(t, savedVM())
+			before := r.bandwidth()
 			f, err := createState(r.plan.Saved)
 			if err != nil {
 				t.Fatal(err)
@@ -331,6 +359,9 @@ func TestSaveKilled(t *testing.T) {
 			}
 			r.noState()
 			if name != "QEMU too" {
+				if now := r.bandwidth(); now != before {
+					t.Errorf("migration bandwidth was %v, is %v", before, now)
+				}
 				r.goesOn()
 			}
 		})

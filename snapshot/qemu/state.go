@@ -74,7 +74,11 @@ func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
 	defer tick.Stop()
 	for {
 		err := h.resume(ctx, p)
-		if err == nil || !living(p.Instance) {
+		if err == nil {
+			h.throttle(ctx, p)
+			return nil
+		}
+		if !living(p.Instance) {
 			return nil // nothing runs that could stand still
 		}
 		select {
@@ -112,6 +116,7 @@ func (h *Host) resumeStopped(ctx context.Context, m *monitor, p snapshot.Plan) e
 		if err := h.resume(ctx, p); err != nil {
 			return fmt.Errorf("resume: %w", err)
 		}
+		h.throttle(ctx, p)
 	}
 	return dropState(p)
 }

@@ -33,7 +33,7 @@ func (v *fakeVM) savable(p snapshot.Plan) error {
 func (h *fakeHost) TakeSaved(ctx context.Context, p snapshot.Plan) error {
 	return h.fake.lock(ctx, p.VM, "TakeSaved", func(v *fakeVM) error {
 		if err := v.savable(p); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 		}
 		if err := v.take(p); err != nil {
 			return err
