@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/quiesce"
@@ -70,5 +72,35 @@ func TestMemory(t *testing.T) {
 	}
 	if files := list(t, restore.Dir); len(files) != 2 {
 		t.Errorf("files: %v", files)
+	}
+}
+
+// slowSaver writes a VM's memory for long, after its disks have frozen.
+type slowSaver struct {
+	snapshot.Saver
+	passes func()
+}
+
+func (s slowSaver) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
+	err := s.Saver.TakeSaved(ctx, p, frozen)
+	s.passes()
+	return err
+}
+
+// A point is of the instant at which its disks froze, however long the memory took.
+func TestMemoryInstant(t *testing.T) {
+	w := newWorld(t)
+	w.fake = snapshottest.NewFake(snapshottest.FakeVM{Name: "web", Hardware: snapshot.Hardware{Hypervisor: "fake"},
+		Disks: []snapshottest.FakeDisk{{Name: "root", Content: w.disks["root"]}}, Memory: content(9, 1<<20)})
+	job := w.job()
+	job.Policy = quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelSavedState}, Floor: quiesce.LevelSavedState}
+	var later atomic.Int64
+	w.runner.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	job.Host = slowSaver{job.Host.(snapshot.Saver), func() { later.Store(int64(10 * time.Minute)) }}
+	res, err := w.runner.Backup(t.Context(), job)
+	must(t, err)
+	w.tidy()
+	if ahead := time.Until(res.Point.Frozen); ahead > 0 {
+		t.Errorf("the disks froze %v from now", ahead)
 	}
 }

@@ -20,7 +20,8 @@ type Saver interface {
 	// resumed; then Merge tries that again, in any process. ErrNotSaved: the disks
 	// are frozen, as after Take, but there is no state. ErrNotTaken: nothing was taken,
 	// the VM is as it was, and Take may be called. Any other error is like one of Take.
-	TakeSaved(ctx context.Context, p Plan) error
+	// frozen is called once the disks are frozen, while the VM stands still: it is quick.
+	TakeSaved(ctx context.Context, p Plan, frozen func()) error
 
 	// Resume lets a VM go on that stands still because the process died that was in
 	// TakeSaved; else it does nothing. Any process may call it, at any time after

@@ -60,6 +60,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 // the guest from going on, so the writer is waited for only after that.
 type saving struct {
 	f      io.WriterAt
+	frozen func() // the disks are
 	writer sync.WaitGroup
 }
 

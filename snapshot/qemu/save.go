@@ -142,14 +142,14 @@ func (m *monitor) migratable(ctx context.Context) error {
 }
 
 // TakeSaved stops the VM, takes its disks and its state, and resumes it.
-func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan) error {
-	if err := h.takeSaved(ctx, p); err != nil {
+func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
+	if err := h.takeSaved(ctx, p, frozen); err != nil {
 		return fmt.Errorf("take %s with its memory: %w", p.VM, err)
 	}
 	return nil
 }
 
-func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan) error {
+func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
 	if err := h.CanSave(ctx, p); err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
@@ -157,7 +157,7 @@ func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
-	s := &saving{f: f}
+	s := &saving{f: f, frozen: frozen}
 	defer f.Close() // what was not written shows in the copy
 	done, err := h.whileStopped(ctx, p, s)
 	resumeErr := h.resume(ctx, p)
@@ -212,6 +212,7 @@ func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (di
 	if err := h.freeze(ctx, p); err != nil {
 		return diskAsked, err
 	}
+	s.frozen()
 	return diskFrozen, h.during(ctx, p, func(m *monitor) error { return m.migrateInto(ctx, p, s) })
 }
 

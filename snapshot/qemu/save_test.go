@@ -109,7 +109,12 @@ func TestTakeSaved(t *testing.T) {
 			t.Parallel()
 			r := savable(t, s)
 			before := r.bandwidth()
-			if err := r.host.TakeSaved(r.ctx, r.plan); err != nil {
+			frozen := func() {
+				if s := r.runState(); s != "paused" {
+					t.Errorf("at the instant of the disks the VM is %s", s)
+				}
+			}
+			if err := r.host.TakeSaved(r.ctx, r.plan, frozen); err != nil {
 				t.Fatal(err)
 			}
 			if after := r.bandwidth(); before != after || before == 0 {
@@ -170,7 +175,7 @@ func TestCannotSave(t *testing.T) {
 	check := func(want error) {
 		t.Helper()
 		r.wantErr(r.host.CanSave(r.ctx, r.plan), want)
-		if err := r.host.TakeSaved(r.ctx, r.plan); !errors.Is(err, want) || !errors.Is(err, snapshot.ErrNotTaken) {
+		if err := r.host.TakeSaved(r.ctx, r.plan, func() {}); !errors.Is(err, want) || !errors.Is(err, snapshot.ErrNotTaken) {
 			t.Errorf("TakeSaved: %v", err)
 		}
 	}
@@ -193,7 +198,7 @@ func TestCannotSave(t *testing.T) {
 	if err := os.WriteFile(r.plan.Saved.Path+savingSuffix, nil, 0o600); err != nil { // the file cannot be made
 		t.Fatal(err)
 	}
-	if err := r.host.TakeSaved(r.ctx, r.plan); !errors.Is(err, snapshot.ErrNotTaken) || !errors.Is(err, fs.ErrExist) {
+	if err := r.host.TakeSaved(r.ctx, r.plan, func() {}); !errors.Is(err, snapshot.ErrNotTaken) || !errors.Is(err, fs.ErrExist) {
 		t.Errorf("TakeSaved: %v", err)
 	}
 	r.unsaved()
@@ -245,7 +250,7 @@ func TestSaveFails(t *testing.T) {
 			t.Parallel()
 			r := savable(t, savedVM())
 			ctx, wait := c.spoil(t, r)
-			err := r.host.TakeSaved(ctx, r.plan)
+			err := r.host.TakeSaved(ctx, r.plan, func() {})
 			wait()
 			if c.want != nil {
 				r.wantErr(err, c.want)
@@ -261,7 +266,7 @@ func TestSaveHangs(t *testing.T) {
 	t.Parallel()
 	r := savable(t, savedVM())
 	disk := hungDisk{make(chan struct{})}
-	s := &saving{f: disk}
+	s := &saving{f: disk, frozen: func() {}}
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
 	done, err := r.host.whileStopped(ctx, r.plan, s)
@@ -302,13 +307,13 @@ func TestSaveKilled(t *testing.T) {
 			r.take()
 		},
 		"saved": func(t *testing.T, r *run, f *os.File) {
-			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil || done != diskFrozen {
+			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, frozen: func() {}}); err != nil || done != diskFrozen {
 				t.Fatal(done, err)
 			}
 		},
 		"saved, and the dead-man resumes": func(t *testing.T, r *run, f *os.File) {
 			before := r.plan.Saved.Bandwidth
-			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil || done != diskFrozen {
+			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, frozen: func() {}}); err != nil || done != diskFrozen {
 				t.Fatal(done, err)
 			}
 			if err := r.host.Resume(r.ctx, r.plan); err != nil {
@@ -336,7 +341,7 @@ func TestSaveKilled(t *testing.T) {
 			pr.Close() // as the kernel does with what a dead process had open
 		},
 		"QEMU too": func(t *testing.T, r *run, f *os.File) {
-			if _, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f}); err != nil {
+			if _, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, frozen: func() {}}); err != nil {
 				t.Fatal(err)
 			}
 			r.kill()

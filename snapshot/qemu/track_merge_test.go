@@ -94,14 +94,15 @@ func TestTrackSaved(t *testing.T) {
 			s := newSeries(t, shape{format: format, bus: "virtio", disks: 1})
 			s.ask("eject", args{"id": "cd0", "force": true}, nil)
 			s.ask("cont", nil, nil)
-			c := s.take(s.host.TakeSaved)
+			saved := func(ctx context.Context, p snapshot.Plan) error { return s.host.TakeSaved(ctx, p, func() {}) }
+			c := s.take(saved)
 			if c.Record == "" {
 				t.Fatalf("nothing is recorded: %s", c.Reason)
 			}
 			s.guestWrites(mib, 4096)
 			s.merge(c, true)
 			s.guestWrites(2*mib, 4096)
-			c = s.take(s.host.TakeSaved)
+			c = s.take(saved)
 			s.wants(c, mib, 2*mib)
 			s.merge(c, true)
 			s.wants(s.point())

@@ -30,7 +30,7 @@ func (v *fakeVM) savable(p snapshot.Plan) error {
 }
 
 // TakeSaved takes disks and memory at one instant: a Fake's guest never stands still.
-func (h *fakeHost) TakeSaved(ctx context.Context, p snapshot.Plan) error {
+func (h *fakeHost) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
 	return h.fake.lock(ctx, p.VM, "TakeSaved", func(v *fakeVM) error {
 		if err := v.savable(p); err != nil {
 			return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
@@ -38,6 +38,7 @@ func (h *fakeHost) TakeSaved(ctx context.Context, p snapshot.Plan) error {
 		if err := v.take(p); err != nil {
 			return err
 		}
+		frozen()
 		v.saved = bytes.Clone(v.Memory)
 		return nil
 	})

@@ -71,8 +71,9 @@ func (k *saverKit) runs() {
 
 func (k *saverKit) takeSaved(p snapshot.Plan) {
 	k.t.Helper()
-	if err := k.saver.TakeSaved(k.ctx, p); err != nil {
-		k.t.Fatalf("TakeSaved: %v", err)
+	frozen := 0
+	if err := k.saver.TakeSaved(k.ctx, p, func() { frozen++ }); err != nil || frozen != 1 {
+		k.t.Fatalf("TakeSaved: %v; the disks froze %d times", err, frozen)
 	}
 	k.runs()
 }
@@ -147,7 +148,7 @@ func (k *saverKit) cancelled() {
 	p := k.prepared()
 	ctx, cancel := context.WithCancel(k.ctx)
 	cancel()
-	wantErr(k.t, "TakeSaved", k.saver.TakeSaved(ctx, p), context.Canceled)
+	wantErr(k.t, "TakeSaved", k.saver.TakeSaved(ctx, p, func() { k.t.Error("the disks froze") }), context.Canceled)
 	k.resumes(p)
 	k.merge(p)
 	k.asBefore()
@@ -157,7 +158,7 @@ func (k *saverKit) cancelled() {
 func (k *saverKit) crash() {
 	p := k.prepared()
 	k.Crash(k.t)
-	wantErr(k.t, "TakeSaved", k.saver.TakeSaved(k.ctx, p), snapshot.ErrGone)
+	wantErr(k.t, "TakeSaved", k.saver.TakeSaved(k.ctx, p, func() { k.t.Error("the disks froze") }), snapshot.ErrGone)
 	if err := k.saver.Resume(k.ctx, p); err != nil {
 		k.t.Errorf("Resume: %v", err)
 	}
