@@ -26,7 +26,12 @@ type chain struct {
 	buried   buried          // nil: not asked for yet
 	followed map[string]bool // forgotten points
 	reasons  map[string]error
+	asked    int // for how many points that are not listed
 }
+
+// maxAsked bounds what is asked of the store: a point that was made to mislead may name
+// thousands that never were.
+const maxAsked = 1000
 
 // checkChain proves that nothing is left out of a listing of points under a prefix, all
 // of them or those of a VM, some of which were read. It returns what is missing or was
@@ -113,6 +118,13 @@ func (c *chain) look(ctx context.Context, h Head, why string) (forgotten bool, e
 	}
 	if c.buried.excuses(object, h.Hash) {
 		return true, nil
+	}
+	if c.reasons[object] != nil {
+		return false, nil
+	}
+	if c.asked++; c.asked > maxAsked {
+		c.reasons[c.prefix] = objectErr(c.prefix, fmt.Errorf("%w: and others that are named", ErrOmitted))
+		return false, nil
 	}
 	// It may have come after it was listed.
 	_, err = c.r.store.Stat(ctx, object)

@@ -77,6 +77,7 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 func (s *Session) link(ctx context.Context, vm [16]byte, p *Point) (err error) {
 	p.SignedBy, p.Signer, p.Deduplicated = s.r.Label(), s.r.signer(), s.r.domain.String()
 	p.Heads = s.r.memory.heads(hex.EncodeToString(vm[:]))
+	p.Heads = p.Heads[:min(len(p.Heads), maxHeads)]
 	if p.Parent == "" {
 		return nil
 	}
@@ -160,6 +161,9 @@ func encodeDocument(v any) ([]byte, error) {
 	packed, err := compress(doc)
 	if err != nil {
 		return nil, fmt.Errorf("encode restore point: %w", err)
+	}
+	if most := mostDocument(len(packed)); len(doc) > most { // nobody would read it
+		return nil, fmt.Errorf("encode restore point: %d bytes of JSON in %d, at most %d allowed", len(doc), len(packed), most)
 	}
 	return packed, nil
 }

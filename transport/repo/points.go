@@ -18,11 +18,17 @@ import (
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
-// Bounds of a manifest in bytes: as stored, and as JSON.
+// Bounds of a manifest: bytes as stored, bytes as JSON, points of other VMs.
 const (
 	maxManifest = 16 << 20
 	maxDocument = 32 << 20
+	maxHeads    = 1 << 16
 )
+
+// mostDocument is how much JSON so many bytes may hold: what many manifests of somebody else's
+// take in memory is so a multiple of what was put into the store. Those of lull are some three
+// to twenty times as large as packed, for the hashes in them.
+func mostDocument(packed int) int { return min(maxDocument, 256<<10+128*packed) }
 
 // pointReaders is how many manifests are read at the same time.
 const pointReaders = 4
@@ -247,6 +253,9 @@ func checkDecoded(p *Point) error {
 	if !strings.Contains(p.ID, "-") || p.VM == "" {
 		return fmt.Errorf("%w: no point id or VM", wire.ErrDamaged)
 	}
+	if len(p.Heads) > maxHeads {
+		return fmt.Errorf("%w: names %d other points, at most %d are named", wire.ErrDamaged, len(p.Heads), maxHeads)
+	}
 	for root := range p.roots() {
 		if err := tree.Root(root).Check(); err != nil {
 			return fmt.Errorf("%w: %w", wire.ErrDamaged, err)
@@ -266,7 +275,7 @@ func compress(b []byte) ([]byte, error) {
 }
 
 func decompress(b []byte) ([]byte, error) {
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxDocument))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(mostDocument(len(b)))))
 	if err != nil {
 		return nil, err
 	}

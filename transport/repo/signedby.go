@@ -17,7 +17,7 @@ var ErrSigners = errors.New("several keys had that label")
 
 // SignedPoint is a restore point by its signature, whether it can be read or not.
 type SignedPoint struct {
-	Point // of one that cannot be read only ID, and SignedBy
+	Point // its outline, and who signed it; of one that cannot be read only ID, and SignedBy
 	// Damaged is why it cannot be read.
 	Damaged error
 	// Held says that it is held, and by whom.
@@ -97,7 +97,7 @@ func (s *signedSearch) look(ctx context.Context, info blob.Info) error {
 	if !slices.Contains(s.signers, sealed.Signer.Signer) {
 		s.signers = append(s.signers, sealed.Signer.Signer)
 	}
-	found := SignedPoint{Point: p, info: info, Damaged: objectErr(info.Name, err)}
+	found := SignedPoint{Point: short(&p), info: info, Damaged: objectErr(info.Name, err)}
 	if err != nil {
 		found.ID, _ = pointID(info.Name)
 		found.SignedBy = sealed.Signer.Label
@@ -107,6 +107,15 @@ func (s *signedSearch) look(ctx context.Context, info blob.Info) error {
 	}
 	s.found = append(s.found, found)
 	return nil
+}
+
+// short is the outline of a point, with who signed it: the rest of thousands is not held in
+// memory.
+func short(p *Point) Point {
+	o := outlineOf(p)
+	s := o.point()
+	s.SignedBy, s.Hash = p.SignedBy, p.Hash
+	return s
 }
 
 func vmOfObject(object string) string {

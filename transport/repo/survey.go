@@ -112,10 +112,9 @@ func (s *survey) readPoints(ctx context.Context, witness []sid) (all []Point, er
 		case err != nil:
 			return nil, err
 		default:
-			o := outlineOf(&p)
-			short := o.point() // nothing else of it is held in memory
-			short.SignedBy, short.Heads = p.SignedBy, nil
-			all = append(all, short)
+			p = short(&p)
+			p.Heads = nil // nothing else of it is held in memory
+			all = append(all, p)
 			s.points = append(s.points, info)
 		}
 	}
