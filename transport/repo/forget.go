@@ -171,7 +171,8 @@ func (r *Repository) forget(ctx context.Context, points []Point, burials []buria
 
 // ForgetDamaged gives up a restore point that cannot be read, by its id: nobody knows what
 // it needs, so that rules and prunes stop at it. vm may be empty. One that can be read is
-// left to Forget.
+// left to Forget. One that the store keeps locked stays, and is a LockedError; but it is given
+// up: rules and prunes pass over it as long as it is there as it was.
 func (r *Repository) ForgetDamaged(ctx context.Context, vm, id string) error {
 	if err := r.Allow(RoleMaintain, "forget restore points"); err != nil {
 		return err

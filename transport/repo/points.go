@@ -78,16 +78,21 @@ func (r *Repository) mayList() error {
 // the others.
 func (r *Repository) readPoints(ctx context.Context, infos []blob.Info) ([]Point, []error, error) {
 	points, errs := make([]Point, len(infos)), make([]error, len(infos))
+	gone := givenUp{r: r}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(pointReaders)
 	for i, info := range infos {
 		g.Go(func() error {
 			p, err := r.readPoint(ctx, r.store, info)
 			points[i] = p
-			if passable(err) {
-				err, errs[i] = nil, reported(err)
+			if !passable(err) {
+				return err
 			}
-			return err
+			is, failed := gone.is(ctx, r.store, info, err)
+			if !is {
+				errs[i] = reported(err)
+			}
+			return failed
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -131,6 +136,7 @@ func (r *Repository) newest(ctx context.Context, store blob.Store, infos []blob.
 	// Ids sort by time, so names do.
 	infos = slices.SortedFunc(slices.Values(infos), func(a, b blob.Info) int { return strings.Compare(b.Name, a.Name) })
 	var damaged []error
+	gone := givenUp{r: r}
 	for _, info := range infos {
 		p, err := r.readPoint(ctx, store, info)
 		if err == nil {
@@ -139,7 +145,13 @@ func (r *Repository) newest(ctx context.Context, store blob.Store, infos []blob.
 		if !passable(err) {
 			return Point{}, nil, err
 		}
-		damaged = append(damaged, reported(err))
+		is, failed := gone.is(ctx, store, info, err)
+		if failed != nil {
+			return Point{}, nil, failed
+		}
+		if !is {
+			damaged = append(damaged, reported(err))
+		}
 	}
 	return Point{}, damaged, nil
 }

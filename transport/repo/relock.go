@@ -59,6 +59,8 @@ const lockers = 8
 // with it. So maintenance that writes a shorter index object beside an old one lets the old
 // one's lock end.
 //
+// The object of a point that has lost something is not locked, only what it needs.
+//
 // A point that cannot be read hides no other: the error, which wraps ErrCorrupt or
 // ErrVersion then, comes beside the report of what was done. So does blob.ErrLocked, of
 // an object that the store holds in another mode until its time is over.
@@ -93,6 +95,7 @@ type relock struct {
 	copies  []index.Location
 	known   lockMemory
 	damaged []error
+	torn    int // how often something was lost
 	report  LockReport
 }
 
@@ -137,7 +140,7 @@ type lockedPoint struct {
 
 // pointsToLock reads the points that are to be locked still, the longest first.
 func (l *relock) pointsToLock(ctx context.Context, infos []blob.Info) (points []lockedPoint, err error) {
-	now := l.r.now()
+	now, gone := l.r.now(), givenUp{r: l.r}
 	for _, info := range infos {
 		until := info.Created.Add(l.o.Period)
 		if l.o.Until == nil && !until.After(now) {
@@ -145,7 +148,11 @@ func (l *relock) pointsToLock(ctx context.Context, infos []blob.Info) (points []
 		}
 		p, err := l.r.readPoint(ctx, l.r.store, info)
 		if passable(err) {
-			if err = reported(err); err != nil {
+			is, failed := gone.is(ctx, l.r.store, info, err)
+			if failed != nil {
+				return nil, failed
+			}
+			if err = reported(err); err != nil && !is {
 				l.damaged = append(l.damaged, err)
 			}
 			continue
@@ -312,13 +319,27 @@ func (l *relock) always(ctx context.Context, until time.Time) error {
 // point asks for what a point needs that no other does for longer.
 func (l *relock) point(ctx context.Context, p *lockedPoint) error {
 	l.report.Points++
-	l.want(p.object, p.until)
 	need := func(name block.Name) error { return l.need(ctx, name, p.until) }
+	began := l.torn
+	var path []int // of the nodes that the walk is in: torn when it entered them
 	w := tree.Walker{
-		Load:  l.r.nodes(l.r.store).load,
-		Enter: func(name block.Name) (bool, error) { fresh := !l.seen[name]; l.seen[name] = true; return fresh, nil },
-		Leave: need,
-		Bad:   func(_ block.Name, _ tree.Span, err error) error { return l.passed(err) },
+		Load: l.r.nodes(l.r.store).load,
+		Enter: func(name block.Name) (bool, error) {
+			if l.seen[name] {
+				return false, nil
+			}
+			l.seen[name], path = true, append(path, l.torn)
+			return true, nil
+		},
+		Leave: func(name block.Name) error {
+			err := need(name)
+			if n := len(path) - 1; path[n] != l.torn {
+				delete(l.seen, name) // the next point that has it is not whole either
+			}
+			path = path[:len(path)-1]
+			return err
+		},
+		Bad: func(_ block.Name, _ tree.Span, err error) error { return l.passed(err) },
 		Leaf: func(_ int64, entries []tree.Entry) error {
 			for i := range entries {
 				if err := need(entries[i].Name); err != nil {
@@ -333,6 +354,9 @@ func (l *relock) point(ctx context.Context, p *lockedPoint) error {
 			return err
 		}
 	}
+	if l.torn == began { // else nobody could forget for long what was made to stop maintenance
+		l.want(p.object, p.until)
+	}
 	return nil
 }
 
@@ -344,6 +368,7 @@ func (l *relock) passed(err error) error {
 	if err == nil || !passable(err) {
 		return err
 	}
+	l.torn++
 	l.note(err)
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
@@ -182,38 +181,37 @@ func (r *Repository) ForgetSigned(ctx context.Context, points []SignedPoint) err
 	return err
 }
 
-// buryDamaged deletes points that cannot be read, but for those that the store keeps.
+// buryDamaged gives up points that cannot be read, and deletes them, but for those that the
+// store keeps: they count no more (givenUp), and are in kept.
 func (r *Repository) buryDamaged(ctx context.Context, infos []blob.Info, kept *LockedError) error {
+	if len(infos) == 0 {
+		return nil
+	}
 	var t tombstone
+	for _, info := range infos {
+		h, err := hashOf(ctx, r.store, info)
+		if err != nil && !errors.Is(err, blob.ErrNotFound) {
+			return err
+		}
+		t.Damaged = append(t.Damaged, Head{Point: strings.TrimPrefix(info.Name, pointPrefix), Hash: h})
+	}
+	if err := r.entomb(ctx, t); err != nil {
+		return err
+	}
 	l := locks{store: r.store}
 	for _, info := range infos {
 		until, err := l.until(ctx, info.Name, r.now())
 		if err != nil {
 			return err
 		}
-		if id, _ := pointID(info.Name); !until.IsZero() {
+		gone := false
+		if until.IsZero() {
+			if gone, err = remove(ctx, r.store, info.Name); err != nil {
+				return err
+			}
+		}
+		if id, _ := pointID(info.Name); !gone {
 			kept.add(id, until)
-			continue
-		}
-		head := Head{Point: strings.TrimPrefix(info.Name, pointPrefix)}
-		if b, err := readSized(ctx, r.store, info, maxManifest); err == nil {
-			head.Hash = sum(b)
-		}
-		t.Damaged = append(t.Damaged, head)
-	}
-	if len(t.Damaged) == 0 {
-		return nil
-	}
-	if err := r.entomb(ctx, t); err != nil {
-		return err
-	}
-	for _, h := range t.Damaged {
-		gone, err := remove(ctx, r.store, pointPrefix+h.Point)
-		if err != nil {
-			return err
-		}
-		if id, _ := pointID(pointPrefix + h.Point); !gone {
-			kept.add(id, time.Time{})
 		}
 	}
 	return nil

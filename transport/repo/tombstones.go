@@ -83,20 +83,21 @@ func links(own Head, parent string, hash Hash, heads []Head) []Head {
 type buried map[string]grave
 
 type grave struct {
-	hash  Hash
-	any   bool // whatever it was
-	links []Head
+	hash    Hash
+	any     bool   // whatever it was
+	damaged []Hash // of what was given up as it could not be read; zero: it was too large
+	links   []Head
 }
 
 func (b buried) take(t *tombstone) {
 	for i := range t.Points {
 		p := &t.Points[i]
 		g := b[pointPrefix+p.Point]
-		b[pointPrefix+p.Point] = grave{p.Hash, g.any, links(p.Head, p.Parent, p.ParentHash, p.Heads)}
+		b[pointPrefix+p.Point] = grave{p.Hash, g.any, g.damaged, links(p.Head, p.Parent, p.ParentHash, p.Heads)}
 	}
 	for _, p := range t.Damaged {
 		g := b[pointPrefix+p.Point]
-		b[pointPrefix+p.Point] = grave{p.Hash, true, g.links}
+		b[pointPrefix+p.Point] = grave{p.Hash, true, append(g.damaged, p.Hash), g.links}
 	}
 }
 
