@@ -20,7 +20,7 @@ type undertaker struct {
 // undertaker lists first what is there, then what was forgotten: what goes in between is in
 // one of the two.
 func (r *Repository) undertaker(ctx context.Context, points []Point) (*undertaker, error) {
-	infos, err := list(ctx, r.store, pointPrefix)
+	infos, err := listPoints(ctx, r.store, pointPrefix)
 	if err != nil {
 		return nil, err
 	}
