@@ -26,7 +26,7 @@ func TestReal(t *testing.T) {
 	}
 	for name, run := range map[string]func(*rig){
 		"Document": document, "LeaderKilled": leaderKilled, "ConnectionKilled": connectionKilled, "AskedToEnd": askedToEnd,
-		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile,
+		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &rig{T: t, db: db, settings: settings(t, db), guest: &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk}}
@@ -236,6 +236,20 @@ func openTransaction(r *rig) {
 	r.freeze()
 	if res, err := r.writer.Thaw(r.Context(), quiesce.Request{}); err != nil || !res.Held {
 		r.Errorf("thaw: %+v, %v", res, err)
+	}
+}
+
+// A pipe in the data directory with the name of a link file is not read.
+func pipe(r *rig) {
+	file := filepath.Join(r.db.Data, "x.isl")
+	if err := syscall.Mkfifo(file, 0o666); err != nil {
+		r.Fatal(err)
+	}
+	defer os.Remove(file)
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	if err := r.writer.Prepare(ctx, quiesce.Request{}); err != nil {
+		r.Error(err)
 	}
 }
 

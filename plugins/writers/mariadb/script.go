@@ -1,13 +1,16 @@
 package mariadb
 
+import "github.com/lull-backup/lull/plugins/writers/internal/inguest"
+
 // shared are the functions of the scripts. The client runs as who runs the script, root
 // in a guest, whom socket authentication lets in; with an options file by what that
-// says. No password is ever on a command line.
+// says. No password is ever on a command line. A server may ask the client for any file
+// that it can read, so that is off.
 const shared = `
 client() { # CLIENT SOCKET OPTIONSFILE [ARG...]
     client=$1 socket=$2 file=$3
     shift 3
-    set -- --batch --skip-column-names --skip-reconnect --unbuffered --connect-timeout=5 --protocol=socket "--socket=$socket" "$@"
+    set -- --batch --skip-column-names --skip-reconnect --unbuffered --connect-timeout=5 --protocol=socket --local-infile=0 "--socket=$socket" "$@"
     if [ -n "$file" ] && [ -r "$file" ]; then
         exec "$client" "--defaults-file=$file" "$@"
     fi
@@ -17,7 +20,7 @@ client() { # CLIENT SOCKET OPTIONSFILE [ARG...]
 
 // findScript prints what there is of each running server: its process, the numbers of
 // its sockets, and which listening Unix sockets there are.
-const findScript = `
+const findScript = inguest.Trusted + `
 here=$(stat -Lc %d:%i /proc/self/root/)
 for p in /proc/[0-9]*; do
     { read -r name <"$p/comm"; } 2>/dev/null || continue
@@ -26,9 +29,10 @@ for p in /proc/[0-9]*; do
     echo "pid ${p#/proc/}"
     echo "data $(readlink "$p/cwd")"
     if [ "$(stat -Lc %d:%i "$p/root/")" = "$here" ]; then
+        login "$p" "$exe" mysql
         found=
-        for dir in "${exe%/*}" "${exe%/sbin/*}/bin"; do
-            for client in "$dir/mariadb" "$dir/mysql"; do [ -n "$found" ] || [ ! -x "$client" ] || found=$client; done
+        ! genuine "$exe" || for dir in "${exe%/*}" "${exe%/sbin/*}/bin"; do
+            for client in "$dir/mariadb" "$dir/mysql"; do [ -n "$found" ] || [ ! -x "$client" ] || ! trusted "$client" || found=$client; done
         done
         [ -n "$found" ] || found=$(command -v mariadb || command -v mysql) || found=
         echo "client $found"
@@ -51,19 +55,19 @@ const filesScript = `
 cd "$1" || exit 1
 for path; do readlink -f "$path"; done
 find . -maxdepth 2 -type l | while read -r link; do readlink -f "$link"; done
-find . -maxdepth 2 -name '*.isl' | while read -r link; do head -n 1 "$link"; echo; done
+find . -maxdepth 2 -name '*.isl' -type f | while read -r link; do head -n 1 "$link"; echo; done # not a pipe, which has no end
 exit 0`
 
 // holder locks the servers. Its arguments are the number of seconds that it holds at
-// most, the options file, and three for each server: client, socket, and the SQL that
+// most, and four for each server: client, socket, options file, and the SQL that
 // locks. What the clients say goes to one place, which counts the locks.
 //
 // A client ends with its input, which what feeds it ends: on SIGTERM, after the time,
 // and when the leader of the group is gone. The lock goes with the connection.
 const holder = shared + `
-seconds=$1 file=$2
-shift 2
-servers=$(($# / 3))
+seconds=$1
+shift
+servers=$(($# / 4))
 feed() {
     end=
     trap 'end=yes' TERM
@@ -78,9 +82,9 @@ feed() {
 }
 lock() {
     exec 3>&-
-    feed "$3" | {
+    feed "$4" | {
         trap '' TERM
-        (client "$1" "$2" "$file") 2>&1
+        (client "$1" "$2" "$3") 2>&1
         echo "ERROR: the connection ended"
     }
 }
@@ -107,9 +111,9 @@ collect() {
 trap : TERM HUP INT
 {
     exec 4>&1 >/dev/null
-    while [ $# -ge 3 ]; do
-        lock "$1" "$2" "$3" >&4 &
-        shift 3
+    while [ $# -ge 4 ]; do
+        lock "$1" "$2" "$3" "$4" >&4 &
+        shift 4
     done
     exec 4>&- 3>&-
     until wait; do :; done

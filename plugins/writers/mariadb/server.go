@@ -26,6 +26,7 @@ type server struct {
 	pid     int
 	data    string
 	client  string
+	login   inguest.Login
 	inside  bool // commands see its files: it is in no container
 	sockets []string
 
@@ -84,6 +85,8 @@ func (s *server) set(key, value string) (err error) {
 		if value != "" && (!inguest.Clean(value) || !path.IsAbs(value)) {
 			return bad
 		}
+	case "login":
+		s.login = inguest.Login(value)
 	case "open":
 		if _, err := strconv.ParseUint(value, 10, 64); err != nil || len(s.open) == maxSockets {
 			return bad

@@ -3,6 +3,7 @@ package mariadb
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -167,6 +168,14 @@ func TestMySQLCycle(t *testing.T) {
 	const want = `{"servers":[{"product":"MySQL","version":"8.0.36-0ubuntu0.22.04.1","data_directory":"/var/lib/mysql","socket":"/run/mysqld/mysqld.sock","files":["/logs","/var/lib/mysql"],"engines":{"InnoDB":12},"lock":"LOCK INSTANCE FOR BACKUP, FLUSH TABLES WITH READ LOCK","server_id":"abc","binlog_file":"bin.000003","binlog_position":"157","gtid":"abc:1-5"}]}`
 	if diff := cmp.Diff(want, string(doc)); diff != "" || err != nil {
 		t.Error(diff, err)
+	}
+}
+
+// The client keeps the guest's files from a server that asks for them.
+func TestClientArguments(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "/bin/sh", "-c", askScript, "lull", "echo", "/s", "", "-e", "SELECT 1").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), " --local-infile=0 ") || !strings.HasPrefix(string(out), "--no-defaults ") {
+		t.Errorf("%s, %v", out, err)
 	}
 }
 

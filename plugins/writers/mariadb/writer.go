@@ -24,7 +24,8 @@ const Name = "mariadb"
 // Settings of the writer. The zero value is for most guests.
 type Settings struct {
 	// DefaultsFile is an options file with a section [client], used in guests that have
-	// it; in others, socket authentication as root.
+	// it, for servers that a login may be given to; for others, socket
+	// authentication as root.
 	DefaultsFile string `json:"defaults_file,omitempty"`
 	// Only are the data directories that are looked after; empty: all that are found.
 	Only []string `json:"only,omitempty"`
@@ -241,7 +242,7 @@ func (w *Writer) engines(ctx context.Context, f found) (map[string]int, error) {
 
 // ask runs SQL in the guest.
 func (w *Writer) ask(ctx context.Context, f found, sql string) ([]byte, error) {
-	out, err := w.hold.Run(ctx, askScript, f.client, f.socket, w.settings.DefaultsFile, "-e", sql)
+	out, err := w.hold.Run(ctx, askScript, f.client, f.socket, w.optionsFile(f.server), "-e", sql)
 	return out, f.typed(err)
 }
 
@@ -276,9 +277,9 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.turn == 0 {
 		return w.hold.Fail(errors.New("freeze without prepare"))
 	}
-	args := []string{strconv.Itoa(int(inguest.Longest / time.Second)), w.settings.DefaultsFile}
+	args := []string{strconv.Itoa(int(inguest.Longest / time.Second))}
 	for i, f := range w.found {
-		args = append(args, f.client, f.socket, f.is.lockSQL(i, waitIn(ctx), inguest.Longest))
+		args = append(args, f.client, f.socket, w.optionsFile(f.server), f.is.lockSQL(i, waitIn(ctx), inguest.Longest))
 	}
 	lines, err := w.hold.Take(ctx, w.turn, holder, args...)
 	if err != nil {
@@ -286,6 +287,14 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	}
 	w.at, err = parseLocked(lines, len(w.found))
 	return w.hold.Fail(err)
+}
+
+// optionsFile is what a server is given to log in with.
+func (w *Writer) optionsFile(s server) string {
+	if s.login.Allows(w.settings.Only, s.data) {
+		return w.settings.DefaultsFile
+	}
+	return ""
 }
 
 // waitIn leaves the half of what is left of a call.

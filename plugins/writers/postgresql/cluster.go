@@ -29,7 +29,8 @@ type cluster struct {
 	socket string // folder; empty where the server has no Unix socket
 	data   string
 	psql   string // empty: none was found
-	inside bool   // its files are seen from where commands run: it is in no container
+	login  inguest.Login
+	inside bool // its files are seen from where commands run: it is in no container
 	wal    string
 	spaces []string
 }
@@ -99,6 +100,8 @@ func (c *cluster) set(key, value string) (err error) {
 			return bad
 		}
 		c.socket = value
+	case "login":
+		c.login = inguest.Login(value)
 	case "data", "wal", "space":
 		return c.setPath(key, value, bad)
 	case "psql":

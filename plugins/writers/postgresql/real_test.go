@@ -267,3 +267,27 @@ func TestStandby(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A server that dies in the window has not held until its end, and what it leaves behind
+// does not stand for ever.
+func TestDied(t *testing.T) {
+	db := guesttest.NativePostgres(t)
+	r := &rig{T: t, db: db, settings: settings(t, db), guest: &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk}}
+	r.writer = postgresql.New(r.guest, r.settings)
+	r.freeze()
+	pid := strconv.Itoa(db.PID())
+	list, err := os.ReadFile(filepath.Join("/proc", pid, "task", pid, "children"))
+	children := strings.Fields(string(list))
+	if err != nil || len(children) == 0 {
+		t.Fatalf("children %q: %v", list, err)
+	}
+	r.kill(db.PID(), syscall.SIGKILL)
+	r.await("end", func() bool { return syscall.Kill(db.PID(), 0) != nil })
+	r.thawed()
+	for _, child := range children {
+		r.await("let go of "+child, func() bool {
+			stat, err := os.ReadFile(filepath.Join("/proc", child, "stat"))
+			return err != nil || !strings.Contains(string(stat), ") T ")
+		})
+	}
+}

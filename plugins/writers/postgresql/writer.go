@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
@@ -25,7 +26,8 @@ const oldest = 150000
 // Settings of the writer. The zero value is for most guests.
 type Settings struct {
 	// ServiceFile is a connection service file with a service [lull], used in guests
-	// that have it; in others, peer authentication as who owns the server.
+	// that have it, for servers that a login may be given to; for others, peer
+	// authentication as who owns the server.
 	ServiceFile string `json:"service_file,omitempty"`
 	// Only are the data directories that are looked after; empty: all that are found.
 	Only []string `json:"only,omitempty"`
@@ -196,13 +198,17 @@ func versionName(v int) string { return fmt.Sprintf("%d.%d", v/10000, v%10000) }
 
 // ask runs SQL in the guest.
 func (w *Writer) ask(ctx context.Context, c cluster, sql string) ([]byte, error) {
-	out, err := w.hold.Run(ctx, askScript, append(c.client(), w.settings.ServiceFile, "-c", sql)...)
+	out, err := w.hold.Run(ctx, askScript, append(w.client(c), "-c", sql)...)
 	return out, c.typed(err)
 }
 
 // client are the arguments that reach a server.
-func (c cluster) client() []string {
-	return []string{strconv.Itoa(c.uid), strconv.Itoa(c.gid), c.psql, c.socket, strconv.Itoa(c.port)}
+func (w *Writer) client(c cluster) []string {
+	service := ""
+	if c.login.Allows(w.settings.Only, c.data) {
+		service = w.settings.ServiceFile
+	}
+	return []string{strconv.Itoa(c.uid), strconv.Itoa(c.gid), c.psql, c.socket, strconv.Itoa(c.port), service}
 }
 
 // typed finds the class of what psql said.
@@ -247,14 +253,14 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.turn == 0 {
 		return w.hold.Fail(errors.New("freeze without prepare"))
 	}
-	args := []string{w.settings.ServiceFile}
+	args := []string{strconv.Itoa(int(inguest.Longest / time.Second))}
 	for i, c := range w.clusters {
 		sql := primarySQL
 		if w.facts[i].standby {
 			sql = standbySQL
 		}
 		args = append(args, strconv.Itoa(c.pid), c.start)
-		args = append(append(args, c.client()...), sql)
+		args = append(append(args, w.client(c)...), sql)
 	}
 	lines, err := w.hold.Take(ctx, w.turn, holder, args...)
 	if err != nil {
