@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/plugins/sdk"
+	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -23,7 +24,6 @@ const (
 )
 
 const (
-	hintAgent  = "install qemu-guest-agent in the guest, start it, and give the VM a channel for it"
 	hintFroze  = "see in the guest agent's log why it froze no file system"
 	hintChosen = "put mount_points of the group right: one for each file system, as the guest's own list of mounts has it"
 )
@@ -225,9 +225,9 @@ func failure(err error) error {
 	f := &quiesce.Failure{Writer: Name, Err: err}
 	switch {
 	case errors.Is(err, snapshot.ErrNoGuest):
-		f.Class, f.Next = quiesce.NotPresent, hintAgent
+		f.Class, f.Next = quiesce.NotPresent, inguest.HintAgent
 	case errors.Is(err, snapshot.ErrGuestSilent), errors.Is(err, context.DeadlineExceeded):
-		f.Class, f.Next = quiesce.Timeout, hintAgent
+		f.Class, f.Next = quiesce.Timeout, inguest.HintAgent
 	}
 	var h interface{ Hint() string }
 	if errors.As(err, &h) && h.Hint() != "" {

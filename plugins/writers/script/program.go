@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -26,9 +27,6 @@ var (
 
 func freezeProgram() string { return commonText + freezeText }
 func thawProgram() string   { return commonText + thawText }
-
-// windows is the system of guests that have no shell.
-const windows = "mswindows"
 
 // tryAgain is the exit code of a freeze script that may go well later: EX_TEMPFAIL.
 const tryAgain = 75
@@ -115,7 +113,7 @@ func (w *Writer) present(ctx context.Context) error {
 		if err != nil {
 			return w.failure(err)
 		}
-		if info.OS == windows {
+		if info.OS == inguest.Windows {
 			return w.absent(errors.New("scripts need a guest with a shell"))
 		}
 	}

@@ -19,7 +19,8 @@ type Shell struct {
 }
 
 const (
-	hintAgent = "install qemu-guest-agent in the guest, start it, and give the VM a channel for it"
+	// HintAgent is what to do about a guest without an agent.
+	HintAgent = "install qemu-guest-agent in the guest, start it, and give the VM a channel for it"
 	hintGrant = "the writer needs the grant exec"
 )
 
@@ -58,8 +59,8 @@ func (s Shell) Run(ctx context.Context, script string, args ...string) ([]byte, 
 	return res.Stdout, nil
 }
 
-// windows is the system of guests that have no shell.
-const windows = "mswindows"
+// Windows is the system of guests that have no shell.
+const Windows = "mswindows"
 
 // HasShell says of a guest that cannot run scripts that it has no such application.
 func (s Shell) HasShell(ctx context.Context) error {
@@ -70,7 +71,7 @@ func (s Shell) HasShell(ctx context.Context) error {
 	if errors.Is(err, sdk.ErrDenied) {
 		return nil // Run will tell
 	}
-	if err == nil && info.OS == windows {
+	if err == nil && info.OS == Windows {
 		return &quiesce.Failure{Class: quiesce.NotPresent, Writer: s.Writer, Err: errors.New("databases of Windows guests are not looked after")}
 	}
 	return s.Fail(err)
@@ -97,9 +98,9 @@ func (s Shell) Fail(err error) error {
 	f := &quiesce.Failure{Writer: s.Writer, Err: err}
 	switch {
 	case errors.Is(err, snapshot.ErrNoGuest):
-		f.Class, f.Next = quiesce.NotPresent, hintAgent
+		f.Class, f.Next = quiesce.NotPresent, HintAgent
 	case errors.Is(err, snapshot.ErrGuestSilent), errors.Is(err, context.DeadlineExceeded):
-		f.Class, f.Next = quiesce.Timeout, hintAgent
+		f.Class, f.Next = quiesce.Timeout, HintAgent
 	case errors.Is(err, ErrOver):
 		f.Class = quiesce.Retryable
 	}
