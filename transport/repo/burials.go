@@ -17,22 +17,29 @@ type undertaker struct {
 	hashes map[string]Hash // of objects that are there
 }
 
-// undertaker lists first what is there, then what was forgotten: what goes in between is in
-// one of the two.
-func (r *Repository) undertaker(ctx context.Context, points []Point) (*undertaker, error) {
-	infos, err := listPoints(ctx, r.store, pointPrefix)
-	if err != nil {
-		return nil, err
-	}
-	u := &undertaker{r: r, there: listedOf(infos), hashes: map[string]Hash{}}
-	if u.buried, err = r.forgotten(ctx); err != nil {
-		return nil, err
-	}
+// undertaker buries points that were read.
+func (r *Repository) undertaker(points []Point) *undertaker {
+	u := &undertaker{r: r, hashes: map[string]Hash{}}
 	for i := range points {
 		h := r.headOf(&points[i])
 		u.hashes[pointPrefix+h.Point] = h.Hash
 	}
-	return u, nil
+	return u
+}
+
+// look lists, once, first what is there, then what was forgotten: what goes in between is in
+// one of the two.
+func (u *undertaker) look(ctx context.Context) error {
+	if u.buried != nil {
+		return nil
+	}
+	infos, err := listPoints(ctx, u.r.store, pointPrefix)
+	if err != nil {
+		return err
+	}
+	u.there = listedOf(infos)
+	u.buried, err = u.r.forgotten(ctx)
+	return err
 }
 
 // burial is what a tombstone says of a point, and which of the points it names are neither
@@ -65,15 +72,8 @@ func (u *undertaker) burial(ctx context.Context, p *Point) (b burial, unproven [
 }
 
 // burials are what tombstones say of points.
-func (r *Repository) burials(ctx context.Context, points []Point) ([]burial, error) {
-	if len(points) == 0 {
-		return nil, nil
-	}
-	u, err := r.undertaker(ctx, points)
-	if err != nil {
-		return nil, err
-	}
-	all := make([]burial, len(points))
+func (r *Repository) burials(ctx context.Context, points []Point) (_ []burial, err error) {
+	u, all := r.undertaker(points), make([]burial, len(points))
 	for i := range points {
 		if all[i], _, err = u.burial(ctx, &points[i]); err != nil {
 			return nil, err
@@ -86,6 +86,12 @@ func (r *Repository) burials(ctx context.Context, points []Point) ([]burial, err
 // was forgotten.
 func (u *undertaker) proves(ctx context.Context, h Head) (bool, error) {
 	object := pointPrefix + h.Point
+	if is, known := u.hashes[object]; known && (is == h.Hash || h.Hash == Hash{}) {
+		return true, nil
+	}
+	if err := u.look(ctx); err != nil {
+		return false, err
+	}
 	if u.buried.excuses(object, h.Hash) {
 		return true, nil
 	}
@@ -120,10 +126,7 @@ type Unproven struct {
 // nor forgotten: the store leaves them out, or who made those others lies. While those are
 // there they are missed (ErrOmitted, ErrForged); when they are forgotten nobody asks any more.
 func (r *Repository) Unproven(ctx context.Context, points []Point) (all []Unproven, err error) {
-	u, err := r.undertaker(ctx, points)
-	if err != nil {
-		return nil, err
-	}
+	u := r.undertaker(points)
 	for i := range points {
 		_, heads, err := u.burial(ctx, &points[i])
 		if err != nil {
