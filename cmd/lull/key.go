@@ -167,6 +167,9 @@ func (in *invocation) keyRemoveCommand() *cobra.Command {
 				if k.Kept {
 					next = "; its file stays while the store keeps it locked" + next
 				}
+				if k.Unlisted > 0 {
+					in.warn("%s that it had signed have no room in the record of its removal, and are refused: the newest ones", count(k.Unlisted, "object"))
+				}
 				return in.told(map[string]any{"removed": k.Label, "kept": k.Kept}, "key %s is removed%s", k.Label, next)
 			})
 		}),

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -37,11 +38,24 @@ func (c *checker) small() []smallObjects {
 			_, err := c.r.readQuarantine(ctx, i)
 			return err
 		}, true},
-		note(wire.Session, sessionPrefix, maxNote, true),
+		smallObjects{sessionPrefix, c.checkSession, true},
 		note(wire.Mark, markPrefix, maxMark, true),
 		note(wire.Lease, leasePrefix, maxNote, true),
 		note(wire.Hold, holdPrefix, maxNote, true),
 	)
+}
+
+// checkSession reads an object of a session. Of a key that was removed it is no damage: the
+// session is waited for until the grace is over.
+func (c *checker) checkSession(ctx context.Context, info blob.Info) error {
+	b, err := readSized(ctx, c.r.store, info, maxNote)
+	if err == nil {
+		var by *keys.Certificate
+		if _, by, err = c.r.ring.OpenDocument(wire.Session, info.Name, b); err == nil {
+			err = mayMake(by, signersOf(wire.Session))
+		}
+	}
+	return objectErr(info.Name, err)
 }
 
 // checkKeys reads the config object, the key files and all other small objects again.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -227,6 +228,23 @@ func Renew(ctx context.Context, s *Session) error {
 
 // Doubts is how many objects this host takes for damaged.
 func (r *Repository) Doubts() int { return r.doubts.size() }
+
+// RemoveKeyWithRoom removes a key with a record that has room for so many objects.
+func RemoveKeyWithRoom(ctx context.Context, r *Repository, label string, room int) (Key, error) {
+	return r.removeKey(ctx, label, room)
+}
+
+// Unsigned makes objects that bear the certificate of a key, and no signature of it.
+func Unsigned(ctx context.Context, r *Repository, n int) error {
+	for i := range n {
+		object := r.ring.AppendCertificate([]byte{byte(i), byte(i >> 8)})
+		object = append(object, make([]byte, keys.SignatureSize)...)
+		if err := r.store.Create(ctx, forgottenPrefix+Hash(sum(object)).String(), object); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // RemoveKeyAsBefore removes a key with a record of the kind that does not tell what the key
 // had signed.

@@ -25,6 +25,9 @@ type Key struct {
 	// Kept says that the file of a key that was removed is still there, because the store
 	// keeps it locked; it opens what it opened, and signs nothing that anyone believes.
 	Kept bool `json:"kept,omitempty"`
+	// Unlisted is how many objects that a key had signed which was removed had no room in the
+	// record of that: they are refused.
+	Unlisted int `json:"unlisted,omitempty"`
 
 	object string // its file; "" when it was removed
 	file   keys.Recipient

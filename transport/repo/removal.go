@@ -33,7 +33,13 @@ const maxSigned = 1 << 18
 // What it could read it can still read, for who kept a copy of the file; RotateKeys keeps
 // what comes later from it. The word that it is removed comes first: a store that keeps the
 // file locked (Kept) takes nothing back of that.
+//
+// Of a key that has signed more than a record has room for, the rest is refused too: Unlisted.
 func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
+	return r.removeKey(ctx, label, maxSigned)
+}
+
+func (r *Repository) removeKey(ctx context.Context, label string, room int) (Key, error) {
 	if err := r.Allow(RoleMaintain, "remove keys"); err != nil {
 		return Key{}, err
 	}
@@ -53,14 +59,19 @@ func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("remove key: look at what it has signed: %w", err)
 	}
-	plain, err := json.Marshal(revocation{Certificate: k.file.Certificate.Bytes(), Signed: &signed})
+	k.Unlisted = max(0, len(signed)-room)
+	hashes := []byte{}
+	for _, o := range signed[:len(signed)-k.Unlisted] {
+		hashes = append(hashes, o.hash[:]...)
+	}
+	plain, err := json.Marshal(revocation{Certificate: k.file.Certificate.Bytes(), Signed: &hashes})
 	if err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
 	if err := r.createNamed(ctx, wire.Revocation, revokedPrefix, plain); err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
-	r.trust.revoke(removal{k.file.Certificate, r.now(), setOf(&signed)})
+	r.trust.revoke(removal{k.file.Certificate, r.now(), setOf(&hashes)})
 	gone, err := remove(ctx, r.store, k.object)
 	if err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
@@ -69,17 +80,25 @@ func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
 	return k, nil
 }
 
-// signedPrefixes are where objects lie that count on the word of their signer.
+// signedPrefixes are where objects lie that count on the word of their signer. Sessions are
+// left out: anybody makes any number of them, and one whose end is refused is waited for until
+// the grace is over.
 func signedPrefixes() []string {
 	return []string{
 		pointPrefix, epochPrefix, revokedPrefix, forgottenPrefix, quarantinePrefix,
-		holdPrefix, sessionPrefix, leasePrefix, markPrefix, indexPrefix,
+		holdPrefix, leasePrefix, markPrefix, indexPrefix,
 	}
 }
 
-// signedBy are the hashes of all such objects that a key has signed. Whether they are good
-// shows when they are read: a signature that does not fit stays wrong.
-func (r *Repository) signedBy(ctx context.Context, signer keys.Signer) ([]byte, error) {
+// signedObject is an object that a key has signed.
+type signedObject struct {
+	blob.Info
+	hash Hash
+}
+
+// signedBy are all such objects that a key has signed, those first that a record is to have
+// room for. Whether they are good shows when they are read.
+func (r *Repository) signedBy(ctx context.Context, signer keys.Signer) ([]signedObject, error) {
 	var infos []blob.Info
 	for _, prefix := range signedPrefixes() {
 		more, err := list(ctx, r.store, prefix)
@@ -88,7 +107,7 @@ func (r *Repository) signedBy(ctx context.Context, signer keys.Signer) ([]byte, 
 		}
 		infos = append(infos, more...)
 	}
-	hashes := []byte{}
+	var all []signedObject
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(pointReaders)
@@ -101,20 +120,31 @@ func (r *Repository) signedBy(ctx context.Context, signer keys.Signer) ([]byte, 
 			if is {
 				mu.Lock()
 				defer mu.Unlock()
-				hashes = append(hashes, h[:]...)
+				all = append(all, signedObject{info, h})
 			}
 			return err
 		})
 	}
 	err := g.Wait()
-	if len(hashes) > maxSigned*len(Hash{}) {
-		err = fmt.Errorf("%d objects, %d have room in a record", len(hashes)/len(Hash{}), maxSigned)
-	}
-	return hashes, err
+	slices.SortFunc(all, inRecord)
+	return all, err
 }
 
-// isBy tells whether an object says that it is of a key, and is the object's hash. What is
-// gone or too large is nobody's.
+// inRecord is the order of objects in a record: points and documents before fences, and what
+// the store has had for longer first, for that was there before a thief made more than a
+// record has room for.
+func inRecord(a, b signedObject) int {
+	late := func(o *signedObject) int {
+		if strings.HasPrefix(o.Name, indexPrefix) {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(late(&a)-late(&b), a.Created.Compare(b.Created), strings.Compare(a.Name, b.Name))
+}
+
+// isBy tells whether an object is signed by a key, and is the object's hash. What is gone or
+// too large is nobody's, nor is what only bears the key's certificate.
 func (r *Repository) isBy(ctx context.Context, info blob.Info, signer keys.Signer) (Hash, bool, error) {
 	b, err := readSized(ctx, r.store, info, maxMark)
 	if errors.Is(err, blob.ErrNotFound) || errors.Is(err, wire.ErrDamaged) {
@@ -123,8 +153,8 @@ func (r *Repository) isBy(ctx context.Context, info blob.Info, signer keys.Signe
 	if err != nil {
 		return Hash{}, false, err
 	}
-	c, err := r.ring.SignerOf(b)
-	return sum(b), err == nil && c.Signer == signer, nil
+	folder, _, _ := strings.Cut(info.Name, "/") // of objects that are named by their hash
+	return sum(b), r.ring.Signed(signer, b, info.Name, info.Name, folder+"/"), nil
 }
 
 // setOf is nil for nil.

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,5 +160,35 @@ func TestRemovedKeyRemovesNobody(t *testing.T) {
 				t.Errorf("removed are %v, %v", gone, err)
 			}
 		})
+	}
+}
+
+// Whatever a thief makes, its key is removed: objects that only bear the certificate and
+// sessions take no room in the record, and of what it has signed the oldest is listed.
+func TestThiefKeepsNoKeyFromBeingRemoved(t *testing.T) {
+	m := newRemovals(t)
+	var points []repo.Point
+	for n := range 4 {
+		points = append(points, again(t, m.as("host1"), "lab/web", image(uint64(n), 20*block.PageSize), n))
+	}
+	thief := m.as("host1")
+	for range 5 {
+		mustBegin(t, thief)
+	}
+	if err := repo.Unsigned(t.Context(), thief, 20); err != nil {
+		t.Fatal(err)
+	}
+	k, err := repo.RemoveKeyWithRoom(t.Context(), openRepo(t, m.store), "host1", 3)
+	if err != nil || k.Unlisted != 1+len(points) { // each has an index object as small as a fence
+		t.Fatalf("%d unlisted, %v", k.Unlisted, err)
+	}
+	left, err := openRepo(t, m.store).Points(t.Context(), "")
+	if !errors.Is(err, repo.ErrForged) || len(left) != 3 || left[2].ID != points[2].ID {
+		t.Errorf("%d points, %v, want the first 3 and %v", len(left), err, repo.ErrForged)
+	}
+	for _, p := range check(t, openRepo(t, m.store), repo.CheckOptions{}).Problems {
+		if strings.HasPrefix(p.Object, "sessions/") {
+			t.Errorf("check: %v", p)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package keys
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 
 	"github.com/zeebo/blake3"
 
@@ -80,14 +81,12 @@ func (r *Ring) openTrailer(object []byte, purpose, name string) (rest []byte, c 
 	return rest, c, r.verify(c, purpose, signature, []byte(name+"\x00"), signed)
 }
 
-// SignerOf is who a signed object says that it is from; its signature is not looked at.
-func (r *Ring) SignerOf(object []byte) (*Certificate, error) {
-	if len(object) < signatureSize {
-		return nil, fmt.Errorf("%w: no signature", wire.ErrDamaged)
+// Signed tells whether a key has signed an object: a point of that name, or a document of one
+// of some names. Whether it is otherwise as it should be is not looked at.
+func (r *Ring) Signed(by Signer, object []byte, point string, names ...string) bool {
+	is := func(purpose, name string) bool {
+		_, c, err := r.openTrailer(object, purpose, name)
+		return err == nil && c.Signer == by
 	}
-	_, certificate, err := CutCertificate(object[:len(object)-signatureSize])
-	if err != nil {
-		return nil, err
-	}
-	return r.ParseCertificate(certificate)
+	return is(signPoint, point) || slices.ContainsFunc(names, func(name string) bool { return is(signDocument, name) })
 }
