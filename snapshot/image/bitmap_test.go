@@ -3,9 +3,12 @@ package image_test
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
@@ -67,11 +70,13 @@ func TestReadBitmapRefuses(t *testing.T) {
 	if _, err := image.ReadBitmap(t.Context(), path, "mine", 2<<20); !errors.Is(err, snapshot.ErrCorrupt) {
 		t.Errorf("another size: %v", err)
 	}
-	stop := start(t, tool(t, "qemu-nbd", "qemu-utils"), "--persistent", "-f", "qcow2", "-k", filepath.Join(t.TempDir(), "s"), path)
-	await(t, "qemu-nbd to open the image", func() bool {
-		_, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20)
-		return errors.Is(err, snapshot.ErrBusy)
-	})
+	socket := filepath.Join(t.TempDir(), "s")
+	stop := start(t, tool(t, "qemu-nbd", "qemu-utils"), "--persistent", "-f", "qcow2", "-k", socket, path)
+	await(t, "qemu-nbd listens", func() bool { return exists(socket) })
+	greeted(t, socket) // it has the image open then
+	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, snapshot.ErrBusy) {
+		t.Errorf("in use: %v", err)
+	}
 	stop() // as by kill -9
 	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, image.ErrNoBitmap) {
 		t.Errorf("after a crash: %v", err)
@@ -86,5 +91,22 @@ func TestReadBitmapRefuses(t *testing.T) {
 	}
 	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, image.ErrNoBitmap) {
 		t.Errorf("after another program wrote: %v", err)
+	}
+}
+
+// greeted waits for the first words of an NBD server.
+func greeted(t *testing.T, socket string) {
+	t.Helper()
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	var hello [8]byte
+	if _, err := io.ReadFull(c, hello[:]); err != nil || string(hello[:]) != "NBDMAGIC" {
+		t.Fatalf("greeted with %q, %v", hello, err)
 	}
 }
