@@ -55,7 +55,7 @@ func TestGuestSavedState(t *testing.T) {
 	l.configure(vm, "schedule: manual, consistency: {ladder: [saved-state, crash], floor: saved-state, window: 60s}")
 	l.inGuest(counting)
 	l.inGuest("mkdir -p /sbin; ln -s $(readlink -f /bin/sh) /sbin/hwclock") // the agent sets no clock without
-	l.inGuest("date -s @$(($(date +%s) - 86400))") // so that a clock that is set again shows
+	l.inGuest("date -s @$(($(date +%s) - 86400))")                          // so that a clock that is set again shows
 	var atThaw uint64
 	l.hear = func(e agent.Event) {
 		if e.Step == agent.StepReading && atThaw == 0 {
