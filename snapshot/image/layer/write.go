@@ -1,5 +1,7 @@
 package layer
 
+import "slices"
+
 // Device is a file that is written to.
 type Device interface {
 	ReadAt(p []byte, off int64) (int, error)
@@ -33,4 +35,60 @@ type Writer interface {
 	// End is where the file ends but for what the patches of the next call rewrite
 	// there: after a crash the file is cut there, and what lies beyond was of no use.
 	End() int64
+}
+
+// patchCost is what a patch takes beside its bytes, about.
+const patchCost = 64
+
+// Patcher collects the patches of a Writer: those of its tables, and of the bitmap that it
+// is at. The zero value is ready.
+type Patcher struct {
+	list    []Patch
+	pending int
+
+	bits    []byte
+	at      int64 // of bits, in the file
+	changed bool
+}
+
+// Patch notes bytes for a place of the file.
+func (t *Patcher) Patch(off int64, data []byte) {
+	t.list = append(t.list, Patch{Off: off, Data: data})
+	t.pending += len(data) + patchCost
+}
+
+// Bitmap goes to the bitmap of length bytes at a place of the file. Where that is another
+// than before, it is all zeros, and fresh: the caller fills it.
+func (t *Patcher) Bitmap(at, length int64) (bits []byte, fresh bool) {
+	if t.bits != nil && t.at == at {
+		return t.bits, false
+	}
+	t.flush()
+	t.bits, t.at = make([]byte, length), at
+	return t.bits, true
+}
+
+// Mark sets n bits of the bitmap from first on, as SetBits does.
+func (t *Patcher) Mark(first, n int64, highFirst bool) {
+	SetBits(t.bits, first, n, highFirst)
+	t.changed = true
+}
+
+// flush makes a patch of the bitmap.
+func (t *Patcher) flush() {
+	if t.changed {
+		t.Patch(t.at, slices.Clone(t.bits))
+	}
+	t.changed = false
+}
+
+// Pending is what Writer's is.
+func (t *Patcher) Pending() int { return t.pending }
+
+// Take returns the patches since the last call.
+func (t *Patcher) Take() []Patch {
+	t.flush()
+	list := t.list
+	t.list, t.pending = nil, 0
+	return list
 }

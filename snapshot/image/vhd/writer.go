@@ -1,13 +1,8 @@
 package vhd
 
 import (
-	"slices"
-
 	"github.com/lull-backup/lull/snapshot/image/layer"
 )
-
-// patchCost is what a patch takes beside its bytes, about.
-const patchCost = 64
 
 // writer writes into the disk of an image. A block that is not there goes where the
 // footer stood, and the footer behind it.
@@ -17,14 +12,8 @@ type writer struct {
 	end int64 // where the next block goes
 	old int64 // where the first one went
 
-	fresh   map[int64]int64 // blocks that were not there: where they are now
-	patches []layer.Patch
-	pending int
-
-	// The bitmap of the block that is being written; offsets only grow.
-	bitmap   []byte
-	bitmapAt int64
-	changed  bool
+	fresh map[int64]int64 // blocks that were not there: where they are now
+	layer.Patcher
 }
 
 // NewWriter writes into v, which was opened from the same file and is to be read
@@ -86,47 +75,27 @@ func (w *writer) place(index int64) (int64, error) {
 	}
 	w.end = at + w.v.head.bitmap + w.v.head.block
 	w.fresh[index] = at
-	w.patch(layer.Patch{Off: w.v.head.table + index*4, Data: be.AppendUint32(nil, uint32(at/layer.SectorSize))})
+	w.Patch(w.v.head.table+index*4, be.AppendUint32(nil, uint32(at/layer.SectorSize)))
 	return at, nil
 }
 
 // mark sets the bits of sectors in the bitmap of the block at a place.
 func (w *writer) mark(block, inside, n int64) error {
-	if w.bitmap == nil || w.bitmapAt != block {
-		w.flush()
-		w.bitmap, w.bitmapAt = make([]byte, w.v.head.bitmap), block
+	if bits, fresh := w.Bitmap(block, w.v.head.bitmap); fresh {
 		if block < w.old {
-			if err := w.v.f.Read(w.bitmap, block, "bitmap"); err != nil {
+			if err := w.v.f.Read(bits, block, "bitmap"); err != nil {
 				return err
 			}
 		} else if w.v.foot.kind == Dynamic { // its sectors read as zeros, whatever the bits say
-			layer.SetBits(w.bitmap, 0, w.v.head.block/layer.SectorSize, true)
+			layer.SetBits(bits, 0, w.v.head.block/layer.SectorSize, true)
 		}
 	}
-	layer.SetBits(w.bitmap, inside/layer.SectorSize, n/layer.SectorSize, true)
-	w.changed = true
+	w.Mark(inside/layer.SectorSize, n/layer.SectorSize, true)
 	return nil
 }
 
-func (w *writer) patch(p layer.Patch) {
-	w.patches = append(w.patches, p)
-	w.pending += len(p.Data) + patchCost
-}
-
-// flush makes a patch of the bitmap.
-func (w *writer) flush() {
-	if w.changed {
-		w.patch(layer.Patch{Off: w.bitmapAt, Data: slices.Clone(w.bitmap)})
-	}
-	w.changed = false
-}
-
-func (w *writer) Pending() int { return w.pending }
-
 func (w *writer) Patches() ([]layer.Patch, int64) {
-	w.flush()
-	list := w.patches
-	w.patches, w.pending = nil, 0
+	list := w.Take()
 	if w.v.foot.kind == Fixed {
 		return list, w.v.f.Size
 	}

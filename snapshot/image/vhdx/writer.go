@@ -7,23 +7,14 @@ import (
 	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
-// patchCost is what a patch takes beside its bytes, about.
-const patchCost = 64
-
 // writer writes into the disk of an image. New blocks go to the end of the file.
 type writer struct {
 	v   *Image
 	dev layer.Device
 	end int64 // where the next block goes
 
-	fresh   map[int64]entry // entries of the table that changed
-	patches []layer.Patch
-	pending int
-
-	// The sector bitmap of the block that is being written; offsets only grow.
-	bits    []byte
-	bitsAt  int64
-	changed bool
+	fresh map[int64]entry // entries of the table that changed
+	layer.Patcher
 }
 
 // NewWriter writes into v, which was opened from the same file, has no log, and is to
@@ -87,7 +78,7 @@ func (w *writer) grow(slot int64, state int, length int64) (entry, error) {
 	w.end = e.at + length
 	w.fresh[slot] = e
 	word := uint64(e.at)/mib<<20 | uint64(state)
-	w.patch(layer.Patch{Off: w.v.table.at + slot*8, Data: le.AppendUint64(nil, word)})
+	w.Patch(w.v.table.at+slot*8, le.AppendUint64(nil, word))
 	return e, nil
 }
 
@@ -111,40 +102,18 @@ func (w *writer) mark(index, inside, n int64) error {
 		}
 	}
 	perBlock := w.v.block / w.v.sector / 8
-	if at := e.at + index%w.v.chunk()*perBlock; w.bits == nil || w.bitsAt != at {
-		w.flush()
-		w.bits, w.bitsAt = make([]byte, perBlock), at
-		if !fresh {
-			if err := w.v.f.Read(w.bits, at, "sector bitmap"); err != nil {
-				return err
-			}
+	at := e.at + index%w.v.chunk()*perBlock
+	if bits, begun := w.Bitmap(at, perBlock); begun && !fresh {
+		if err := w.v.f.Read(bits, at, "sector bitmap"); err != nil {
+			return err
 		}
 	}
-	layer.SetBits(w.bits, inside/w.v.sector, n/w.v.sector, false)
-	w.changed = true
+	w.Mark(inside/w.v.sector, n/w.v.sector, false)
 	return nil
 }
 
-func (w *writer) patch(p layer.Patch) {
-	w.patches = append(w.patches, p)
-	w.pending += len(p.Data) + patchCost
-}
-
-// flush makes a patch of the bitmap.
-func (w *writer) flush() {
-	if w.changed {
-		w.patch(layer.Patch{Off: w.bitsAt, Data: slices.Clone(w.bits)})
-	}
-	w.changed = false
-}
-
-func (w *writer) Pending() int { return w.pending }
-
 func (w *writer) Patches() ([]layer.Patch, int64) {
-	w.flush()
-	list := w.patches
-	w.patches, w.pending = nil, 0
-	return list, max(w.end, w.v.f.Size)
+	return w.Take(), max(w.end, w.v.f.Size)
 }
 
 // NewID makes an identity for an image that is about to be written to.
