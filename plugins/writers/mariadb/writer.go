@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,8 +34,8 @@ type Settings struct {
 
 // Writer holds the MariaDB and MySQL servers of one guest.
 type Writer struct {
+	inguest.Database
 	settings Settings
-	hold     inguest.Hold
 
 	turn  uint64 // of the attempt; 0: there is none
 	found []found
@@ -59,33 +58,12 @@ var (
 
 // New is the writer of a guest; nil is a VM without a way into its guest.
 func New(guest snapshot.Guest, s Settings) *Writer {
-	return &Writer{settings: s, hold: inguest.Hold{
-		Shell: inguest.Shell{Guest: guest, Writer: Name}, State: cmp.Or(s.State, "/run/lull-"+Name),
-	}}
+	return &Writer{settings: s, Database: inguest.NewDatabase(Name, guest, s.State)}
 }
 
 // Serve is the main function of the plugin. settings is Settings as JSON; empty: the
 // zero value.
-func Serve(settings string) error {
-	var s Settings
-	if settings != "" {
-		if err := json.Unmarshal([]byte(settings), &s); err != nil {
-			return fmt.Errorf("read settings: %w", err)
-		}
-	}
-	return sdk.Serve(New(nil, s))
-}
-
-// Connect gets the guest where the writer is a plugin.
-func (w *Writer) Connect(_ context.Context, g sdk.Guest) error {
-	w.hold.Guest = g
-	return nil
-}
-
-// Identify does not ask the guest.
-func (w *Writer) Identify(context.Context) (quiesce.Identity, error) {
-	return quiesce.Identity{Name: Name, Version: "1", Tier: quiesce.BackEnd, Level: quiesce.LevelApplication}, nil
-}
+func Serve(settings string) error { return inguest.Serve(settings, New) }
 
 // Prepare finds the servers, and proves that all their files are on the VM's disks.
 func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
@@ -94,7 +72,7 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 	if err != nil {
 		return err
 	}
-	storage, err := w.hold.LookAtStorage(ctx)
+	storage, err := w.Hold.LookAtStorage(ctx)
 	if err != nil {
 		return err
 	}
@@ -111,7 +89,7 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 		}
 		all = append(all, f)
 	}
-	turn, err := w.hold.Begin(ctx)
+	turn, err := w.Hold.Begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -120,19 +98,9 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 }
 
 func (w *Writer) find(ctx context.Context) ([]server, error) {
-	if err := w.hold.HasShell(ctx); err != nil {
-		return nil, err
-	}
-	out, err := w.hold.Run(ctx, findScript)
+	all, err := inguest.Find(ctx, &w.Database, findScript, parseServers, func(s server) string { return s.data }, w.settings.Only)
 	if err != nil {
 		return nil, err
-	}
-	all, err := parseServers(out)
-	if err != nil {
-		return nil, w.hold.Fail(fmt.Errorf("find servers: %w", err))
-	}
-	if len(w.settings.Only) > 0 {
-		all = slices.DeleteFunc(all, func(s server) bool { return !slices.Contains(w.settings.Only, s.data) })
 	}
 	if len(all) == 0 {
 		return nil, &quiesce.Failure{Class: quiesce.NotPresent, Writer: Name, Err: errors.New("no MariaDB or MySQL server runs in this guest")}
@@ -203,7 +171,7 @@ func (w *Writer) files(ctx context.Context, f found) ([]string, error) {
 		}
 		args = append(args, paths...)
 	}
-	out, err := w.hold.Run(ctx, filesScript, args...)
+	out, err := w.Hold.Run(ctx, filesScript, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +210,7 @@ func (w *Writer) engines(ctx context.Context, f found) (map[string]int, error) {
 
 // ask runs SQL in the guest.
 func (w *Writer) ask(ctx context.Context, f found, sql string) ([]byte, error) {
-	out, err := w.hold.Run(ctx, askScript, f.client, f.socket, w.optionsFile(f.server), "-e", sql)
+	out, err := w.Hold.Run(ctx, askScript, f.client, f.socket, w.optionsFile(f.server), "-e", sql)
 	return out, f.typed(err)
 }
 
@@ -275,18 +243,18 @@ func (s server) typed(err error) error {
 // Freeze locks the servers.
 func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.turn == 0 {
-		return w.hold.Fail(errors.New("freeze without prepare"))
+		return w.Hold.Fail(errors.New("freeze without prepare"))
 	}
 	args := []string{strconv.Itoa(int(inguest.Longest / time.Second))}
 	for i, f := range w.found {
 		args = append(args, f.client, f.socket, w.optionsFile(f.server), f.is.lockSQL(i, waitIn(ctx), inguest.Longest))
 	}
-	lines, err := w.hold.Take(ctx, w.turn, holder, args...)
+	lines, err := w.Hold.Take(ctx, w.turn, holder, args...)
 	if err != nil {
 		return w.explain(ctx, w.found[0].typed(err))
 	}
 	w.at, err = parseLocked(lines, len(w.found))
-	return w.hold.Fail(err)
+	return w.Hold.Fail(err)
 }
 
 // optionsFile is what a server is given to log in with.
@@ -327,14 +295,14 @@ func (w *Writer) explain(ctx context.Context, err error) error {
 // Thaw releases the servers. The freeze had held where the very connections that took
 // the locks answered until then.
 func (w *Writer) Thaw(ctx context.Context, _ quiesce.Request) (quiesce.ThawResult, error) {
-	held, err := w.hold.Release(ctx, "")
+	held, err := w.Hold.Release(ctx, "")
 	return quiesce.ThawResult{Held: held}, err
 }
 
 // Abort releases the servers, whoever locked them.
 func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
 	w.turn = 0
-	return w.hold.ReleaseSurely(ctx, "")
+	return w.Hold.ReleaseSurely(ctx, "")
 }
 
 // Document is what a restore point keeps of the servers.
@@ -374,12 +342,3 @@ func (w *Writer) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) 
 	}
 	return json.Marshal(d)
 }
-
-// Complete has nothing to do: the server's own settings expire its logs.
-func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
-
-// PreRestore has nothing to do.
-func (w *Writer) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }
-
-// PostRestore has nothing to do: the server recovers when it starts.
-func (w *Writer) PostRestore(context.Context, quiesce.RestoreRequest) error { return nil }

@@ -1,7 +1,6 @@
 package postgresql
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,8 +36,8 @@ type Settings struct {
 
 // Writer holds the PostgreSQL servers of one guest.
 type Writer struct {
+	inguest.Database
 	settings Settings
-	hold     inguest.Hold
 
 	turn     uint64 // of the attempt; 0: there is none
 	clusters []cluster
@@ -53,33 +52,12 @@ var (
 
 // New is the writer of a guest; nil is a VM without a way into its guest.
 func New(guest snapshot.Guest, s Settings) *Writer {
-	return &Writer{settings: s, hold: inguest.Hold{
-		Shell: inguest.Shell{Guest: guest, Writer: Name}, State: cmp.Or(s.State, "/run/lull-"+Name),
-	}}
+	return &Writer{settings: s, Database: inguest.NewDatabase(Name, guest, s.State)}
 }
 
 // Serve is the main function of the plugin. settings is Settings as JSON; empty: the
 // zero value.
-func Serve(settings string) error {
-	var s Settings
-	if settings != "" {
-		if err := json.Unmarshal([]byte(settings), &s); err != nil {
-			return fmt.Errorf("read settings: %w", err)
-		}
-	}
-	return sdk.Serve(New(nil, s))
-}
-
-// Connect gets the guest where the writer is a plugin.
-func (w *Writer) Connect(_ context.Context, g sdk.Guest) error {
-	w.hold.Guest = g
-	return nil
-}
-
-// Identify does not ask the guest.
-func (w *Writer) Identify(context.Context) (quiesce.Identity, error) {
-	return quiesce.Identity{Name: Name, Version: "1", Tier: quiesce.BackEnd, Level: quiesce.LevelApplication}, nil
-}
+func Serve(settings string) error { return inguest.Serve(settings, New) }
 
 // Prepare finds the servers, proves that all their files are on the VM's disks, and has
 // them write a checkpoint, so that recovery has little to do.
@@ -100,7 +78,7 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 		}
 		all = append(all, f)
 	}
-	turn, err := w.hold.Begin(ctx)
+	turn, err := w.Hold.Begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -109,19 +87,9 @@ func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
 }
 
 func (w *Writer) find(ctx context.Context) ([]cluster, error) {
-	if err := w.hold.HasShell(ctx); err != nil {
-		return nil, err
-	}
-	out, err := w.hold.Run(ctx, findScript)
+	all, err := inguest.Find(ctx, &w.Database, findScript, parseClusters, func(c cluster) string { return c.data }, w.settings.Only)
 	if err != nil {
 		return nil, err
-	}
-	all, err := parseClusters(out)
-	if err != nil {
-		return nil, w.hold.Fail(fmt.Errorf("find clusters: %w", err))
-	}
-	if len(w.settings.Only) > 0 {
-		all = slices.DeleteFunc(all, func(c cluster) bool { return !slices.Contains(w.settings.Only, c.data) })
 	}
 	if len(all) == 0 {
 		return nil, &quiesce.Failure{Class: quiesce.NotPresent, Writer: Name, Err: errors.New("no PostgreSQL server runs in this guest")}
@@ -153,7 +121,7 @@ func (c cluster) failure(class quiesce.Class, err error, next string) error {
 
 // checkFiles refuses servers with files that no restore point of this VM would have.
 func (w *Writer) checkFiles(ctx context.Context, clusters []cluster) error {
-	storage, err := w.hold.LookAtStorage(ctx)
+	storage, err := w.Hold.LookAtStorage(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,7 +166,7 @@ func versionName(v int) string { return fmt.Sprintf("%d.%d", v/10000, v%10000) }
 
 // ask runs SQL in the guest.
 func (w *Writer) ask(ctx context.Context, c cluster, sql string) ([]byte, error) {
-	out, err := w.hold.Run(ctx, askScript, append(w.client(c), "-c", sql)...)
+	out, err := w.Hold.Run(ctx, askScript, append(w.client(c), "-c", sql)...)
 	return out, c.typed(err)
 }
 
@@ -251,7 +219,7 @@ const (
 // Freeze makes what was acknowledged durable and stops the servers.
 func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.turn == 0 {
-		return w.hold.Fail(errors.New("freeze without prepare"))
+		return w.Hold.Fail(errors.New("freeze without prepare"))
 	}
 	args := []string{strconv.Itoa(int(inguest.Longest / time.Second))}
 	for i, c := range w.clusters {
@@ -262,7 +230,7 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 		args = append(args, strconv.Itoa(c.pid), c.start)
 		args = append(append(args, w.client(c)...), sql)
 	}
-	lines, err := w.hold.Take(ctx, w.turn, holder, args...)
+	lines, err := w.Hold.Take(ctx, w.turn, holder, args...)
 	if err != nil {
 		return w.clusters[0].typed(err)
 	}
@@ -270,20 +238,20 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if err == nil && len(w.wal) != len(w.clusters) {
 		err = errors.New("not every cluster has answered")
 	}
-	return w.hold.Fail(err)
+	return w.Hold.Fail(err)
 }
 
 // Thaw lets the servers go on. The freeze had held where each process of each
 // server stood still until then.
 func (w *Writer) Thaw(ctx context.Context, _ quiesce.Request) (quiesce.ThawResult, error) {
-	held, err := w.hold.Release(ctx, resumeScript)
+	held, err := w.Hold.Release(ctx, resumeScript)
 	return quiesce.ThawResult{Held: held}, err
 }
 
 // Abort lets the servers go on, whoever stopped them.
 func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
 	w.turn = 0
-	return w.hold.ReleaseSurely(ctx, resumeScript)
+	return w.Hold.ReleaseSurely(ctx, resumeScript)
 }
 
 // Document is what a restore point keeps of the servers.
@@ -324,12 +292,3 @@ func (w *Writer) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) 
 	}
 	return json.Marshal(d)
 }
-
-// Complete has nothing to do: what archives WAL removes it.
-func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
-
-// PreRestore has nothing to do.
-func (w *Writer) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }
-
-// PostRestore has nothing to do: the server recovers when it starts.
-func (w *Writer) PostRestore(context.Context, quiesce.RestoreRequest) error { return nil }
