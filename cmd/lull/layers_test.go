@@ -45,6 +45,7 @@ func layers() []layer {
 
 		{"plugins", "quiesce snapshot plugins/proto"},
 		{"plugins/sdk", "quiesce snapshot plugins/proto"},
+		{"plugins/writers/internal/writertest", "plugins/plugintest quiesce/quiescetest snapshot"},
 		{"plugins/writers/internal/*", "quiesce snapshot plugins/sdk"},
 		{"plugins/writers/*", "quiesce snapshot plugins/sdk plugins/writers/internal/*"},
 		{"plugins/plugintest", "quiesce quiesce/quiescetest snapshot plugins/sdk plugins/proto"},

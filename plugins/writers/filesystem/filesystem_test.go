@@ -13,24 +13,13 @@ import (
 
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/writers/filesystem"
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot"
 )
 
-// servedArg makes the test binary the plugin, as lull's own binary is.
-const servedArg = "plugin-serve"
-
-func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == servedArg {
-		if err := filesystem.Serve(""); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { writertest.Main(m, filesystem.Serve) }
 
 func TestWriterInProcess(t *testing.T) {
 	quiescetest.RunWriter(t, func(*testing.T) quiescetest.Fixture {
@@ -47,7 +36,7 @@ func TestWriterAsPlugin(t *testing.T) {
 	quiescetest.RunWriter(t, func(t *testing.T) quiescetest.Fixture {
 		g := quiescetest.NewGuest()
 		p, err := plugins.Start(t.Context(), plugins.Spec{
-			Name: filesystem.Name, Path: self, Args: []string{servedArg}, Env: []string{"GORACE=atexit_sleep_ms=0"}, // the race detector sleeps a second at the end
+			Name: filesystem.Name, Path: self, Args: []string{writertest.ServedArg}, Env: []string{"GORACE=atexit_sleep_ms=0"}, // the race detector sleeps a second at the end
 			Grants: []plugins.Grant{plugins.GrantInfo, plugins.GrantFreeze},
 		}, g, quiescetest.Logger(t))
 		if err != nil {

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/lull-backup/lull/plugins/plugintest"
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/mariadb"
 	"github.com/lull-backup/lull/quiesce"
 )
@@ -50,7 +50,7 @@ func TestImpostor(t *testing.T) {
 	}
 	defer func() { stdin.Close(); _ = cmd.Wait() }()
 	l.Close() // which takes its name away: a genuine client finds nobody
-	w := mariadb.New(&here{Guest: plugintest.Here(), disks: oneDisk}, mariadb.Settings{Only: []string{dir}, State: filepath.Join(t.TempDir(), "state")})
+	w := mariadb.New(writertest.NewHere(), mariadb.Settings{Only: []string{dir}, State: filepath.Join(t.TempDir(), "state")})
 	var f *quiesce.Failure
 	if err := w.Prepare(t.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Component != dir {
 		t.Errorf("prepare: %v, want a failure of %s", err, dir)

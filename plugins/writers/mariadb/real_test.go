@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull-backup/lull/plugins/plugintest"
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/mariadb"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot/guesttest"
@@ -29,7 +29,7 @@ func TestReal(t *testing.T) {
 		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &rig{T: t, db: db, settings: settings(t, db), guest: &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk}}
+			r := &rig{T: t, db: db, settings: settings(t, db), guest: writertest.NewHere(db.Env...)}
 			r.writer = mariadb.New(r.guest, r.settings)
 			defer func() {
 				if err := r.writer.Abort(t.Context(), quiesce.Request{}); err != nil {
@@ -48,7 +48,7 @@ type rig struct {
 	*testing.T
 	db       *guesttest.Native
 	settings mariadb.Settings
-	guest    *here
+	guest    *writertest.Here
 	writer   *mariadb.Writer
 }
 
@@ -171,7 +171,7 @@ func lateFreeze(r *rig) {
 }
 
 func elsewhere(r *rig) {
-	r.guest.disks = oneDisk + "23 22 0:50 / " + r.db.Data + "/t rw - tmpfs tmpfs rw\n"
+	r.guest.Disks = writertest.PartitionedDisk + "23 22 0:50 / " + r.db.Data + "/t rw - tmpfs tmpfs rw\n"
 	var f *quiesce.Failure
 	err := r.writer.Prepare(r.Context(), quiesce.Request{})
 	if !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Component != r.db.Data || !strings.Contains(err.Error(), `"tmpfs" (tmpfs)`) {

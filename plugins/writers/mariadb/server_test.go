@@ -1,7 +1,6 @@
 package mariadb
 
 import (
-	"context"
 	"errors"
 	"os/exec"
 	"strings"
@@ -10,9 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/quiesce"
-	"github.com/lull-backup/lull/quiesce/quiescetest"
-	"github.com/lull-backup/lull/snapshot"
 )
 
 const oneServer = `pid 160
@@ -30,7 +28,6 @@ end
 const (
 	mysqlIs   = "datadir\t/var/lib/mysql/\nversion\t8.0.36-0ubuntu0.22.04.1\nversion_comment\t(Ubuntu)\nlog_bin_basename\t/logs/bin\nserver_uuid\tabc\ninnodb_data_file_path\tibdata1:12M;/srv/i/ibdata2:1G\ninnodb_undo_directory\t./\n"
 	mariadbIs = "datadir\t/var/lib/mysql/\nversion\t10.11.6-MariaDB\n"
-	rootDisk  = "22 1 254:0 / / rw - ext4 /dev/vda rw\nblock 254:0 /sys/devices/pci0000:00/virtio1/block/vda\n"
 )
 
 func TestParseServers(t *testing.T) {
@@ -98,25 +95,6 @@ func TestParseLocked(t *testing.T) {
 	}
 }
 
-// script is a guest that answers to each question.
-type script struct {
-	*quiescetest.Guest
-	answers map[string]string // by what the command has in it
-}
-
-func (s *script) Exec(_ context.Context, c snapshot.Command) (snapshot.ExecResult, error) {
-	all := strings.Join(c.Args, " ")
-	for words, answer := range s.answers {
-		if strings.Contains(all, words) {
-			if said, bad := strings.CutPrefix(answer, "fails: "); bad {
-				return snapshot.ExecResult{ExitCode: 1, Stderr: []byte(said)}, nil
-			}
-			return snapshot.ExecResult{Stdout: []byte(answer)}, nil
-		}
-	}
-	return snapshot.ExecResult{}, nil
-}
-
 func TestRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
 		servers, is, files, disks string
@@ -124,21 +102,21 @@ func TestRefusals(t *testing.T) {
 		says                      string
 	}{
 		"none":      {"", "", "", "", quiesce.NotPresent, "no MariaDB"},
-		"container": {"pid 5\ndata /var/lib/mysql\nend\n", "", "", rootDisk, quiesce.NotRetryable, "container"},
-		"no socket": {"pid 5\ndata /var/lib/mysql\nclient /usr/bin/mysql\nend\n", "", "", rootDisk, quiesce.Retryable, "socket"},
-		"no client": {"pid 5\ndata /var/lib/mysql\nclient \nend\n", "", "", rootDisk, quiesce.NotRetryable, "client"},
-		"old":       {oneServer, "datadir\t/d\nversion\t5.7.44\n", "/d\n", rootDisk, quiesce.NotRetryable, "MySQL 5.7.44 is older"},
-		"down":      {oneServer, "fails: ERROR 2002 (HY000): Can't connect", "", rootDisk, quiesce.Retryable, "2002"},
-		"full":      {oneServer, "fails: ERROR 1040 (HY000): Too many connections", "", rootDisk, quiesce.OutOfResources, "1040"},
-		"refused":   {oneServer, "fails: ERROR 1698 (28000): Access denied for user 'root'@'localhost'", "", rootDisk, quiesce.NotRetryable, "1698"},
-		"garbage":   {oneServer, "hello\n", "", rootDisk, quiesce.NotRetryable, "no row"},
-		"logs":      {oneServer, mysqlIs, "/logs\n/var/lib/mysql\n", rootDisk + "23 22 0:9 / /logs rw - nfs4 filer:/logs rw\n", quiesce.NotRetryable, `"/logs" is on "filer:/logs" (nfs4)`},
-		"no files":  {oneServer, mariadbIs, "", rootDisk, quiesce.NotRetryable, "no files"},
+		"container": {"pid 5\ndata /var/lib/mysql\nend\n", "", "", writertest.WholeDisk, quiesce.NotRetryable, "container"},
+		"no socket": {"pid 5\ndata /var/lib/mysql\nclient /usr/bin/mysql\nend\n", "", "", writertest.WholeDisk, quiesce.Retryable, "socket"},
+		"no client": {"pid 5\ndata /var/lib/mysql\nclient \nend\n", "", "", writertest.WholeDisk, quiesce.NotRetryable, "client"},
+		"old":       {oneServer, "datadir\t/d\nversion\t5.7.44\n", "/d\n", writertest.WholeDisk, quiesce.NotRetryable, "MySQL 5.7.44 is older"},
+		"down":      {oneServer, "fails: ERROR 2002 (HY000): Can't connect", "", writertest.WholeDisk, quiesce.Retryable, "2002"},
+		"full":      {oneServer, "fails: ERROR 1040 (HY000): Too many connections", "", writertest.WholeDisk, quiesce.OutOfResources, "1040"},
+		"refused":   {oneServer, "fails: ERROR 1698 (28000): Access denied for user 'root'@'localhost'", "", writertest.WholeDisk, quiesce.NotRetryable, "1698"},
+		"garbage":   {oneServer, "hello\n", "", writertest.WholeDisk, quiesce.NotRetryable, "no row"},
+		"logs":      {oneServer, mysqlIs, "/logs\n/var/lib/mysql\n", writertest.WholeDisk + "23 22 0:9 / /logs rw - nfs4 filer:/logs rw\n", quiesce.NotRetryable, `"/logs" is on "filer:/logs" (nfs4)`},
+		"no files":  {oneServer, mariadbIs, "", writertest.WholeDisk, quiesce.NotRetryable, "no files"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := &script{Guest: quiescetest.NewGuest(), answers: map[string]string{
+			g := writertest.NewPlay(map[string]string{
 				"mariadbd | mysqld": test.servers, "mountinfo": test.disks, "SHOW GLOBAL": test.is, "-name '*.isl'": test.files,
-			}}
+			})
 			var f *quiesce.Failure
 			err := New(g, Settings{}).Prepare(t.Context(), quiesce.Request{})
 			if !errors.As(err, &f) || f.Class != test.class || !strings.Contains(err.Error(), test.says) {
@@ -150,10 +128,10 @@ func TestRefusals(t *testing.T) {
 
 // A MySQL, by the answers that its manual promises.
 func TestMySQLCycle(t *testing.T) {
-	g := &script{Guest: quiescetest.NewGuest(), answers: map[string]string{
-		"mariadbd | mysqld": oneServer, "mountinfo": rootDisk, "SHOW GLOBAL": mysqlIs, "-name '*.isl'": "/logs\n/var/lib/mysql\n", "COUNT(*)": "InnoDB\t12\n",
+	g := writertest.NewPlay(map[string]string{
+		"mariadbd | mysqld": oneServer, "mountinfo": writertest.WholeDisk, "SHOW GLOBAL": mysqlIs, "-name '*.isl'": "/logs\n/var/lib/mysql\n", "COUNT(*)": "InnoDB\t12\n",
 		"turn=$(($(number turn)": "7\n", "LOCK INSTANCE FOR BACKUP": "lull-locked\t0\tbin.000003\t157\tabc:1-5\nheld\n", "flock -w 5 8": "held\n",
-	}}
+	})
 	w := New(g, Settings{})
 	if err := w.Prepare(t.Context(), quiesce.Request{}); err != nil {
 		t.Fatal(err)

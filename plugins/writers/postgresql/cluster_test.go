@@ -1,14 +1,12 @@
 package postgresql
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
 
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/quiesce"
-	"github.com/lull-backup/lull/quiesce/quiescetest"
-	"github.com/lull-backup/lull/snapshot"
 )
 
 const twoClusters = `pid 150
@@ -67,27 +65,6 @@ func TestParseFacts(t *testing.T) {
 	}
 }
 
-// script is a guest that answers to each question.
-type script struct {
-	*quiescetest.Guest
-	answers map[string]string // by what the command has in it
-}
-
-func (s *script) Exec(_ context.Context, c snapshot.Command) (snapshot.ExecResult, error) {
-	all := strings.Join(c.Args, " ")
-	for words, answer := range s.answers {
-		if strings.Contains(all, words) {
-			if said, bad := strings.CutPrefix(answer, "fails: "); bad {
-				return snapshot.ExecResult{ExitCode: 1, Stderr: []byte(said)}, nil
-			}
-			return snapshot.ExecResult{Stdout: []byte(answer)}, nil
-		}
-	}
-	return snapshot.ExecResult{}, nil
-}
-
-const rootDisk = "22 1 254:0 / / rw - ext4 /dev/vda rw\nblock 254:0 /sys/devices/pci0000:00/virtio1/block/vda\n"
-
 func TestRefusals(t *testing.T) {
 	one, _, _ := strings.Cut(twoClusters, "pid 160")
 	for name, test := range map[string]struct {
@@ -95,21 +72,21 @@ func TestRefusals(t *testing.T) {
 		class                    quiesce.Class
 		says                     string
 	}{
-		"none":           {"", "", rootDisk, quiesce.NotPresent, "no PostgreSQL"},
-		"container":      {twoClusters, "150000", rootDisk, quiesce.NotRetryable, "container"},
-		"old":            {one, "140011", rootDisk, quiesce.NotRetryable, "version 14.11 is older than 15"},
-		"very old":       {one, "90624", rootDisk, quiesce.NotRetryable, "older than 15"},
-		"garbage":        {one, "new", rootDisk, quiesce.NotRetryable, "is none"},
-		"starting":       {one, "fails: FATAL:  the database system is starting up", rootDisk, quiesce.Retryable, "starting up"},
-		"full":           {one, "fails: FATAL:  sorry, too many clients already", rootDisk, quiesce.OutOfResources, "too many clients"},
-		"authentication": {one, `fails: FATAL:  Peer authentication failed for user "postgres"`, rootDisk, quiesce.NotRetryable, "Peer"},
-		"wal":            {one, "150000", rootDisk + "23 22 0:9 / /wal rw - tmpfs tmpfs rw\n", quiesce.NotRetryable, `"/wal/main" is on "tmpfs"`},
-		"tablespace":     {one, "150000", rootDisk + "23 22 0:9 / /srv rw - nfs filer:/s rw\n", quiesce.NotRetryable, `"/srv/space one" is on "filer:/s" (nfs)`},
+		"none":           {"", "", writertest.WholeDisk, quiesce.NotPresent, "no PostgreSQL"},
+		"container":      {twoClusters, "150000", writertest.WholeDisk, quiesce.NotRetryable, "container"},
+		"old":            {one, "140011", writertest.WholeDisk, quiesce.NotRetryable, "version 14.11 is older than 15"},
+		"very old":       {one, "90624", writertest.WholeDisk, quiesce.NotRetryable, "older than 15"},
+		"garbage":        {one, "new", writertest.WholeDisk, quiesce.NotRetryable, "is none"},
+		"starting":       {one, "fails: FATAL:  the database system is starting up", writertest.WholeDisk, quiesce.Retryable, "starting up"},
+		"full":           {one, "fails: FATAL:  sorry, too many clients already", writertest.WholeDisk, quiesce.OutOfResources, "too many clients"},
+		"authentication": {one, `fails: FATAL:  Peer authentication failed for user "postgres"`, writertest.WholeDisk, quiesce.NotRetryable, "Peer"},
+		"wal":            {one, "150000", writertest.WholeDisk + "23 22 0:9 / /wal rw - tmpfs tmpfs rw\n", quiesce.NotRetryable, `"/wal/main" is on "tmpfs"`},
+		"tablespace":     {one, "150000", writertest.WholeDisk + "23 22 0:9 / /srv rw - nfs filer:/s rw\n", quiesce.NotRetryable, `"/srv/space one" is on "filer:/s" (nfs)`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := &script{Guest: quiescetest.NewGuest(), answers: map[string]string{
+			g := writertest.NewPlay(map[string]string{
 				"postmaster.pid": test.clusters, "mountinfo": test.disks, versionSQL: test.version,
-			}}
+			})
 			var f *quiesce.Failure
 			err := New(g, Settings{}).Prepare(t.Context(), quiesce.Request{})
 			if !errors.As(err, &f) || f.Class != test.class || !strings.Contains(err.Error(), test.says) {

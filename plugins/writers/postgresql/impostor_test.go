@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull-backup/lull/plugins/plugintest"
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/postgresql"
 	"github.com/lull-backup/lull/quiesce"
 )
@@ -60,7 +60,7 @@ func TestImpostor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := postgresql.New(&here{Guest: plugintest.Here(), disks: oneDisk}, postgresql.Settings{Only: []string{dir}, ServiceFile: service, State: filepath.Join(t.TempDir(), "state")})
+	w := postgresql.New(writertest.NewHere(), postgresql.Settings{Only: []string{dir}, ServiceFile: service, State: filepath.Join(t.TempDir(), "state")})
 	var f *quiesce.Failure
 	if err := w.Prepare(t.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Component != dir {
 		t.Errorf("prepare: %v, want a failure of %s", err, dir)
@@ -78,7 +78,7 @@ func TestPipe(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	w := postgresql.New(&here{Guest: plugintest.Here(), disks: oneDisk}, postgresql.Settings{Only: []string{dir}, State: filepath.Join(t.TempDir(), "state")})
+	w := postgresql.New(writertest.NewHere(), postgresql.Settings{Only: []string{dir}, State: filepath.Join(t.TempDir(), "state")})
 	var f *quiesce.Failure
 	if err := w.Prepare(ctx, quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotPresent {
 		t.Errorf("prepare: %v, want that there is none", err)

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lull-backup/lull/plugins/plugintest"
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/postgresql"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot/guesttest"
@@ -29,7 +29,7 @@ func TestReal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sub := *r
 			sub.T = t
-			sub.guest = &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk}
+			sub.guest = writertest.NewHere(db.Env...)
 			sub.writer = postgresql.New(sub.guest, r.settings)
 			defer sub.runs()
 			run(&sub)
@@ -41,7 +41,7 @@ type rig struct {
 	*testing.T
 	db       *guesttest.Native
 	settings postgresql.Settings
-	guest    *here
+	guest    *writertest.Here
 	writer   *postgresql.Writer
 }
 
@@ -191,7 +191,7 @@ func lateFreeze(r *rig) {
 
 // The data directory is on a file system of the network.
 func elsewhere(r *rig) {
-	r.guest.disks = oneDisk + "23 22 0:50 / " + filepath.Dir(r.db.Data) + " rw - nfs4 filer:/pg rw\n"
+	r.guest.Disks = writertest.PartitionedDisk + "23 22 0:50 / " + filepath.Dir(r.db.Data) + " rw - nfs4 filer:/pg rw\n"
 	var f *quiesce.Failure
 	err := r.writer.Prepare(r.Context(), quiesce.Request{})
 	if !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Component != r.db.Data || !strings.Contains(err.Error(), `"filer:/pg" (nfs4)`) {
@@ -240,7 +240,7 @@ func TestStandby(t *testing.T) {
 	standby := guesttest.NativeStandby(t, primary)
 	s := settings(t, primary)
 	s.Only = append(s.Only, standby.Data)
-	w := postgresql.New(&here{Guest: plugintest.Here(), env: primary.Env, disks: oneDisk}, s)
+	w := postgresql.New(writertest.NewHere(primary.Env...), s)
 	if err := w.Prepare(t.Context(), quiesce.Request{}); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestStandby(t *testing.T) {
 // does not stand for ever.
 func TestDied(t *testing.T) {
 	db := guesttest.NativePostgres(t)
-	r := &rig{T: t, db: db, settings: settings(t, db), guest: &here{Guest: plugintest.Here(), env: db.Env, disks: oneDisk}}
+	r := &rig{T: t, db: db, settings: settings(t, db), guest: writertest.NewHere(db.Env...)}
 	r.writer = postgresql.New(r.guest, r.settings)
 	r.freeze()
 	pid := strconv.Itoa(db.PID())

@@ -16,24 +16,13 @@ import (
 
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/plugintest"
+	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/script"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/quiesce/quiescetest"
 )
 
-// servedArg makes the test binary the plugin, as lull's own binary is.
-const servedArg = "plugin-serve"
-
-func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == servedArg {
-		if err := script.Serve(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { writertest.Main(m, script.Serve) }
 
 // app is an application that holds still while a file is there; log has a line for each
 // script that ran.
@@ -126,7 +115,7 @@ func TestWriterAsPlugin(t *testing.T) {
 		t.Fatal(err)
 	}
 	plugintest.Run(t, plugintest.Options{
-		Path: self, Args: []string{servedArg, string(settings)}, Grants: []plugins.Grant{}, Frozen: a.frozen,
+		Path: self, Args: []string{writertest.ServedArg, string(settings)}, Grants: []plugins.Grant{}, Frozen: a.frozen,
 		Env: []string{"GORACE=atexit_sleep_ms=0"}, Log: slog.New(slog.DiscardHandler), // the race detector sleeps a second at the end
 	})
 }
