@@ -1,0 +1,315 @@
+package rpc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// DefaultCall is how long a call may take whose context has no deadline.
+const DefaultCall = 2 * time.Minute
+
+// DefaultHandshake is how long Dial may take. A daemon that systemd starts for it
+// looks at every QEMU of the host first.
+const DefaultHandshake = 30 * time.Second
+
+// Options of a Conn. The zero value is good.
+type Options struct {
+	Handshake time.Duration // 0: DefaultHandshake
+	Call      time.Duration // of a call whose context has no deadline; 0: DefaultCall
+	// Keepalive is how long nothing comes before the daemon is asked for a sign of
+	// life, and again; after Strikes without one it is silent. 0: 5 s, and 6.
+	Keepalive time.Duration
+	Strikes   int
+	// ReadOnly asks for a connection that can only look.
+	ReadOnly bool
+}
+
+func (o Options) withDefaults() Options {
+	if o.Handshake <= 0 {
+		o.Handshake = DefaultHandshake
+	}
+	if o.Call <= 0 {
+		o.Call = DefaultCall
+	}
+	if o.Keepalive <= 0 {
+		o.Keepalive = 5 * time.Second
+	}
+	if o.Strikes <= 0 {
+		o.Strikes = 6
+	}
+	return o
+}
+
+// Conn is a connection to a daemon of libvirt. All methods are safe for concurrent use;
+// the daemon works on five calls of a connection at a time by default.
+type Conn struct {
+	conn    net.Conn
+	opt     Options
+	version Version
+	work    sync.WaitGroup // the goroutines of the connection
+	done    chan struct{}  // closed when it has ended
+	pongs   chan struct{}  // sent for the reader, which never writes
+	heard   atomic.Bool    // something came since the last look
+
+	writing sync.Mutex
+
+	mu        sync.Mutex
+	serial    uint32
+	waiting   map[uint32]*pending
+	listeners map[int32]listener // by the callback's id
+	err       error              // why the connection ended
+}
+
+// pending is a call whose reply has not come.
+type pending struct {
+	op     operation
+	accept func(*reader) error // called by the reading goroutine, which holds mu
+	answer chan error          // room for the one it gets
+}
+
+// operation is a procedure, and what it does in the words of an error message.
+type operation struct {
+	program, procedure uint32
+	name               string
+}
+
+func remote(procedure uint32, name string) operation {
+	return operation{programRemote, procedure, name}
+}
+
+func qemu(procedure uint32, name string) operation { return operation{programQEMU, procedure, name} }
+
+// start runs a connection over conn, which it closes in the end.
+func start(conn net.Conn, opt Options) *Conn {
+	c := &Conn{conn: conn, opt: opt.withDefaults(), done: make(chan struct{}), pongs: make(chan struct{}, 1),
+		waiting: map[uint32]*pending{}, listeners: map[int32]listener{}}
+	c.work.Go(c.read)
+	c.work.Go(c.keepAlive)
+	return c
+}
+
+// Done is closed when the connection has ended.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Version of the daemon.
+func (c *Conn) Version() Version { return c.version }
+
+// Close ends the connection and waits for its goroutines.
+func (c *Conn) Close() error {
+	c.end(ErrClosed)
+	c.work.Wait()
+	return nil
+}
+
+// end closes the connection once and tells everyone who waits.
+func (c *Conn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.err = err
+	_ = c.conn.Close() // nothing is buffered that could be lost
+	close(c.done)
+}
+
+func (c *Conn) why() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// read takes frames until the connection ends.
+func (c *Conn) read() {
+	r := bufio.NewReaderSize(c.conn, 64<<10)
+	for {
+		h, payload, err := readFrame(r)
+		if err == nil {
+			c.heard.Store(true)
+			err = c.deliver(h, payload)
+		}
+		if errors.Is(err, ErrProtocol) {
+			c.end(err)
+			return
+		}
+		if err != nil {
+			c.end(fmt.Errorf("%w: %w", ErrClosed, err))
+			return
+		}
+	}
+}
+
+func (c *Conn) deliver(h header, payload []byte) error {
+	if h.program == programKeepalive {
+		c.sign(h.procedure)
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch h.kind {
+	case typeMessage:
+		return c.message(h, payload)
+	case typeReply:
+		return c.reply(h, payload)
+	}
+	return fmt.Errorf("%w: a frame of type %d", ErrProtocol, h.kind)
+}
+
+// reply hands an answer to its caller; the caller holds c.mu. Nobody waits any more: it
+// is dropped.
+func (c *Conn) reply(h header, payload []byte) error {
+	p := c.waiting[h.serial]
+	if p == nil {
+		return nil
+	}
+	delete(c.waiting, h.serial)
+	if h.program != p.op.program || h.procedure != p.op.procedure {
+		return fmt.Errorf("%w: the reply to another call than %d", ErrProtocol, p.op.procedure)
+	}
+	var err error
+	switch h.status {
+	case statusOK:
+		err = p.accept(&reader{b: payload})
+	case statusError:
+		err = parseError(payload)
+	default:
+		err = fmt.Errorf("%w: a reply of status %d", ErrProtocol, h.status)
+	}
+	p.answer <- err
+	return nil
+}
+
+// call makes a call and puts what it returns into results, in order.
+func (c *Conn) call(ctx context.Context, op operation, a args, results ...result) error {
+	type answer struct{ b []byte }
+	var got answer
+	err := c.exchange(ctx, op, a, func(r *reader) error {
+		got.b = r.b
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r := &reader{b: got.b} // by the caller, not by the one reader of the connection
+	for _, v := range results {
+		v.get(r)
+	}
+	if err := r.end(); err != nil {
+		return fmt.Errorf("%s: %w", op.name, err)
+	}
+	return nil
+}
+
+// exchange makes a call; accept gets its reply, in the reading goroutine.
+func (c *Conn) exchange(ctx context.Context, op operation, a args, accept func(*reader) error) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.opt.Call, fmt.Errorf("%w within %v", ErrSilent, c.opt.Call))
+		defer cancel()
+	}
+	err := c.ask(ctx, &pending{op: op, accept: accept, answer: make(chan error, 1)}, a)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op.name, err)
+	}
+	return nil
+}
+
+func (c *Conn) ask(ctx context.Context, p *pending, a args) error {
+	var w writer
+	for _, v := range a {
+		v.put(&w)
+	}
+	if w.err != nil {
+		return w.err
+	}
+	serial, err := c.expect(p)
+	if err != nil {
+		return err
+	}
+	defer c.forget(serial)
+	h := header{program: p.op.program, procedure: p.op.procedure, kind: typeCall, serial: serial}
+	if err := c.send(ctx, h, w.b); err != nil {
+		return err
+	}
+	select {
+	case err := <-p.answer:
+		return err
+	case <-ctx.Done():
+		return ended(ctx)
+	case <-c.done:
+	}
+	select { // the answer may have come just before the end
+	case err := <-p.answer:
+		return err
+	default:
+		return c.why()
+	}
+}
+
+// ended is the error of a context that ended: ErrSilent where it was the call's own limit,
+// not the caller's.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrSilent) {
+		return snapshot.WithHint(cause, "look whether another job holds the domain (virsh domjobinfo), or restart libvirt's daemon: VMs run on")
+	}
+	return ctx.Err()
+}
+
+// expect reserves a serial and the place for its answer.
+func (c *Conn) expect(p *pending) (uint32, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, c.err
+	}
+	for c.serial++; c.serial == 0 || c.waiting[c.serial] != nil; c.serial++ { // it wraps around
+	}
+	c.waiting[c.serial] = p
+	return c.serial, nil
+}
+
+func (c *Conn) forget(serial uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, serial)
+}
+
+// send writes one frame whole. One that is cut off by its context leaves the stream
+// unusable, so that ends the connection.
+func (c *Conn) send(ctx context.Context, h header, payload []byte) error {
+	b, err := frame(h, payload)
+	if err != nil {
+		return err
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		_ = c.conn.SetWriteDeadline(time.Unix(1, 0))
+	})
+	_, err = c.conn.Write(b)
+	if !stop() && err == nil {
+		<-cut
+		err = c.conn.SetWriteDeadline(time.Time{}) // it was sent just in time
+	}
+	if err == nil {
+		return nil
+	}
+	c.end(fmt.Errorf("%w: %w", ErrClosed, err))
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	return c.why()
+}
