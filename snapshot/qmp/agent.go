@@ -33,6 +33,7 @@ type AgentOptions struct {
 // Calls are carried out one at a time, in no particular order. The connection is
 // made with the first call, and again after it was lost.
 type Agent struct {
+	Calls
 	path string
 	opt  AgentOptions
 
@@ -61,8 +62,10 @@ func NewAgent(path string, opt AgentOptions) *Agent {
 	if opt.MaxLine <= 0 {
 		opt.MaxLine = MaxAgentLine
 	}
-	return &Agent{path: path, opt: opt, turn: make(chan struct{}, 1), closed: make(chan struct{}),
+	a := &Agent{path: path, opt: opt, turn: make(chan struct{}, 1), closed: make(chan struct{}),
 		sequences: randomSequence}
+	a.Calls = Calls{a}
+	return a
 }
 
 func randomSequence() (int64, error) {
@@ -123,15 +126,7 @@ func (a *Agent) Execute(ctx context.Context, command string, args, result any) e
 	if err != nil {
 		return fmt.Errorf("%s in the guest: %w", command, err)
 	}
-	return decodeAgent(answer, command, result)
-}
-
-func decodeAgent(line []byte, command string, result any) error {
-	m, err := parseAgent(line)
-	if err != nil {
-		return fmt.Errorf("%s in the guest: %w", command, err)
-	}
-	return m.into(command, result)
+	return Decode(answer, command, result)
 }
 
 // converse syncs and sends one command, and returns the line that answers it.

@@ -31,8 +31,26 @@ type Options struct {
 	MaxLine   int           // bytes; 0: MaxLine
 }
 
+// Monitor is a road to a QEMU's monitor: a Client, or what passes commands on for it.
+// All methods are safe for concurrent use.
+type Monitor interface {
+	// Execute and ExecuteFD are as those of Client.
+	Execute(ctx context.Context, command string, args, result any) error
+	ExecuteFD(ctx context.Context, command string, args, result any, file *os.File) error
+	// Subscribe receives events: see Hub.
+	Subscribe(names ...string) *Subscription
+	// Done is closed when the QEMU behind it cannot be reached on this road any more.
+	Done() <-chan struct{}
+	// Version of the QEMU.
+	Version() Version
+	Close() error
+}
+
+var _ Monitor = (*Client)(nil)
+
 // Client is a connection to a monitor. All methods are safe for concurrent use.
 type Client struct {
+	Hub
 	conn    *net.UnixConn
 	limit   time.Duration // of one command
 	version Version
@@ -44,7 +62,6 @@ type Client struct {
 	mu      sync.Mutex
 	serial  uint64
 	waiting map[string]chan message
-	subs    map[*Subscription]struct{}
 	err     error // why the connection ended
 }
 
@@ -67,8 +84,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{conn: conn, limit: opt.Command, done: make(chan struct{}), waiting: map[string]chan message{},
-		subs: map[*Subscription]struct{}{}}
+	c := &Client{conn: conn, limit: opt.Command, done: make(chan struct{}), waiting: map[string]chan message{}}
 	lines := newLineReader(conn, opt.MaxLine)
 	if err := c.greet(ctx, lines); err != nil {
 		_ = conn.Close() // the error that matters is err
@@ -162,14 +178,12 @@ func (c *Client) run(lines *lineReader) {
 }
 
 func (c *Client) deliver(m message) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if m.Event != nil {
-		for s := range c.subs {
-			s.offer(*m.Event)
-		}
+		c.Publish(*m.Event)
 		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if answer := c.waiting[m.ID]; answer != nil {
 		delete(c.waiting, m.ID)
 		answer <- m // has room for the one answer it gets

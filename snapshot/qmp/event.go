@@ -1,11 +1,20 @@
 package qmp
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
+
+// Hub hands the events of one monitor to all who subscribed. The zero value is ready.
+type Hub struct {
+	mu   sync.Mutex
+	subs map[*Subscription]struct{}
+}
 
 // Subscription receives events. Events are hints: one can be lost, so whoever
 // waits for something asks the monitor after each event, and now and then anyway.
 type Subscription struct {
-	c     *Client
+	hub   *Hub
 	names []string
 	queue chan Event
 }
@@ -15,25 +24,37 @@ const queueLength = 64
 
 // Subscribe receives the events of these names from now on; all of them when no
 // name is given. Close it after use.
-func (c *Client) Subscribe(names ...string) *Subscription {
-	s := &Subscription{c: c, names: names, queue: make(chan Event, queueLength)}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.subs[s] = struct{}{}
+func (h *Hub) Subscribe(names ...string) *Subscription {
+	s := &Subscription{hub: h, names: names, queue: make(chan Event, queueLength)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.subs == nil {
+		h.subs = map[*Subscription]struct{}{}
+	}
+	h.subs[s] = struct{}{}
 	return s
 }
 
-// Events are in order. The channel is never closed: select on Client.Done too.
+// Publish hands an event to its subscribers. It does not wait for them.
+func (h *Hub) Publish(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.subs {
+		s.offer(e)
+	}
+}
+
+// Events are in order. The channel is never closed: select on Monitor.Done too.
 func (s *Subscription) Events() <-chan Event { return s.queue }
 
 // Close ends the subscription.
 func (s *Subscription) Close() {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	delete(s.c.subs, s)
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	delete(s.hub.subs, s)
 }
 
-// offer queues an event; the caller holds c.mu.
+// offer queues an event; the caller holds the hub's lock.
 func (s *Subscription) offer(e Event) {
 	if len(s.names) > 0 && !slices.Contains(s.names, e.Name) {
 		return

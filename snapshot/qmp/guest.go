@@ -17,11 +17,19 @@ const (
 	writeChunk = 128 << 10
 )
 
+// Executor runs a command in the agent, as Agent.Execute does.
+type Executor interface {
+	Execute(ctx context.Context, command string, args, result any) error
+}
+
+// Calls are those of snapshot.Guest but for Close, over any road to an agent.
+type Calls struct{ Executor }
+
 // closeFile is how long an agent may take to close a file.
 const closeFile = 10 * time.Second
 
 // Info asks for what there is; only the agent's version is sure to be there.
-func (a *Agent) Info(ctx context.Context) (snapshot.GuestInfo, error) {
+func (a Calls) Info(ctx context.Context) (snapshot.GuestInfo, error) {
 	var info struct {
 		Version string `json:"version"`
 	}
@@ -46,7 +54,7 @@ func (a *Agent) Info(ctx context.Context) (snapshot.GuestInfo, error) {
 }
 
 // optional runs a command that an agent may lack or have disabled.
-func (a *Agent) optional(ctx context.Context, command string, result any) error {
+func (a Calls) optional(ctx context.Context, command string, result any) error {
 	err := a.Execute(ctx, command, nil, result)
 	var refused *Error
 	if errors.As(err, &refused) {
@@ -59,7 +67,7 @@ func (a *Agent) optional(ctx context.Context, command string, result any) error 
 func clip(s string) string { return s[:min(len(s), 256)] }
 
 // Exec starts a program and asks for its end, more and more rarely.
-func (a *Agent) Exec(ctx context.Context, c snapshot.Command) (snapshot.ExecResult, error) {
+func (a Calls) Exec(ctx context.Context, c snapshot.Command) (snapshot.ExecResult, error) {
 	if c.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.Timeout)
@@ -92,7 +100,7 @@ type execStatus struct {
 	ErrTruncated bool   `json:"err-truncated"`
 }
 
-func (a *Agent) wait(ctx context.Context, pid int64) (snapshot.ExecResult, error) {
+func (a Calls) wait(ctx context.Context, pid int64) (snapshot.ExecResult, error) {
 	const longest = 500 * time.Millisecond
 	// A pause is about a quarter of what has passed: a freeze window waits here.
 	for pause := 4 * time.Millisecond; ; pause = min(pause+pause/4, longest) {
@@ -129,7 +137,7 @@ func (s execStatus) result() snapshot.ExecResult {
 }
 
 // ReadFile reads in chunks.
-func (a *Agent) ReadFile(ctx context.Context, path string, limit int64) ([]byte, error) {
+func (a Calls) ReadFile(ctx context.Context, path string, limit int64) ([]byte, error) {
 	var content []byte
 	err := a.withFile(ctx, path, "r", func(handle int64) error {
 		for {
@@ -160,7 +168,7 @@ func (a *Agent) ReadFile(ctx context.Context, path string, limit int64) ([]byte,
 }
 
 // WriteFile writes in chunks and flushes.
-func (a *Agent) WriteFile(ctx context.Context, path string, data []byte) error {
+func (a Calls) WriteFile(ctx context.Context, path string, data []byte) error {
 	err := a.withFile(ctx, path, "w", func(handle int64) error {
 		for len(data) > 0 {
 			n, err := a.writeSome(ctx, handle, data[:min(len(data), writeChunk)])
@@ -177,7 +185,7 @@ func (a *Agent) WriteFile(ctx context.Context, path string, data []byte) error {
 	return nil
 }
 
-func (a *Agent) writeSome(ctx context.Context, handle int64, b []byte) (int, error) {
+func (a Calls) writeSome(ctx context.Context, handle int64, b []byte) (int, error) {
 	args := struct {
 		Handle int64  `json:"handle"`
 		Buf    []byte `json:"buf-b64"`
@@ -196,7 +204,7 @@ func (a *Agent) writeSome(ctx context.Context, handle int64, b []byte) (int, err
 
 // withFile opens a file in the guest around use, and closes it even when ctx is
 // over: the agent keeps its handles for good.
-func (a *Agent) withFile(ctx context.Context, path, mode string, use func(handle int64) error) (err error) {
+func (a Calls) withFile(ctx context.Context, path, mode string, use func(handle int64) error) (err error) {
 	var handle int64
 	if err := a.Execute(ctx, "guest-file-open", map[string]string{"path": path, "mode": mode}, &handle); err != nil {
 		return err
@@ -213,7 +221,7 @@ func (a *Agent) withFile(ctx context.Context, path, mode string, use func(handle
 }
 
 // FreezeFilesystems freezes the listed mount points, or all.
-func (a *Agent) FreezeFilesystems(ctx context.Context, mountPoints []string) (int, error) {
+func (a Calls) FreezeFilesystems(ctx context.Context, mountPoints []string) (int, error) {
 	var n int
 	if len(mountPoints) == 0 {
 		err := a.Execute(ctx, "guest-fsfreeze-freeze", nil, &n)
@@ -224,14 +232,14 @@ func (a *Agent) FreezeFilesystems(ctx context.Context, mountPoints []string) (in
 }
 
 // ThawFilesystems thaws all.
-func (a *Agent) ThawFilesystems(ctx context.Context) (int, error) {
+func (a Calls) ThawFilesystems(ctx context.Context) (int, error) {
 	var n int
 	err := a.Execute(ctx, "guest-fsfreeze-thaw", nil, &n)
 	return n, err
 }
 
 // FilesystemsFrozen asks for the state.
-func (a *Agent) FilesystemsFrozen(ctx context.Context) (bool, error) {
+func (a Calls) FilesystemsFrozen(ctx context.Context) (bool, error) {
 	var state string
 	if err := a.Execute(ctx, "guest-fsfreeze-status", nil, &state); err != nil {
 		return false, err

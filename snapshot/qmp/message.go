@@ -79,6 +79,16 @@ func parseMessage(line []byte) (message, error) {
 	return m, nil
 }
 
+// Decode stores what a lone answer to a command, of a monitor or an agent, returns in
+// result, unless that is nil. Errors: *Error where the command was refused, ErrProtocol.
+func Decode(line []byte, command string, result any) error {
+	m, err := parseAgent(line)
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return m.into(command, result)
+}
+
 var errNoGreeting = errors.New("first message is no greeting of a QEMU monitor")
 
 // parseGreeting reads the first line of a monitor.
