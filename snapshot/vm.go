@@ -148,6 +148,9 @@ type DiskPlan struct {
 	DeltaNode string  `json:"delta_node,omitempty"` // its node; the file below it is DeltaNode + "-file"
 	Export    string  `json:"export,omitempty"`     // name under which the frozen node is served
 	Chain     []Layer `json:"chain"`                // frozen layers, top first
+	// Record is what the manager of the VM, such as libvirt, has noted of the disk for the
+	// VM's next start, in its own words.
+	Record string `json:"record,omitempty"`
 	// Track is how a Tracker records what changes on the disk.
 	Track TrackPlan `json:"track,omitzero"`
 	// Local: all layers are files that can be read without the hypervisor.

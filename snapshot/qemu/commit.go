@@ -13,6 +13,9 @@ import (
 // whatever point an earlier attempt has reached. It returns how the disk lies
 // then: with the image on the device.
 func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view, error) {
+	if m.vm.Manager != nil {
+		return m.commitManaged(ctx, d, v)
+	}
 	for range mergeTries {
 		err := m.commitOnce(ctx, d, v)
 		if errors.Is(err, errJob) { // the pivot did not happen
@@ -66,7 +69,7 @@ func (m *monitor) startCommit(ctx context.Context, d snapshot.DiskPlan, v view) 
 	if v.below == "" {
 		return fmt.Errorf("no node of %s under the delta: %w", d.Path, snapshot.ErrUnsupported)
 	}
-	if err := noteCommit(d); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
+	if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 		return err // without room the commit, which makes some, matters more
 	}
 	return m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,

@@ -53,7 +53,7 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 	taken := map[string]bool{}
 	for i, b := range drives {
 		d := disk{block: b, thread: len(threads) > 0}
-		d.Name = diskName(b, i, taken)
+		d.Name = m.diskName(b, i, taken)
 		if b.Inserted != nil {
 			if err := m.follow(&d); err != nil {
 				return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
@@ -166,6 +166,15 @@ func unkept(devices []snapshot.Device) (warnings []string) {
 		}
 	}
 	return warnings
+}
+
+// diskName prefers the manager's name, where there is one.
+func (m *monitor) diskName(b block, place int, taken map[string]bool) string {
+	if name := m.targets[qdevID(b.QDev)]; wellFormed(name) && !taken[name] {
+		taken[name] = true
+		return name
+	}
+	return diskName(b, place, taken)
 }
 
 // diskName finds the name that stays the same: the device's id, else the

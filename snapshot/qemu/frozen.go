@@ -93,7 +93,7 @@ func (m *monitor) frozen(ctx context.Context, p snapshot.Plan) error {
 	}
 	for _, d := range p.Disks {
 		if !slices.ContainsFunc(drives, func(b block) bool {
-			return b.Inserted != nil && b.Inserted.Node == d.DeltaNode
+			return b.Inserted != nil && m.isDelta(d, b.Inserted)
 		}) {
 			return fmt.Errorf("disk %s is not frozen", d.Name)
 		}
@@ -213,8 +213,12 @@ func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
 func (f *frozen) Watch(ctx context.Context) error {
 	for {
 		err := f.host.during(ctx, f.plan, func(m *monitor) error {
+			nodes, err := m.deltaNodes(ctx, f.plan)
+			if err != nil {
+				return err
+			}
 			return m.awaitEvent(ctx, func(e *qmp.Event) (bool, error) {
-				if err := guestHurt(e, f.plan); err != nil {
+				if err := guestHurt(e, nodes); err != nil {
 					return false, err
 				}
 				if err := m.trouble(ctx, f.plan); err != nil {
@@ -231,6 +235,24 @@ func (f *frozen) Watch(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// deltaNodes are the nodes of the plan's deltas, with the names of their disks: a
+// manager names them as it likes.
+func (m *monitor) deltaNodes(ctx context.Context, p snapshot.Plan) (map[string]string, error) {
+	nodes, err := m.nodes(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]string{}
+	for _, d := range p.Disks {
+		for i := range nodes {
+			if m.isDelta(d, &nodes[i]) {
+				names[nodes[i].Node] = d.Name
+			}
+		}
+	}
+	return names, nil
 }
 
 // trouble is what must end the run, or nil.

@@ -29,10 +29,16 @@ type VM struct {
 	// Nodes are the block nodes that are this VM's disks, for a process without
 	// devices: a qemu-storage-daemon. Empty for a VM.
 	Nodes []string
+
+	// Manager has started the VM and keeps a record of it; then QMP and GuestAgent are
+	// empty. Nil: nobody does.
+	Manager Manager
 }
 
 // Options of a Host. The zero value is good.
 type Options struct {
+	// Kind is what Plan.Host says. Default: Kind.
+	Kind string
 	// RuntimeDir holds the sockets over which frozen disks are read. It must
 	// be the same after a restart, and nobody else's. Default: /run/lull, or
 	// lull-UID in the folder for temporary files when not root.
@@ -76,6 +82,7 @@ func NewHost(vms []VM, opt Options) *Host {
 			opt.RuntimeDir = filepath.Join(os.TempDir(), fmt.Sprintf("lull-%d", os.Geteuid()))
 		}
 	}
+	opt.Kind = cmp.Or(opt.Kind, Kind)
 	opt.DeltaDir = cmp.Or(opt.DeltaDir, "/var/lib/lull/deltas")
 	opt.QemuImg = cmp.Or(opt.QemuImg, "qemu-img")
 	if opt.Log == nil {
@@ -191,6 +198,9 @@ func (h *Host) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
 	l, err := h.line(vm)
 	if err != nil {
 		return nil, err
+	}
+	if l.vm.Manager != nil {
+		return l.vm.Manager.Guest(ctx)
 	}
 	if l.vm.GuestAgent == "" {
 		return nil, snapshot.WithHint(fmt.Errorf("VM %q: %w", vm, snapshot.ErrNoGuest),

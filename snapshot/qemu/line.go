@@ -50,7 +50,7 @@ func (l *line) acquire(ctx context.Context) (*monitor, error) {
 	if m := l.alive(); m != nil {
 		return m, nil
 	}
-	m, err := dialMonitor(ctx, l.vm, l.opt)
+	m, err := l.vm.dial(ctx, l.opt)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +88,11 @@ func (l *line) release(m *monitor) {
 	l.closeIdle()
 }
 
+// off tells whether an error of use says that the VM does not run, as far as can be known.
+func (l *line) off(err error) bool {
+	return errors.Is(err, snapshot.ErrUnreachable) && l.vm.Manager == nil || errors.Is(err, ErrOff)
+}
+
 // hold keeps the connection open between uses, or stops doing so.
 func (l *line) hold(held bool) {
 	l.mu.Lock()
@@ -112,9 +117,10 @@ func (l *line) closeIdle() {
 
 // monitor is a connection to a VM's monitor, and the process behind it.
 type monitor struct {
-	*qmp.Client
-	vm   VM
-	proc process
+	qmp.Monitor
+	vm      VM
+	proc    process
+	targets map[string]string // see Managed
 }
 
 func dialMonitor(ctx context.Context, vm VM, opt qmp.Options) (*monitor, error) {
@@ -127,7 +133,7 @@ func dialMonitor(ctx context.Context, vm VM, opt qmp.Options) (*monitor, error) 
 		_ = c.Close() // the error that matters is err
 		return nil, err
 	}
-	return &monitor{Client: c, vm: vm, proc: findProcess(pid)}, nil
+	return &monitor{Monitor: c, vm: vm, proc: findProcess(pid)}, nil
 }
 
 // during runs fn with the VM of a plan. That it cannot be reached any more, or is
@@ -143,7 +149,7 @@ func (h *Host) during(ctx context.Context, p snapshot.Plan, fn func(*monitor) er
 		}
 		return fn(m)
 	})
-	if errors.Is(err, snapshot.ErrUnreachable) || errors.Is(err, qmp.ErrClosed) {
+	if l.off(err) || errors.Is(err, qmp.ErrClosed) {
 		return fmt.Errorf("%w: %w", snapshot.ErrGone, err)
 	}
 	return err

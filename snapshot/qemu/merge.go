@@ -37,7 +37,7 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 			}
 			return h.mergeLive(ctx, m, p)
 		})
-		if errors.Is(err, snapshot.ErrUnreachable) {
+		if l.off(err) {
 			err = nil
 			if !living(p.Instance) { // else the marker stays: the VM may stand still
 				err = dropState(p)
@@ -47,7 +47,7 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 			}
 			break
 		}
-		if !errors.Is(err, qmp.ErrClosed) {
+		if !errors.Is(err, qmp.ErrClosed) && !errors.Is(err, ErrLost) {
 			break
 		}
 	}
@@ -105,7 +105,7 @@ func (h *Host) mergeDisks(ctx context.Context, m *monitor, p snapshot.Plan) erro
 	}
 	if full != nil {
 		h.opt.Log.Info("resuming a VM that was out of space", "vm", p.VM)
-		return m.Execute(ctx, "cont", nil, nil)
+		return m.goOn(ctx)
 	}
 	return nil
 }
@@ -141,11 +141,15 @@ func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool)
 		return snapshot.WithHint(fmt.Errorf("another layer lies on the delta %s: %w", d.Delta, snapshot.ErrBusy),
 			"merge the upper layer with the tool that made it")
 	}
-	if v.committing || v.top != "" {
+	committed := v.committing || v.top != ""
+	if committed {
 		if v, err = m.commit(ctx, d, v); err != nil {
 			return err
 		}
 		seen = true
+	}
+	if m.vm.Manager != nil {
+		return m.dropManaged(ctx, d, committed)
 	}
 	if err := m.closeNodes(ctx, d, v); err != nil {
 		return err

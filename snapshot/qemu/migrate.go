@@ -165,7 +165,7 @@ func (m *monitor) resumeStep(ctx context.Context) (done bool, err error) {
 	case "finish-migrate": // the migration is over, this state will be soon
 		return false, nil
 	case "paused", "postmigrate":
-		return false, m.Execute(ctx, "cont", nil, nil)
+		return false, m.goOn(ctx)
 	}
 	return true, nil
 }

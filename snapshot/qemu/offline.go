@@ -18,9 +18,15 @@ func (h *Host) mergeOffline(ctx context.Context, p snapshot.Plan, seen bool) err
 	if err := removeSocket(h.socketPath(p)); err != nil {
 		return err
 	}
+	merge := h.mergeFiles
+	if mgr := h.lines[p.VM].vm.Manager; mgr != nil {
+		merge = func(ctx context.Context, d snapshot.DiskPlan, seen bool) error {
+			return h.mergeManaged(ctx, mgr, d, seen)
+		}
+	}
 	var errs []error
 	for _, d := range p.Disks {
-		if err := h.mergeFiles(ctx, d, seen); err != nil {
+		if err := merge(ctx, d, seen); err != nil {
 			errs = append(errs, fmt.Errorf("disk %s: %w", d.Name, err))
 		}
 	}
@@ -73,7 +79,7 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 		}
 		return nil
 	}
-	if err := noteCommit(d); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
+	if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 		return err
 	}
 	if err := h.commitFile(ctx, d); err != nil {
@@ -89,21 +95,29 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 // commitFile writes the delta into the image. QEMU's own program does it: an
 // image is written by no other code than its owner's. It can be repeated.
 func (h *Host) commitFile(ctx context.Context, d snapshot.DiskPlan) error {
-	cmd := exec.CommandContext(ctx, h.opt.QemuImg, "commit", "-q", "-d", "-f", "qcow2", d.Delta)
+	if err := h.qemuImg(ctx, "commit", "-q", "-d", "-f", "qcow2", d.Delta); err != nil {
+		return fmt.Errorf("commit delta %s: %w", d.Delta, err)
+	}
+	return syncFile(d.Path)
+}
+
+// qemuImg runs QEMU's program for images.
+func (h *Host) qemuImg(ctx context.Context, arg ...string) error {
+	cmd := exec.CommandContext(ctx, h.opt.QemuImg, arg...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	var said bytes.Buffer
 	cmd.Stderr = &said // qemu-img says little
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrNotFound) {
-		return snapshot.WithHint(fmt.Errorf("commit delta %s: %w", d.Delta, err), "apt-get install qemu-utils")
+		return snapshot.WithHint(err, "apt-get install qemu-utils")
 	}
 	if err != nil {
-		return fmt.Errorf("commit delta %s: %w", d.Delta, commitError(err, said.String()))
+		return imgError(err, said.String())
 	}
-	return syncFile(d.Path)
+	return nil
 }
 
-func commitError(err error, said string) error {
+func imgError(err error, said string) error {
 	said = strings.TrimSpace(said)
 	err = fmt.Errorf("qemu-img: %w: %s", err, said[:min(len(said), 1000)])
 	switch {

@@ -34,7 +34,7 @@ func (h *Host) Plan(ctx context.Context, vm, run string) (snapshot.Plan, error) 
 }
 
 func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan, error) {
-	p := snapshot.Plan{Host: Kind, VM: m.vm.Name, Run: run, Instance: m.proc.instance}
+	p := snapshot.Plan{Host: h.opt.Kind, VM: m.vm.Name, Run: run, Instance: m.proc.instance}
 	f, err := m.inspect(ctx)
 	if err != nil {
 		return p, err
@@ -48,6 +48,9 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 			return p, err
 		}
 		p.Disks = append(p.Disks, dp)
+	}
+	if err := m.addRecords(ctx, p.Disks); err != nil {
+		return p, err
 	}
 	p.Excluded, p.Warnings = f.excluded, f.warnings
 	if err := m.free(ctx); err != nil {

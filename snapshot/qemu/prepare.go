@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -70,6 +71,9 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	if err := makeStamp(d); err != nil {
 		return err
 	}
+	if m.vm.Manager != nil {
+		return h.formatFile(ctx, d) // the manager opens it
+	}
 	cache := args{"direct": in.Cache.Direct, "no-flush": in.Cache.NoFlush}
 	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(d.DeltaNode),
 		"filename": d.Delta, "cache": cache, "discard": "unmap"}, nil)
@@ -96,6 +100,16 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 		return fmt.Errorf("format delta %s: %w", d.Delta, err)
 	}
 	return nil
+}
+
+// formatFile is format of a file that QEMU has not open.
+func (h *Host) formatFile(ctx context.Context, d snapshot.DiskPlan) error {
+	err := h.qemuImg(ctx, "create", "-q", "-f", "qcow2", "-u", "-b", d.Chain[0].Path, "-F", string(d.Format),
+		d.Delta, strconv.FormatInt(d.Size, 10))
+	if err != nil {
+		return fmt.Errorf("format delta %s: %w", d.Delta, err)
+	}
+	return syncFile(d.Delta)
 }
 
 // create makes an image of a file that is open.
@@ -135,6 +149,9 @@ func (h *Host) freeze(ctx context.Context, p snapshot.Plan) error {
 	records := startRecords(p)
 	variables := holdVariables(p)
 	err := h.during(ctx, p, func(m *monitor) error {
+		if m.vm.Manager != nil {
+			return h.freezeManaged(ctx, m, p, records)
+		}
 		err := m.Execute(ctx, "transaction", args{"actions": slices.Concat(records, actions)}, nil)
 		if len(records) > 0 && refused(err) {
 			// A point without a record is worth more than none.

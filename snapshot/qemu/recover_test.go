@@ -133,7 +133,7 @@ func (r *run) wantErr(err, want error) {
 func (r *run) startCommit(speed int) {
 	r.t.Helper()
 	d := r.plan.Disks[0]
-	if err := noteCommit(d); err != nil {
+	if err := note(d, stampCommit); err != nil {
 		r.t.Fatal(err)
 	}
 	r.ask("block-commit", args{"job-id": commitJob(d.DeltaNode), "device": d.DeltaNode, "base-node": d.Node,

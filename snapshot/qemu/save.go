@@ -198,7 +198,7 @@ func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (di
 		if err := m.openThrottle(ctx, p); err != nil {
 			return err
 		}
-		if err := m.Execute(ctx, "stop", nil, nil); err != nil {
+		if err := m.stop(ctx); err != nil {
 			return err
 		}
 		if status, err := m.status(ctx); err != nil || status != "paused" {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,6 +36,8 @@ const (
 	stampNone   = "none"   // the image is not frozen yet
 	stampFrozen = "frozen" // the image is like this
 	stampCommit = "commit" // it was, when a commit into it began
+	stampPivot  = "pivot"  // it was; of a managed VM, whose move to the image was ordered
+	stampMerged = "merged" // it was; all that the delta holds has come into the image
 )
 
 // stamp is what changes with every write to an image, and its inode, which changes
@@ -73,7 +76,7 @@ func (s stamp) String() string {
 
 func parseStamp(text string) (stamp, error) {
 	words := strings.Fields(text)
-	if len(words) != 4 || words[0] != stampFrozen && words[0] != stampCommit {
+	if len(words) != 4 || !slices.Contains([]string{stampFrozen, stampCommit, stampPivot, stampMerged}, words[0]) {
 		return stamp{}, errNoStamp
 	}
 	nanoseconds, err1 := strconv.ParseInt(words[1], 10, 64)
@@ -112,7 +115,7 @@ func makeStamp(d snapshot.DiskPlan) error {
 
 // write puts a stamp over the one before.
 func (s stamp) write(d snapshot.DiskPlan, durably bool) (err error) {
-	f, err := os.OpenFile(d.Delta+stampSuffix, os.O_WRONLY, 0)
+	f, err := os.OpenFile(d.Delta+stampSuffix, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -152,17 +155,17 @@ func settleStamp(d snapshot.DiskPlan) error {
 	return nil
 }
 
-// noteCommit records durably that the image is about to be written to. It keeps
-// which one that is, where that is known.
-func noteCommit(d snapshot.DiskPlan) error {
+// note records durably how far a merge has come: with stampCommit that the image is
+// about to be written to. It keeps which image that is, where that is known.
+func note(d snapshot.DiskPlan, state string) error {
 	s, err := readStamp(d)
-	if errors.Is(err, errNoStamp) {
+	if errors.Is(err, errNoStamp) && state == stampCommit {
 		return nil // then it will not tell either
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoStamp) {
 		return err
 	}
-	s.state = stampCommit
+	s.state = state
 	if err := s.write(d, true); err != nil {
 		return fmt.Errorf("mark delta: %w", spaceOr(err))
 	}

@@ -33,7 +33,7 @@ func TestTrackMerged(t *testing.T) {
 		},
 		"after an end in the middle of a commit": func(s *series) {
 			d := s.plan.Disks[0]
-			s.must(noteCommit(d))
+			s.must(note(d, stampCommit))
 			s.ask("block-commit", args{"job-id": commitJob(d.DeltaNode), "device": d.DeltaNode, "base-node": d.Node, "speed": 65536}, nil)
 			s.quit()
 			s.must(s.host.Merge(s.ctx, s.plan))

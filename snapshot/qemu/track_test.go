@@ -260,7 +260,7 @@ func TestTrackUntrue(t *testing.T) {
 			s.freeze()
 			s.guestWrites(mib, mib)
 			d := s.plan.Disks[0]
-			s.must(noteCommit(d))
+			s.must(note(d, stampCommit))
 			s.ask("block-commit", args{"job-id": "c", "device": d.DeltaNode, "base-node": d.Node, "speed": 1000}, nil)
 			s.kill()
 			s.must(s.host.Merge(s.ctx, s.plan))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -56,8 +55,9 @@ func risky(disk, action string) string {
 }
 
 // guestHurt is what must end the run when the guest was told of a failed write to a
-// delta, or was not even told: the longer the delta stays, the more it loses.
-func guestHurt(e *qmp.Event, p snapshot.Plan) error {
+// delta, or was not even told: the longer the delta stays, the more it loses. deltas are
+// the disks by the nodes of their deltas.
+func guestHurt(e *qmp.Event, deltas map[string]string) error {
 	if e == nil || e.Name != "BLOCK_IO_ERROR" {
 		return nil
 	}
@@ -71,11 +71,11 @@ func guestHurt(e *qmp.Event, p snapshot.Plan) error {
 	if json.Unmarshal(e.Data, &data) != nil || data.Operation != "write" || data.Action == "stop" {
 		return nil
 	}
-	i := slices.IndexFunc(p.Disks, func(d snapshot.DiskPlan) bool { return d.DeltaNode == data.Node })
-	if i < 0 {
+	disk, ours := deltas[data.Node]
+	if !ours {
 		return nil
 	}
-	err := fmt.Errorf("a write of the guest to the delta of disk %s was lost (werror=%s): %s", p.Disks[i].Name, data.Action, data.Reason)
+	err := fmt.Errorf("a write of the guest to the delta of disk %s was lost (werror=%s): %s", disk, data.Action, data.Reason)
 	// Where QEMU does not stop for want of room it does not set nospace either.
 	if data.NoSpace || isFull(data.Reason) {
 		err = fmt.Errorf("%w: %w", err, snapshot.ErrNoSpace)

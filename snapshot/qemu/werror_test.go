@@ -48,18 +48,18 @@ func TestGuestHurt(t *testing.T) {
 
 // What is no failed write to a delta is no reason to end a run.
 func TestGuestUnhurt(t *testing.T) {
-	p := snapshot.Plan{Disks: []snapshot.DiskPlan{{DeltaNode: "lull-d0"}}}
+	deltas := map[string]string{"lull-d0": "disk0"}
 	for _, data := range []string{
 		`{"node-name":"lull-d0","operation":"read","action":"report"}`,
 		`{"node-name":"lull-d0","operation":"write","action":"stop","nospace":true}`,
 		`{"node-name":"other","operation":"write","action":"report"}`,
 		`{"node-name":[]}`, ``,
 	} {
-		if err := guestHurt(&qmp.Event{Name: "BLOCK_IO_ERROR", Data: []byte(data)}, p); err != nil {
+		if err := guestHurt(&qmp.Event{Name: "BLOCK_IO_ERROR", Data: []byte(data)}, deltas); err != nil {
 			t.Errorf("%s: %v", data, err)
 		}
 	}
-	if err := guestHurt(nil, p); err != nil {
+	if err := guestHurt(nil, deltas); err != nil {
 		t.Error(err)
 	}
 }
