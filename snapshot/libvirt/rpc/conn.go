@@ -3,12 +3,16 @@ package rpc
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -65,7 +69,8 @@ type Conn struct {
 	serial    uint32
 	waiting   map[uint32]*pending
 	listeners map[int32]listener // by the callback's id
-	err       error              // why the connection ended
+	monitors  map[int32]*MonitorSubscription
+	err       error // why the connection ended
 }
 
 // pending is a call whose reply has not come.
@@ -73,6 +78,7 @@ type pending struct {
 	op     operation
 	accept func(*reader) error // called by the reading goroutine, which holds mu
 	answer chan error          // room for the one it gets
+	file   *os.File            // passed along; nil: none
 }
 
 // operation is a procedure, and what it does in the words of an error message.
@@ -90,7 +96,8 @@ func qemu(procedure uint32, name string) operation { return operation{programQEM
 // start runs a connection over conn, which it closes in the end.
 func start(conn net.Conn, opt Options) *Conn {
 	c := &Conn{conn: conn, opt: opt.withDefaults(), done: make(chan struct{}), pongs: make(chan struct{}, 1),
-		waiting: map[uint32]*pending{}, listeners: map[int32]listener{}}
+		waiting: map[uint32]*pending{}, listeners: map[int32]listener{},
+		monitors: map[int32]*MonitorSubscription{}}
 	c.work.Go(c.read)
 	c.work.Go(c.keepAlive)
 	return c
@@ -159,6 +166,11 @@ func (c *Conn) deliver(h header, payload []byte) error {
 		return c.message(h, payload)
 	case typeReply:
 		return c.reply(h, payload)
+	case typeReplyFiles:
+		if len(payload) < 4 || binary.BigEndian.Uint32(payload) != 0 {
+			return fmt.Errorf("%w: a reply with files that were not asked for", ErrProtocol)
+		}
+		return c.reply(h, payload[4:])
 	}
 	return fmt.Errorf("%w: a frame of type %d", ErrProtocol, h.kind)
 }
@@ -189,12 +201,17 @@ func (c *Conn) reply(h header, payload []byte) error {
 
 // call makes a call and puts what it returns into results, in order.
 func (c *Conn) call(ctx context.Context, op operation, a args, results ...result) error {
+	return c.callFile(ctx, op, nil, a, results...)
+}
+
+// callFile is call with an open file, unless that is nil.
+func (c *Conn) callFile(ctx context.Context, op operation, file *os.File, a args, results ...result) error {
 	type answer struct{ b []byte }
 	var got answer
-	err := c.exchange(ctx, op, a, func(r *reader) error {
+	err := c.perform(ctx, &pending{op: op, file: file, answer: make(chan error, 1), accept: func(r *reader) error {
 		got.b = r.b
 		return nil
-	})
+	}}, a)
 	if err != nil {
 		return err
 	}
@@ -210,14 +227,18 @@ func (c *Conn) call(ctx context.Context, op operation, a args, results ...result
 
 // exchange makes a call; accept gets its reply, in the reading goroutine.
 func (c *Conn) exchange(ctx context.Context, op operation, a args, accept func(*reader) error) error {
+	return c.perform(ctx, &pending{op: op, accept: accept, answer: make(chan error, 1)}, a)
+}
+
+// perform makes a call, in its time.
+func (c *Conn) perform(ctx context.Context, p *pending, a args) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, c.opt.Call, fmt.Errorf("%w within %v", ErrSilent, c.opt.Call))
 		defer cancel()
 	}
-	err := c.ask(ctx, &pending{op: op, accept: accept, answer: make(chan error, 1)}, a)
-	if err != nil {
-		return fmt.Errorf("%s: %w", op.name, err)
+	if err := c.ask(ctx, p, a); err != nil {
+		return fmt.Errorf("%s: %w", p.op.name, err)
 	}
 	return nil
 }
@@ -236,7 +257,10 @@ func (c *Conn) ask(ctx context.Context, p *pending, a args) error {
 	}
 	defer c.forget(serial)
 	h := header{program: p.op.program, procedure: p.op.procedure, kind: typeCall, serial: serial}
-	if err := c.send(ctx, h, w.b); err != nil {
+	if p.file != nil {
+		h.kind, w.b = typeCallFiles, append([]byte{0, 0, 0, 1}, w.b...)
+	}
+	if err := c.send(ctx, h, w.b, p.file); err != nil {
 		return err
 	}
 	select {
@@ -284,7 +308,7 @@ func (c *Conn) forget(serial uint32) {
 
 // send writes one frame whole. One that is cut off by its context leaves the stream
 // unusable, so that ends the connection.
-func (c *Conn) send(ctx context.Context, h header, payload []byte) error {
+func (c *Conn) send(ctx context.Context, h header, payload []byte, file *os.File) error {
 	b, err := frame(h, payload)
 	if err != nil {
 		return err
@@ -300,6 +324,9 @@ func (c *Conn) send(ctx context.Context, h header, payload []byte) error {
 		_ = c.conn.SetWriteDeadline(time.Unix(1, 0))
 	})
 	_, err = c.conn.Write(b)
+	if err == nil && file != nil {
+		err = sendFile(c.conn, file)
+	}
 	if !stop() && err == nil {
 		<-cut
 		err = c.conn.SetWriteDeadline(time.Time{}) // it was sent just in time
@@ -312,4 +339,14 @@ func (c *Conn) send(ctx context.Context, h header, payload []byte) error {
 		return ended(ctx)
 	}
 	return c.why()
+}
+
+// sendFile passes an open file behind the frame that announced it.
+func sendFile(conn net.Conn, file *os.File) error {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("pass a file: %w", errors.ErrUnsupported)
+	}
+	_, _, err := u.WriteMsgUnix([]byte{0}, unix.UnixRights(int(file.Fd())), nil)
+	return err
 }

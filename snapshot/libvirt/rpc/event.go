@@ -147,6 +147,9 @@ func (s *Subscription) offer(e Event) {
 // message delivers an event; the caller holds c.mu. Events of kinds that are not
 // known here belong to nobody.
 func (c *Conn) message(h header, payload []byte) error {
+	if h.program == programQEMU {
+		return c.monitorEvent(h, payload)
+	}
 	if h.program != programRemote {
 		return nil
 	}

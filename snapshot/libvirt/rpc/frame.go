@@ -28,6 +28,10 @@ const (
 	typeCall    = 0
 	typeReply   = 1
 	typeMessage = 2
+	// With open files, whose number stands before the payload; each of them comes with a
+	// byte of its own after the frame.
+	typeCallFiles  = 4
+	typeReplyFiles = 5
 )
 
 // Statuses of replies.

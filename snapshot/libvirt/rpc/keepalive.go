@@ -56,7 +56,7 @@ func (c *Conn) keepAlive() {
 func (c *Conn) sendSign(procedure uint32) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), c.opt.Keepalive*time.Duration(c.opt.Strikes), c.silent())
 	defer cancel()
-	_ = c.send(ctx, header{program: programKeepalive, procedure: procedure, kind: typeMessage}, nil)
+	_ = c.send(ctx, header{program: programKeepalive, procedure: procedure, kind: typeMessage}, nil, nil)
 }
 
 func (c *Conn) silent() error {
