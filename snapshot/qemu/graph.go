@@ -130,6 +130,16 @@ func (r *rewriter) restored(names ...string) *snapshot.RestoredDisk {
 	return nil
 }
 
+// served is the disk that a device has served, where a manager has named it otherwise.
+func (r *rewriter) served(device string) string {
+	for _, d := range r.vm.Hardware.Devices {
+		if device != "" && d.ID == device {
+			return d.Disk
+		}
+	}
+	return ""
+}
+
 // device rewrites the drive that a device uses.
 func (r *rewriter) device(i int, o option) {
 	kv := parseKeyval(o.value, true)
@@ -144,7 +154,7 @@ func (r *rewriter) device(i int, o option) {
 			return
 		}
 	}
-	d := r.restored(kv.get("id"), ref)
+	d := r.restored(kv.get("id"), ref, r.served(kv.get("id")))
 	switch {
 	case d != nil && isNode:
 		r.graph.replaced[at] = []option{{name: "blockdev", value: newNode(r.graph.options[at], here(r.dir, d.Path), d.Format)}}

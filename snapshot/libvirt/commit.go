@@ -1,0 +1,126 @@
+package libvirt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qmp"
+)
+
+// Commit has libvirt commit the top layer, and moves the domain back.
+func (d *domain) Commit(ctx context.Context, m qmp.Monitor, p snapshot.DiskPlan, pivot func() error) error {
+	found, err := d.running(ctx)
+	if err != nil {
+		return err
+	}
+	return d.link.order(ctx, func(c *rpc.Conn) error {
+		job := &commit{conn: c, domain: found, disk: p.Name, pivot: pivot}
+		return job.run(ctx, m)
+	})
+}
+
+// commit is one active commit of a disk, new or under way.
+type commit struct {
+	conn   *rpc.Conn
+	domain rpc.Domain
+	disk   string
+	pivot  func() error
+	reason string // why QEMU's job failed, as far as it was heard
+}
+
+func (j *commit) run(ctx context.Context, m qmp.Monitor) error {
+	said := m.Subscribe("BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED")
+	defer said.Close()
+	if err := j.start(ctx); err != nil {
+		return err
+	}
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for {
+		over, err := j.step(ctx)
+		if over || err != nil {
+			return err
+		}
+		select {
+		case e := <-said.Events():
+			j.hear(e)
+		case <-again.C:
+		case <-j.conn.Done():
+			return rpc.ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// start begins the job, unless one is there.
+func (j *commit) start(ctx context.Context) error {
+	job, there, err := j.conn.BlockJobOf(ctx, j.domain, j.disk)
+	if err != nil {
+		return err
+	}
+	if !there {
+		const flags = rpc.CommitActive | rpc.CommitShallow
+		return j.conn.BlockCommit(ctx, j.domain, j.disk, "", "", 0, flags)
+	}
+	if job.Type != rpc.BlockJobActiveCommit {
+		return snapshot.WithHint(fmt.Errorf("libvirt has another job on the disk %s: %w", j.disk, snapshot.ErrBusy),
+			"wait for its end (virsh blockjob), or end it")
+	}
+	return nil
+}
+
+// step moves the domain once the job is ready. over: it has been moved.
+func (j *commit) step(ctx context.Context) (over bool, err error) {
+	text, err := j.conn.XML(ctx, j.domain, 0)
+	if err != nil {
+		return false, err
+	}
+	def, err := parseDisks(text)
+	if err != nil {
+		return false, err
+	}
+	switch disk, _ := def.disk(j.disk); {
+	case !disk.mirror:
+		return false, j.failed()
+	case !disk.ready:
+		return false, nil
+	}
+	if err := j.pivot(); err != nil {
+		return false, err
+	}
+	err = j.conn.BlockJobAbort(ctx, j.domain, j.disk, rpc.AbortPivot)
+	if rpc.HasCode(err, rpc.CodeBlockCopyActive) { // not quite: the next look tells
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// hear notes what QEMU says of the end of a commit.
+func (j *commit) hear(e qmp.Event) {
+	var data struct {
+		Type  string `json:"type"`
+		Error string `json:"error"`
+	}
+	if e.Name == "BLOCK_JOB_COMPLETED" && json.Unmarshal(e.Data, &data) == nil && data.Type == "commit" {
+		j.reason = data.Error
+	}
+}
+
+// failed is the error of a job that is there no more.
+func (j *commit) failed() error {
+	if j.reason == "" {
+		return fmt.Errorf("libvirt's job on the disk %s has ended: %w", j.disk, snapshot.ErrBusy)
+	}
+	err := errors.New(j.reason)
+	if strings.Contains(j.reason, "No space left") || strings.Contains(j.reason, "Disk quota exceeded") {
+		err = fmt.Errorf("%w: %w", snapshot.ErrNoSpace, err)
+	}
+	return fmt.Errorf("commit: %w", err)
+}

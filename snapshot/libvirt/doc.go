@@ -1,0 +1,37 @@
+// Package libvirt is the host of the domains of a libvirt daemon on this machine, 7.2 or
+// newer with its QEMU driver.
+//
+// A domain that runs is a QEMU process like any other, so package qemu does the work, over
+// libvirt's passage to the monitor. What changes a chain, or whether the domain runs, goes
+// through libvirt instead (qemu.Manager), so that its own view of the domain stays right:
+//
+//	Prepare  create <image>.lull-<run>.delta, qemu-img create
+//	Take     QEMU: block-dirty-bitmap-add for every disk
+//	         virDomainSnapshotCreateXML: disk-only, atomic, no-metadata, reuse-external
+//	Open     the files
+//	Merge    virDomainBlockCommit: active, shallow; wait until its mirror is ready
+//	         stamp beside the delta: pivot                      the durable marker
+//	         virDomainBlockJobAbort: pivot
+//	         look at QEMU's chain, the live and the inactive XML; unlink
+//
+// libvirt makes every persistent bitmap of an image again in the delta, and merges it back
+// with the commit; so do a user's checkpoints go through a run unharmed, and lull's records.
+//
+// The domain's XML says from which layer it starts next. Libvirt changes it with the
+// snapshot and with the pivot, so a domain never runs from the image while a delta holds
+// writes, whatever crashes. Where the domain went off meanwhile, Merge decides by it:
+//
+//	inactive XML  stamp            what Merge does
+//	delta         any but pivot    qemu-img commit, put the image into the XML, unlink
+//	delta         pivot            the same without the commit where both say the same,
+//	                               else ErrUncertain: QEMU ended as it moved
+//	image         pivot, merged    unlink: the pivot was seen
+//	image         another          as package qemu does, from the stamp
+//
+// The daemon may die and come back at any time: domains run on, and whoever needs it waits
+// for a minute. A question is asked again then, an order is not: Merge looks what became
+// of it.
+//
+// The guest's agent is asked through libvirt, as that holds its channel, and never without a
+// limit of time: libvirt waits for ever by default, and lets nobody else at the agent.
+package libvirt
