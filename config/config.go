@@ -89,11 +89,14 @@ type S3 struct {
 	CredentialsFile string // of the AWS form; empty: the usual AWS chain
 }
 
-// Host is a source of VMs: QEMU or Images, one of the two.
+// Host is a source of VMs: QEMU, Images or Libvirt, one of the three.
 type Host struct {
-	Name   string
-	QEMU   []QEMUVM
-	Images []ImageVM
+	Name    string
+	QEMU    []QEMUVM
+	Images  []ImageVM
+	Libvirt *Libvirt
+	// Found are the VMs of a Libvirt that With was told of; the file does not name them.
+	Found []FoundVM
 }
 
 // QEMUVM is a running QEMU, by its sockets.
@@ -152,12 +155,19 @@ func (c *Config) Repository(name string) (Repository, bool) {
 	return c.Repositories[i], true
 }
 
-// VMs is host/name of every VM in the file, sorted.
+// VMs is host/name of every VM in the file, and of those that hosts have found, sorted.
 func (c *Config) VMs() []string {
+	return c.those(func(string, FoundVM) bool { return true })
+}
+
+// those are the VMs of which is says so, by host/name, sorted.
+func (c *Config) those(is func(host string, vm FoundVM) bool) []string {
 	var out []string
 	for _, h := range c.Hosts {
-		for _, name := range h.names() {
-			out = append(out, h.Name+"/"+name)
+		for _, vm := range h.vms() {
+			if is(h.Name, vm) {
+				out = append(out, h.Name+"/"+vm.Name)
+			}
 		}
 	}
 	slices.Sort(out)
@@ -192,19 +202,20 @@ func (c *Config) Ungrouped() []string {
 }
 
 // Match is the VMs that a pattern matches, sorted. A pattern without a slash is
-// held against the name alone, whatever the host; with one, against host/name.
+// held against the name alone, whatever the host; with one, against host/name. With tag:
+// before it, it is held against the tags of VMs that hosts have found, in place of the name.
 // A malformed pattern matches nothing.
 func (c *Config) Match(pattern string) []string {
-	return slices.DeleteFunc(c.VMs(), func(vm string) bool { return !matches(pattern, vm) })
+	return c.those(func(host string, vm FoundVM) bool { return matches(pattern, host, vm) })
 }
 
-func (h Host) names() []string {
-	var out []string
+func (h Host) vms() []FoundVM {
+	out := slices.Clone(h.Found)
 	for _, vm := range h.QEMU {
-		out = append(out, vm.Name)
+		out = append(out, FoundVM{Name: vm.Name})
 	}
 	for _, vm := range h.Images {
-		out = append(out, vm.Name)
+		out = append(out, FoundVM{Name: vm.Name})
 	}
 	return out
 }

@@ -68,7 +68,7 @@ func (p *groups) patterns(s section) (patterns, vms []string) {
 			continue
 		}
 		found := p.config.Match(pattern)
-		if len(found) == 0 {
+		if len(found) == 0 && !p.config.Discovers() {
 			p.warn(n.Line, fmt.Sprintf("pattern %s of %s matches no VM", quote(pattern), s.what), "see lull vms for the names")
 		}
 		patterns, vms = append(patterns, pattern), append(vms, found...)

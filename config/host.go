@@ -13,17 +13,23 @@ import (
 
 func (p *parser) host(name string, n *yaml.Node, line int) Host {
 	what := fmt.Sprintf("host %s", quote(name))
-	s := p.section(n, line, what, "qemu", "images")
+	kinds := []string{"qemu", "images", "libvirt"}
+	s := p.section(n, line, what, kinds...)
 	h := Host{Name: name}
 	qemu, isQEMU := s.get("qemu")
 	images, isImages := s.get("images")
+	daemon, isLibvirt := s.get("libvirt")
+	given := slices.DeleteFunc(kinds, func(kind string) bool { _, ok := s.get(kind); return !ok })
 	switch {
-	case isQEMU && isImages:
-		p.problem(max(s.line("qemu"), s.line("images")), what+" has both qemu and images", "keep one, and write a second host for the other")
-	case !isQEMU && !isImages && s.ok:
-		p.problem(line, what+" has no kind", "add qemu: {vms: [...]} or images: {vms: [...]}")
+	case len(given) > 1:
+		p.problem(max(s.line(given[0]), s.line(given[1])), what+" has both "+given[0]+" and "+given[1], "keep one, and write a second host for the other")
+	case len(given) == 0 && s.ok:
+		p.problem(line, what+" has no kind", "add qemu: {vms: [...]}, images: {vms: [...]} or libvirt: {uri: qemu:///system}")
 	}
 	seen := make(map[string]int)
+	if isLibvirt {
+		h.Libvirt = p.libvirt(daemon, s.line("libvirt"), "libvirt of "+what)
+	}
 	if isQEMU {
 		for _, vm := range p.vms(qemu, s.line("qemu"), "qemu of "+what, "{name: web, qmp: /run/vm/web.qmp}") {
 			h.QEMU = append(h.QEMU, p.qemuVM(vm, what, seen))
