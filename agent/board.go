@@ -17,9 +17,9 @@ type Board struct {
 	started time.Time
 	pid     int
 	journal *journal.Journal
-	groups  []Group
 
 	mu     sync.Mutex
+	groups []Group
 	due    map[string]time.Time            // by group
 	runs   map[string]control.RunStatus    // by VM
 	owes   map[string]control.RepairStatus // by VM
@@ -29,7 +29,7 @@ type Board struct {
 // NewBoard makes the board of a daemon that started now.
 func NewBoard(version string, pid int, started time.Time, j *journal.Journal, groups []Group) *Board {
 	return &Board{
-		version: version, pid: pid, started: started, journal: j, groups: groups,
+		version: version, pid: pid, started: started, journal: j, groups: slices.Clone(groups),
 		due: map[string]time.Time{}, runs: map[string]control.RunStatus{}, upkeep: map[string]control.UpkeepStatus{},
 	}
 }
@@ -68,6 +68,17 @@ func (b *Board) groupOf(vm string) string {
 	return ""
 }
 
+// members notes which VMs a group has now.
+func (b *Board) members(g Group, vms []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.groups {
+		if b.groups[i].Name == g.Name {
+			b.groups[i].VMs = vms
+		}
+	}
+}
+
 func (b *Board) next(g Group, due time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -103,9 +114,10 @@ func (b *Board) Status() (control.Status, error) {
 	}
 	due := maps.Clone(b.due)
 	running := maps.Clone(b.runs)
+	groups := slices.Clone(b.groups)
 	b.mu.Unlock()
 
-	for _, g := range b.groups {
+	for _, g := range groups {
 		for _, vm := range g.VMs {
 			last, err := b.journal.Last(vm)
 			if err != nil {

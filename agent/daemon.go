@@ -24,6 +24,9 @@ type Group struct {
 	Jitter   time.Duration     // a scheduled run starts up to this much later
 	CatchUp  bool              // a run missed while the daemon was off is made up for
 	VMs      []string          // host/vm
+	// Members finds the VMs anew before each run, where hosts come to know of others and
+	// forget some; nil: VMs are all there are.
+	Members func(ctx context.Context) ([]string, error)
 	// Keep says which restore points stay after each run; zero: all.
 	Keep retention.Keep
 	// Open readies the jobs of the named VMs, those of one repository that is
@@ -72,6 +75,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 // drive runs one group at its times. A run that outlasts the next time makes
 // that one late, never double.
 func (d *Daemon) drive(ctx context.Context, g Group, slots chan struct{}) {
+	g.VMs = d.members(ctx, g)
 	if missed := d.missed(g); len(missed) > 0 {
 		d.Log.Info("catch up on a missed run", "group", g.Name, "vms", missed)
 		d.run(ctx, g, missed, slots)
@@ -82,8 +86,25 @@ func (d *Daemon) drive(ctx context.Context, g Group, slots chan struct{}) {
 			return
 		}
 		d.Log.Info("scheduled run", "group", g.Name, "due", next)
-		d.run(ctx, g, g.VMs, slots)
+		if g.VMs = d.members(ctx, g); len(g.VMs) > 0 {
+			d.run(ctx, g, g.VMs, slots)
+		}
 	}
+}
+
+// members are the group's VMs now. What cannot be asked for is as it was: a VM that is not
+// there any more says so itself.
+func (d *Daemon) members(ctx context.Context, g Group) []string {
+	if g.Members == nil {
+		return g.VMs
+	}
+	vms, err := g.Members(ctx)
+	if err != nil {
+		d.Log.Error("look for the group's VMs", "group", g.Name, "error", err)
+		return g.VMs
+	}
+	d.Board.members(g, vms)
+	return vms
 }
 
 // wait sleeps until the group's next time; false when ctx ended first or no time

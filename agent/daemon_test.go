@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -74,6 +75,35 @@ func TestDaemonKeepsTheSchedule(t *testing.T) {
 		must(t, err)
 		if want := w.begun.Add(73*time.Hour + 30*time.Minute); !status.VMs[0].Next.Equal(want) {
 			t.Errorf("next %v, want %v", status.VMs[0].Next, want)
+		}
+	})
+}
+
+// A group's VMs come and go with what its hosts find.
+func TestDaemonFindsMembers(t *testing.T) {
+	j, err := journal.Open(t.TempDir())
+	must(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		var found []string
+		var trouble error
+		w := newTower(t, j, agent.Group{Name: "nightly", Schedule: every(t, "30 1 * * *"),
+			Members: func(context.Context) ([]string, error) {
+				switch time.Now().Day() {
+				case 2, 3:
+					found = []string{"kvm/new", "kvm/web"}
+				case 4:
+					trouble = errors.New("no libvirt")
+				}
+				return found, trouble
+			}})
+		got := w.during(t, 74*time.Hour)
+		if want := []string{"nightly 25h30m0s", "nightly 49h30m0s", "nightly 73h30m0s"}; !slices.Equal(got, want) {
+			t.Errorf("ran %q, want %q", got, want)
+		}
+		status, err := w.daemon.Board.Status()
+		must(t, err)
+		if len(status.VMs) != 2 || status.VMs[1].VM != "kvm/web" {
+			t.Errorf("status %+v", status.VMs)
 		}
 	})
 }
