@@ -20,6 +20,7 @@ var (
 	ErrNoSpace      = errors.New("no space left")
 	ErrNotSaved     = errors.New("the disks froze without the VM's memory")
 	ErrNotTaken     = errors.New("nothing was taken")
+	ErrNoCheckpoint = errors.New("no such checkpoint")
 )
 
 // Hinted is an error with the next step for the administrator. The command

@@ -35,7 +35,7 @@ func layers() []layer {
 		{"snapshot/image/vhdx", "snapshot/image/layer"},
 		{"snapshot/image/vmdk", "snapshot/image/layer"},
 		{"snapshot/image/merge", "snapshot/image/layer snapshot/image/vhd snapshot/image/vhdx"},
-		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate"},
+		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate snapshot/checkpoint"},
 		{"snapshot/snapshottest", "snapshot snapshot/qmp snapshot/nbd"},
 		{"snapshot/guesttest", "snapshot snapshot/qmp snapshot/nbd snapshot/guesttest/record"},
 		{"snapshot/libvirt", "snapshot/qemu snapshot/qmp snapshot/image snapshot/libvirt/*"},

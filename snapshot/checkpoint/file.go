@@ -1,0 +1,148 @@
+package checkpoint
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// A tree is kept in a file: one line of kind, version and SHA-256 of the rest, then
+// JSON. It is replaced whole: temporary file, fsync, rename, fsync of the folder.
+
+// kind and version are the first words of a file; a newer lull counts on.
+const (
+	kind    = "lull-checkpoints"
+	version = 1
+)
+
+// maxFile bounds a file, in bytes: a node with its hardware takes some 20 KiB.
+const maxFile = 64 << 20
+
+// Load reads the tree of a VM. No file is a tree without checkpoints. ErrCorrupt: there is
+// one, and it cannot be read.
+func Load(path, vm string) (Tree, error) {
+	t := Tree{VM: vm}
+	b, err := read(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return t, nil
+	}
+	if err == nil {
+		err = decode(b, &t)
+	}
+	if err == nil && t.VM != vm {
+		err = fmt.Errorf("it is of VM %q: %w", t.VM, snapshot.ErrCorrupt)
+	}
+	if err != nil {
+		return Tree{}, snapshot.WithHint(fmt.Errorf("read tree of checkpoints %s: %w", path, err),
+			"bring the file back from a copy, and start nothing from the images beside the VM's disks meanwhile")
+	}
+	return t, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("longer than %d bytes: %w", maxFile, snapshot.ErrCorrupt)
+	}
+	return b, err
+}
+
+func decode(b []byte, t *Tree) error {
+	head, body, _ := bytes.Cut(b, []byte("\n"))
+	body = bytes.TrimSuffix(body, []byte("\n"))
+	var is, sum string
+	var v int
+	if n, err := fmt.Sscanf(string(head), "%s %d %s", &is, &v, &sum); err != nil || n != 3 || is != kind {
+		return fmt.Errorf("its first line is not that of such a file: %w", snapshot.ErrCorrupt)
+	}
+	if v != version {
+		return fmt.Errorf("version %d is not known, a newer lull may have written it: %w", v, snapshot.ErrUnsupported)
+	}
+	if sha := sha256.Sum256(body); hex.EncodeToString(sha[:]) != sum {
+		return fmt.Errorf("its checksum does not fit: %w", snapshot.ErrCorrupt)
+	}
+	if err := json.Unmarshal(body, t); err != nil {
+		return fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
+	}
+	if err := t.Check(); err != nil {
+		return fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
+	}
+	return nil
+}
+
+// Save replaces the file of a tree. On return it is durable.
+func Save(path string, t Tree) error {
+	if err := t.Check(); err != nil {
+		return fmt.Errorf("write tree of checkpoints: %w", err)
+	}
+	body, err := json.Marshal(t)
+	if err != nil {
+		return fmt.Errorf("write tree of checkpoints: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	text := fmt.Appendf(nil, "%s %d %s\n%s\n", kind, version, hex.EncodeToString(sum[:]), body)
+	if err := replace(path, text); err != nil {
+		return fmt.Errorf("write tree of checkpoints: %w", err)
+	}
+	return nil
+}
+
+func replace(path string, text []byte) error {
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	temp := path + ".tmp" // whoever changes the tree holds the VM's lock
+	if err := write(temp, text); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// makeDir makes a folder and makes it durable.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func write(path string, text []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,217 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// Bounds of a tree, against files that nobody but a mistake makes.
+const (
+	MaxNodes = 4096
+	MaxName  = 64 // bytes of a checkpoint's name
+)
+
+// errBroken: a tree that breaks an invariant.
+var errBroken = errors.New("the tree of checkpoints contradicts itself")
+
+// Tree is all checkpoints of a VM. The zero value has none.
+type Tree struct {
+	VM    string `json:"vm"`
+	Disks []Disk `json:"disks,omitempty"` // those that go into every checkpoint
+	Nodes []Node `json:"nodes,omitempty"` // in the order in which they were made
+	Now   string `json:"now,omitempty"`   // the checkpoint that the VM's own images rest upon
+	// Op is what is under way; it is written before it begins.
+	Op *Op `json:"op,omitempty"`
+	// Known says what a process calls files that were renamed since it opened them.
+	Known Known `json:"known,omitzero"`
+}
+
+// Disk is a disk of the tree.
+type Disk struct {
+	Name string `json:"name"`
+	Path string `json:"path"` // of the image that the VM writes to; no link
+}
+
+// Node is a checkpoint.
+type Node struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name,omitempty"`
+	Parent  string    `json:"parent,omitempty"` // empty: the first of its tree
+	Created time.Time `json:"created"`
+	// Gone: it was deleted, and its images are there for those that rest upon them.
+	Gone bool `json:"gone,omitempty"`
+
+	Memory   *Memory           `json:"memory,omitempty"` // nil: the disks alone
+	Files    []File            `json:"files,omitempty"`
+	Hardware snapshot.Hardware `json:"hardware,omitzero"`
+}
+
+// Memory is where the memory and device state of a checkpoint are.
+type Memory struct {
+	Path   string `json:"path"`
+	Stream int64  `json:"stream"` // bytes of the hypervisor's own stream within the file
+	Limit  int64  `json:"limit"`  // what that was bounded by, which the layout follows from
+}
+
+// File is a small file of the VM, such as its NVRAM, as it was.
+type File struct {
+	snapshot.File
+	Kept string `json:"kept"` // where it is kept
+}
+
+// Kinds of operations.
+const (
+	Create = "create"
+	Apply  = "apply"
+	Fold   = "fold"
+)
+
+// Op is an operation under way.
+type Op struct {
+	Kind string `json:"kind"`
+	Node string `json:"node"`          // that is made, applied, or goes
+	Run  string `json:"run,omitempty"` // names what the operation makes
+	// Instance is the hypervisor's process when it began; empty: none ran.
+	Instance string `json:"instance,omitempty"`
+	Running  bool   `json:"running,omitempty"` // the VM did
+	Cold     bool   `json:"cold,omitempty"`    // of Apply: the memory stays away
+	Step     string `json:"step,omitempty"`    // that was reached, in the host's words
+	// Into is what a Fold makes one with Node; empty: the VM's own images.
+	Into string `json:"into,omitempty"`
+	// Nodes are what the hypervisor calls the images of Node, disk by disk, where a Fold
+	// moves the VM onto them.
+	Nodes []string `json:"nodes,omitempty"`
+	// Saved is where a Create puts the VM's memory.
+	Saved snapshot.SavedPlan `json:"saved,omitzero"`
+}
+
+// Known says what one process calls files: by the name it knows, what it is now.
+type Known struct {
+	Instance string            `json:"instance,omitempty"`
+	Files    map[string]string `json:"files,omitempty"`
+}
+
+// Find returns the checkpoint of an ID, or nil.
+func (t *Tree) Find(id string) *Node {
+	i := slices.IndexFunc(t.Nodes, func(n Node) bool { return n.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &t.Nodes[i]
+}
+
+// Resolve finds a checkpoint that is not gone, by its name, its ID, or the start of an
+// ID that no other has.
+func (t *Tree) Resolve(ref string) (*Node, error) {
+	var found []*Node
+	for i := range t.Nodes {
+		switch n := &t.Nodes[i]; {
+		case n.Gone || ref == "":
+		case n.Name == ref || n.ID == ref:
+			return n, nil
+		case strings.HasPrefix(n.ID, ref):
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, fmt.Errorf("checkpoint %q: %w", ref, snapshot.ErrNoCheckpoint)
+	}
+	return nil, snapshot.WithHint(fmt.Errorf("checkpoint %q: %d begin so: %w", ref, len(found), snapshot.ErrNoCheckpoint), "give more of its ID")
+}
+
+// Children are the IDs of those that rest upon a checkpoint.
+func (t *Tree) Children(id string) (list []string) {
+	for _, n := range t.Nodes {
+		if n.Parent == id {
+			list = append(list, n.ID)
+		}
+	}
+	return list
+}
+
+// Path is a checkpoint and all below it, up to the first: the frozen images of a disk,
+// top first. Empty for the empty ID.
+func (t *Tree) Path(id string) (list []string) {
+	for n := t.Find(id); n != nil && len(list) <= len(t.Nodes); n = t.Find(n.Parent) {
+		list = append(list, n.ID)
+	}
+	return list
+}
+
+// Newest is the checkpoint that the VM went on from: the nearest one below it that is
+// not gone; nil: there is none.
+func (t *Tree) Newest() *Node {
+	for _, id := range t.Path(t.Now) {
+		if n := t.Find(id); !n.Gone {
+			return n
+		}
+	}
+	return nil
+}
+
+// Shown are the checkpoints that are not gone.
+func (t *Tree) Shown() (list []Node) {
+	for _, n := range t.Nodes {
+		if !n.Gone {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// Add puts a checkpoint where the VM runs, which goes on from it.
+func (t *Tree) Add(n Node) {
+	n.Parent = t.Now
+	t.Nodes = append(t.Nodes, n)
+	t.Now = n.ID
+}
+
+// Below are a checkpoint and all that were made upon it.
+func (t *Tree) Below(id string) []string {
+	list := []string{id}
+	for i := 0; i < len(list) && len(list) <= len(t.Nodes); i++ {
+		list = append(list, t.Children(list[i])...)
+	}
+	return list
+}
+
+// Delete marks checkpoints as gone.
+func (t *Tree) Delete(ids ...string) {
+	for _, id := range ids {
+		if n := t.Find(id); n != nil {
+			n.Gone = true
+		}
+	}
+}
+
+// Check fails where an invariant is broken.
+func (t *Tree) Check() error {
+	if len(t.Nodes) > MaxNodes {
+		return fmt.Errorf("%w: %d checkpoints", errBroken, len(t.Nodes))
+	}
+	ids, names := map[string]bool{}, map[string]bool{}
+	for _, n := range t.Nodes {
+		switch {
+		case n.ID == "" || ids[n.ID]:
+			return fmt.Errorf("%w: two checkpoints %q", errBroken, n.ID)
+		case n.Name != "" && !n.Gone && names[n.Name]:
+			return fmt.Errorf("%w: two checkpoints are named %q", errBroken, n.Name)
+		case n.Parent != "" && !ids[n.Parent]:
+			// A checkpoint is made later than its parent, so there are no circles.
+			return fmt.Errorf("%w: %s rests upon %q, which is not before it", errBroken, n.ID, n.Parent)
+		}
+		ids[n.ID], names[n.Name] = true, names[n.Name] || !n.Gone
+	}
+	if t.Now != "" && !ids[t.Now] {
+		return fmt.Errorf("%w: the VM runs upon %q", errBroken, t.Now)
+	}
+	return nil
+}
