@@ -281,7 +281,7 @@ func (m *monitor) path(filename string) (string, bool) {
 	if filename == "" {
 		return "", false
 	}
-	return m.proc.find(filename)
+	return m.find(filename)
 }
 
 func schemed(filename string) bool {
@@ -306,7 +306,7 @@ func (m *monitor) pathInJSON(doc string) (string, bool) {
 			return "", false
 		}
 		if slices.Contains([]string{"file", "host_device"}, n.Driver) {
-			return m.proc.find(n.Filename)
+			return m.find(n.Filename)
 		}
 		raw = n.File
 	}

@@ -46,6 +46,12 @@ type Options struct {
 	// DeltaDir holds the deltas of disks that are no regular file and so have
 	// no folder of their own. Default: /var/lib/lull/deltas.
 	DeltaDir string
+	// CheckpointDir holds the trees of checkpoints, a small file for each VM. Default:
+	// /var/lib/lull/checkpoints.
+	CheckpointDir string
+	// Observe hears each step of an operation on checkpoints before it is done, when all
+	// that is needed to end it or to take it back is durable. May be nil.
+	Observe func(vm, step string)
 	// MinFree is how many bytes deltas leave on their file system: a run ends before
 	// they take the last of them, and begins only with twice as many. Default: the
 	// larger of 1 GiB and 2 %, but no more than a quarter of the file system.
@@ -84,6 +90,7 @@ func NewHost(vms []VM, opt Options) *Host {
 	}
 	opt.Kind = cmp.Or(opt.Kind, Kind)
 	opt.DeltaDir = cmp.Or(opt.DeltaDir, "/var/lib/lull/deltas")
+	opt.CheckpointDir = cmp.Or(opt.CheckpointDir, "/var/lib/lull/checkpoints")
 	opt.QemuImg = cmp.Or(opt.QemuImg, "qemu-img")
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -91,6 +98,7 @@ func NewHost(vms []VM, opt Options) *Host {
 	h := &Host{opt: opt, lines: map[string]*line{}, opened: map[*frozen]struct{}{}, variables: map[string]held{}}
 	for _, v := range vms {
 		h.lines[v.Name] = newLine(v, opt.Monitor)
+		h.lines[v.Name].tree = h.treePath(v.Name)
 		h.names = append(h.names, v.Name)
 	}
 	slices.Sort(h.names)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
@@ -18,6 +19,7 @@ type line struct {
 	opt qmp.Options
 
 	dialing chan struct{} // holds the one who dials
+	tree    string        // file of the VM's checkpoints; empty: it has none
 
 	mu    sync.Mutex
 	m     *monitor
@@ -54,6 +56,7 @@ func (l *line) acquire(ctx context.Context) (*monitor, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.learn(l.tree)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.m, l.users = m, 1
@@ -121,6 +124,8 @@ type monitor struct {
 	vm      VM
 	proc    process
 	targets map[string]string // see Managed
+	// renamed are files that the process calls by another name than they have.
+	renamed atomic.Pointer[map[string]string]
 }
 
 func dialMonitor(ctx context.Context, vm VM, opt qmp.Options) (*monitor, error) {

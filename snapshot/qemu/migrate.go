@@ -59,15 +59,18 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 // saving is the file of a state, and who writes it. A disk that hangs must not keep
 // the guest from going on, so the writer is waited for only after that.
 type saving struct {
-	f      io.WriterAt
-	frozen func() // the disks are
-	writer sync.WaitGroup
+	f       io.WriterAt
+	lay     func(f io.WriterAt, r io.ReadCloser, limit int64) error // writes the file
+	reserve bool                                                    // room for all of it, before the VM is stopped
+	frozen  func() error                                            // the disks are
+	settled func()                                                  // and the guest goes on
+	writer  sync.WaitGroup
 }
 
 // fill starts the writer.
 func (s *saving) fill(r io.ReadCloser, limit int64) <-chan error {
 	copied := make(chan error, 1)
-	s.writer.Go(func() { copied <- layState(s.f, r, limit) })
+	s.writer.Go(func() { copied <- s.lay(s.f, r, limit) })
 	return copied
 }
 

@@ -36,6 +36,9 @@ func (h *Host) Plan(ctx context.Context, vm, run string) (snapshot.Plan, error) 
 func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan, error) {
 	p := snapshot.Plan{Host: h.opt.Kind, VM: m.vm.Name, Run: run, Instance: m.proc.instance}
 	f, err := m.inspect(ctx)
+	if err == nil {
+		err = h.adopt(m, &f)
+	}
 	if err != nil {
 		return p, err
 	}

@@ -153,12 +153,22 @@ func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan, frozen func()) er
 	if err := h.CanSave(ctx, p); err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
+	return h.saveInto(ctx, p, &saving{lay: layState, frozen: func() error { frozen(); return nil }, settled: func() { h.stampFrozen(p) }})
+}
+
+// saveInto stops the VM, freezes its disks, saves its state and resumes it.
+func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	f, err := createState(p.Saved)
 	if err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
-	s := &saving{f: f, frozen: frozen}
+	s.f = f
 	defer f.Close() // what was not written shows in the copy
+	if s.reserve {
+		if err := reserve(f, p.Saved.Limit); err != nil {
+			return errors.Join(fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err), dropState(p))
+		}
+	}
 	done, err := h.whileStopped(ctx, p, s)
 	resumeErr := h.resume(ctx, p)
 	s.writer.Wait()
@@ -167,7 +177,7 @@ func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan, frozen func()) er
 	}
 	h.throttle(ctx, p)
 	if done == diskFrozen {
-		h.stampFrozen(p)
+		s.settled()
 	}
 	if err == nil {
 		err = keepState(p.Saved)
@@ -212,7 +222,9 @@ func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (di
 	if err := h.freeze(ctx, p); err != nil {
 		return diskAsked, err
 	}
-	s.frozen()
+	if err := s.frozen(); err != nil {
+		return diskFrozen, err
+	}
 	return diskFrozen, h.during(ctx, p, func(m *monitor) error { return m.migrateInto(ctx, p, s) })
 }
 

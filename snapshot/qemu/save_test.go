@@ -266,7 +266,7 @@ func TestSaveHangs(t *testing.T) {
 	t.Parallel()
 	r := savable(t, savedVM())
 	disk := hungDisk{make(chan struct{})}
-	s := &saving{f: disk, frozen: func() {}}
+	s := &saving{f: disk, lay: layState, frozen: func() error { return nil }}
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
 	done, err := r.host.whileStopped(ctx, r.plan, s)
@@ -307,13 +307,13 @@ func TestSaveKilled(t *testing.T) {
 			r.take()
 		},
 		"saved": func(t *testing.T, r *run, f *os.File) {
-			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, frozen: func() {}}); err != nil || done != diskFrozen {
+			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, lay: layState, frozen: func() error { return nil }}); err != nil || done != diskFrozen {
 				t.Fatal(done, err)
 			}
 		},
 		"saved, and the dead-man resumes": func(t *testing.T, r *run, f *os.File) {
 			before := r.plan.Saved.Bandwidth
-			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, frozen: func() {}}); err != nil || done != diskFrozen {
+			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, lay: layState, frozen: func() error { return nil }}); err != nil || done != diskFrozen {
 				t.Fatal(done, err)
 			}
 			if err := r.host.Resume(r.ctx, r.plan); err != nil {
@@ -341,7 +341,7 @@ func TestSaveKilled(t *testing.T) {
 			pr.Close() // as the kernel does with what a dead process had open
 		},
 		"QEMU too": func(t *testing.T, r *run, f *os.File) {
-			if _, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, frozen: func() {}}); err != nil {
+			if _, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, lay: layState, frozen: func() error { return nil }}); err != nil {
 				t.Fatal(err)
 			}
 			r.kill()

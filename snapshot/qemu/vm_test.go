@@ -339,7 +339,7 @@ func (v *testVM) chain(t testing.TB) string {
 }
 
 func (v *testVM) options() Options {
-	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", MinFree: v.free, Served: v.shape.served}
+	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", CheckpointDir: v.dir + "/trees", MinFree: v.free, Served: v.shape.served}
 }
 
 // host makes a host that is closed with the test.

@@ -1,0 +1,261 @@
+package qemu
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
+)
+
+// Checkpoints are images upon images, as package checkpoint says. The image that the VM
+// writes to is always at the path that the disk had at first, so that whatever starts the
+// VM starts it from there. At no moment does that path name an image that others rest upon:
+//
+//	make     <image>.lull-<id>.own, an empty image upon <image>.lull-<id>.checkpoint
+//	link     <image> to that second name
+//	open     the new image, by its name, beside the running disk
+//	stop     the VM, for as long as it takes, and to write its memory
+//	freeze   the transaction of Take
+//	place    rename the new image to <image>, beside the name that QEMU calls it
+//	cont
+//
+// A checkpoint is applied in the QEMU that runs, which need not be started anew: the VM
+// stands still, its disks move onto empty images upon those of the checkpoint, and
+// snapshot-load brings the memory back (checkpoint_memory.go). Without memory the VM is
+// reset instead. Then the empty images take their places, and the VM goes on.
+
+var _ snapshot.Checkpointer = (*Host)(nil)
+
+// checkpointing is an operation on the tree of a VM.
+type checkpointing struct {
+	*Host
+	vm   string
+	line *line
+	path string // of the tree
+	tree checkpoint.Tree
+}
+
+func (h *Host) checkpointing(vm string) (*checkpointing, error) {
+	l, err := h.line(vm)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.vm.Nodes) > 0 {
+		return nil, fmt.Errorf("a storage daemon has no checkpoints: %w", snapshot.ErrUnsupported)
+	}
+	if l.vm.Manager != nil {
+		return nil, snapshot.WithHint(fmt.Errorf("a VM that another program manages cannot have checkpoints: %w", snapshot.ErrUnsupported),
+			"make snapshots of a domain with virsh snapshot-create-as")
+	}
+	c := &checkpointing{Host: h, vm: vm, line: l, path: h.treePath(vm)}
+	c.tree, err = checkpoint.Load(c.path, vm)
+	return c, err
+}
+
+// treePath is where the tree of a VM is kept.
+func (h *Host) treePath(vm string) string {
+	return filepath.Join(h.opt.CheckpointDir, fileWord(vm)+".json")
+}
+
+func (c *checkpointing) save() error { return checkpoint.Save(c.path, c.tree) }
+
+// step tells what comes next; all that it needs to be taken back or ended is durable.
+func (c *checkpointing) step(name string) {
+	if c.opt.Observe != nil {
+		c.opt.Observe(c.vm, name)
+	}
+}
+
+// begin makes an operation the one under way.
+func (c *checkpointing) begin(op checkpoint.Op) error {
+	c.tree.Op = &op
+	return c.save()
+}
+
+// reach notes how far the operation under way is.
+func (c *checkpointing) reach(step string) error {
+	c.tree.Op.Step = step
+	return c.save()
+}
+
+// end forgets the operation under way.
+func (c *checkpointing) end() error {
+	c.tree.Op = nil
+	return c.save()
+}
+
+// operate brings to an end what was interrupted, and then does fn.
+func (h *Host) operate(ctx context.Context, vm, what string, fn func(*checkpointing) error) error {
+	c, err := h.checkpointing(vm)
+	if err == nil {
+		_, err = c.recover(ctx)
+	}
+	if err == nil {
+		err = fn(c)
+	}
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", what, vm, err)
+	}
+	return nil
+}
+
+// CreateCheckpoint takes a running VM as it is.
+func (h *Host) CreateCheckpoint(ctx context.Context, vm string, n snapshot.NewCheckpoint) (made snapshot.Checkpoint, err error) {
+	err = h.operate(ctx, vm, "create checkpoint", func(c *checkpointing) error {
+		id, err := c.create(ctx, n)
+		if err == nil {
+			made = c.describe(c.tree.Find(id))
+		}
+		return err
+	})
+	return made, err
+}
+
+// ApplyCheckpoint takes a VM back.
+func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (applied snapshot.Checkpoint, err error) {
+	err = h.operate(ctx, vm, "apply checkpoint", func(c *checkpointing) error {
+		n, err := c.tree.Resolve(ref)
+		if err != nil {
+			return err
+		}
+		applied = c.describe(n)
+		return c.apply(ctx, *n, cold)
+	})
+	return applied, err
+}
+
+// DeleteCheckpoints removes some.
+func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bool) error {
+	return h.operate(ctx, vm, "delete checkpoint", func(c *checkpointing) error {
+		n, err := c.tree.Resolve(ref)
+		if err != nil {
+			return err
+		}
+		gone := []string{n.ID}
+		if subtree {
+			gone = c.tree.Below(n.ID)
+		}
+		return c.remove(ctx, gone)
+	})
+}
+
+// MergeCheckpoints removes all.
+func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
+	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error {
+		var all []string
+		for _, n := range c.tree.Nodes {
+			all = append(all, n.ID)
+		}
+		return c.remove(ctx, all)
+	})
+}
+
+// RecoverCheckpoints ends or takes back what was interrupted.
+func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, err error) {
+	c, err := h.checkpointing(vm)
+	if err == nil {
+		found, err = c.recover(ctx)
+	}
+	if err != nil {
+		return found, fmt.Errorf("recover checkpoints of %s: %w", vm, err)
+	}
+	return found, nil
+}
+
+// Checkpoints reads the tree and looks at its files.
+func (h *Host) Checkpoints(_ context.Context, vm string) (snapshot.Checkpoints, error) {
+	c, err := h.checkpointing(vm)
+	if err != nil {
+		return snapshot.Checkpoints{}, fmt.Errorf("checkpoints of %s: %w", vm, err)
+	}
+	list := snapshot.Checkpoints{VM: vm, Now: c.tree.Now, Depth: len(c.tree.Path(c.tree.Now)), List: []snapshot.Checkpoint{}}
+	for i := range c.tree.Nodes {
+		list.List = append(list.List, c.describe(&c.tree.Nodes[i]))
+	}
+	if n := c.tree.Newest(); n != nil {
+		list.Newest = n.ID
+	}
+	if c.tree.Now != "" {
+		for _, d := range c.tree.Disks {
+			list.Growth += takes(d.Path)
+		}
+	}
+	if op := c.tree.Op; op != nil {
+		list.Pending = op.Kind + " " + op.Node
+	}
+	list.Missing = c.missing()
+	list.Unowned, err = c.unowned()
+	if err != nil {
+		return list, fmt.Errorf("checkpoints of %s: %w", vm, err)
+	}
+	return list, nil
+}
+
+func (c *checkpointing) describe(n *checkpoint.Node) snapshot.Checkpoint {
+	d := snapshot.Checkpoint{ID: n.ID, Name: n.Name, Parent: n.Parent, Created: n.Created, Memory: n.Memory != nil, Deleted: n.Gone}
+	for _, path := range c.filesOf(n) {
+		d.Size += takes(path)
+	}
+	return d
+}
+
+// takes is how much of its file system a file takes, in bytes; none where it is not.
+func takes(path string) int64 {
+	var s unix.Stat_t
+	if unix.Stat(path, &s) != nil {
+		return 0
+	}
+	const block = 512 // of st_blocks, whatever the file system's are
+	return s.Blocks * block
+}
+
+// newID names a checkpoint.
+func newID() string {
+	var b [4]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// live runs fn with the VM's monitor; off where nothing answers.
+func (c *checkpointing) live(ctx context.Context, fn func(*monitor) error, off func() error) error {
+	err := c.line.use(ctx, fn)
+	if errors.Is(err, snapshot.ErrUnreachable) {
+		return off()
+	}
+	return err
+}
+
+// unused fails where a process has an image of the VM open, which then runs somewhere.
+func (c *checkpointing) unused() error {
+	for _, d := range c.tree.Disks {
+		if err := closed(d.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeAll removes files, and makes that durable.
+func removeAll(paths ...string) error {
+	for _, path := range paths {
+		err := os.Remove(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = syncDir(path)
+		}
+		if err != nil {
+			return fmt.Errorf("remove file of checkpoint: %w", err)
+		}
+	}
+	return nil
+}
