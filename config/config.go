@@ -40,6 +40,7 @@ type Config struct {
 	Plugins      []Plugin     // sorted by name
 	Scripts      []Script     // sorted by name
 	Databases    Databases
+	Checkpoints  Checkpoints
 	Groups       []Group // sorted by name
 	// Warnings are what is allowed but hardly meant, sorted by line.
 	Warnings []Problem
@@ -53,6 +54,13 @@ type Agent struct {
 	Socket    string        // of agent/control
 	Parallel  int           // runs at once, 1 to MaxParallel
 	Jitter    time.Duration // a scheduled run starts up to this much later
+}
+
+// Checkpoints is when local checkpoints are warned of, and how many are allowed. 0: no limit.
+type Checkpoints struct {
+	MaxAge    time.Duration
+	MaxGrowth int64 // bytes, of a VM's images since its newest checkpoint
+	MaxDepth  int   // that a VM rests upon
 }
 
 // Repository is where restore points go: Dir or S3, one of the two.

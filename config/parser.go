@@ -39,14 +39,14 @@ func (p *parser) sortedWarnings() []Problem {
 }
 
 func (p *parser) parse(data []byte) *Config {
-	c := &Config{Path: p.file, Agent: defaultAgent()}
+	c := &Config{Path: p.file, Agent: defaultAgent(), Checkpoints: defaultCheckpoints()}
 	p.sockets = make(map[string]string)
 	root, ok := p.document(data)
 	if !ok {
 		return c
 	}
 	p.plain(root)
-	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "scripts", "databases", "agent")
+	top := p.section(root, root.Line, "the file", "repositories", "hosts", "groups", "plugins", "scripts", "databases", "checkpoints", "agent")
 	if !top.ok {
 		return c
 	}
@@ -72,6 +72,9 @@ func (p *parser) parse(data []byte) *Config {
 	slices.SortFunc(c.Scripts, func(a, b Script) int { return strings.Compare(a.Name, b.Name) })
 	if n, ok := top.get("databases"); ok {
 		c.Databases = p.databases(n, top.line("databases"))
+	}
+	if n, ok := top.get("checkpoints"); ok {
+		c.Checkpoints = p.checkpoints(n, top.line("checkpoints"))
 	}
 	if n, ok := top.get("groups"); ok {
 		g := &groups{parser: p, config: c, owner: make(map[string]Group)}
