@@ -103,6 +103,9 @@ func (b *backup) do(ctx context.Context) (err error) {
 	if err := b.recoverEntry(ctx, b.job.Name, b.job.Host, b.job.VM); err != nil {
 		return Interrupted(ctx, err)
 	}
+	if err := b.recoverCheckpoints(ctx, b.job.Host, b.job.VM); err != nil {
+		return Interrupted(ctx, err)
+	}
 	if b.plan, err = b.job.Host.Plan(ctx, b.job.VM, b.run); err != nil {
 		return Interrupted(ctx, err) // a host's errors say what it did to which VM
 	}

@@ -30,6 +30,9 @@ type App struct {
 	Ask func(ctx context.Context, prompt string) ([]byte, error)
 	// Observe hears every event of every run, before it is printed. Optional.
 	Observe agent.Observer
+	// Checkpointing hears each step of an operation on checkpoints before it is done.
+	// Optional.
+	Checkpointing func(vm, step string)
 	// Program is the lull binary that plugin processes are started from.
 	Program string
 	// Patience is how long a store may be away before a run gives up; 0: the

@@ -48,6 +48,7 @@ func exitRules() []exitRule {
 		{blob.ErrNoBucket, exitLocked},
 		{errNotFound, exitNotFound},
 		{snapshot.ErrNotFound, exitNotFound},
+		{snapshot.ErrNoCheckpoint, exitNotFound},
 		{repo.ErrNoRepository, exitNotFound},
 		{repo.ErrNotFound, exitNotFound},
 		{repo.ErrNoKey, exitNotFound},

@@ -80,7 +80,7 @@ func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
 	hosts := map[string]snapshot.Host{}
 	for _, h := range cfg.Hosts {
 		if len(h.QEMU) > 0 {
-			hosts[h.Name] = in.qemuHost(h.QEMU)
+			hosts[h.Name] = in.qemuHost(h.QEMU, filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name))
 		} else {
 			hosts[h.Name] = imageHost(h.Images)
 		}
@@ -88,12 +88,12 @@ func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
 	return hosts
 }
 
-func (in *invocation) qemuHost(configured []config.QEMUVM) *qemu.Host {
+func (in *invocation) qemuHost(configured []config.QEMUVM, checkpoints string) *qemu.Host {
 	var vms []qemu.VM
 	for _, vm := range configured {
 		vms = append(vms, qemu.VM{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent})
 	}
-	host := qemu.NewHost(vms, qemu.Options{Log: in.logger(slog.LevelWarn), MinFree: in.MinFree})
+	host := qemu.NewHost(vms, qemu.Options{Log: in.logger(slog.LevelWarn), MinFree: in.MinFree, CheckpointDir: checkpoints, Observe: in.checkpointStep})
 	in.opened = append(in.opened, host)
 	return host
 }
