@@ -158,8 +158,12 @@ func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
 	})
 }
 
-// RecoverCheckpoints ends or takes back what was interrupted.
+// RecoverCheckpoints ends or takes back what was interrupted. Of a VM that cannot have
+// checkpoints there is nothing.
 func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, err error) {
+	if l := h.lines[vm]; l != nil && (len(l.vm.Nodes) > 0 || l.vm.Manager != nil) {
+		return false, nil
+	}
 	c, err := h.checkpointing(vm)
 	if err == nil {
 		found, err = c.recover(ctx)

@@ -1,12 +1,10 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -135,22 +133,6 @@ func (h *Host) makeImage(ctx context.Context, o imageOptions) error {
 		return fmt.Errorf("make image %s: %w", o.path, err)
 	}
 	return syncFile(o.path)
-}
-
-// qemuImg runs QEMU's own program: no other writes to its images.
-func (h *Host) qemuImg(ctx context.Context, arg ...string) error {
-	cmd := exec.CommandContext(ctx, h.opt.QemuImg, arg...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	var said bytes.Buffer
-	cmd.Stderr = &said // qemu-img says little
-	err := cmd.Run()
-	if errors.Is(err, exec.ErrNotFound) {
-		return snapshot.WithHint(err, "apt-get install qemu-utils")
-	}
-	if err != nil {
-		return commitError(err, said.String())
-	}
-	return nil
 }
 
 func ownPath(d checkpoint.Disk, run string) string { return beside(d.Path, run, ownEnding) }
