@@ -32,7 +32,7 @@ func (b *backup) hold(ctx context.Context) error {
 	}
 	job := quiesce.Job{
 		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, NoGuest: noGuest, Log: b.Log,
-		Take: b.take, Saved: b.saved(), Step: func(s quiesce.Step) { b.step(Step(s), "") },
+		Disks: disksOf(b.plan), Take: b.take, Saved: b.saved(), Step: func(s quiesce.Step) { b.step(Step(s), "") },
 	}
 	if guest != nil {
 		job.Guest, job.Guards = guest, b.guards(guest)
@@ -50,6 +50,30 @@ func (b *backup) hold(ctx context.Context) error {
 		b.warn(reason)
 	}
 	return nil
+}
+
+// disksOf are the disks of a plan as writers know them. One that no device serves is none
+// that the guest could see.
+func disksOf(p snapshot.Plan) []quiesce.Disk {
+	var all []quiesce.Disk
+	add := func(d snapshot.Disk, leftOut string) (served bool) {
+		i := slices.IndexFunc(p.Hardware.Devices, func(v snapshot.Device) bool { return v.Disk == d.Name || v.Disk == "" && v.ID == d.Name })
+		disk := quiesce.Disk{Name: d.Name, Size: d.Size, LeftOut: leftOut}
+		if i >= 0 {
+			disk.Serial, disk.Address = p.Hardware.Devices[i].Serial, p.Hardware.Devices[i].Address
+		}
+		all = append(all, disk)
+		return i >= 0
+	}
+	for _, d := range p.Disks {
+		add(d.Disk, "")
+	}
+	for _, x := range p.Excluded {
+		if served := add(x.Disk, x.Reason); x.Expected && (!served || x.Disk.Size == 0) {
+			all = all[:len(all)-1] // an empty drive, or nothing that the guest has
+		}
+	}
+	return all
 }
 
 // holdOff takes the snapshot of a VM that does not run: nothing in it is in

@@ -181,7 +181,7 @@ func (b *backup) commit(ctx context.Context, point repo.Point) error {
 	if b.held == nil {
 		return nil
 	}
-	if err := b.held.Complete(ctx); err != nil {
+	if err := b.held.Complete(ctx, point.ID); err != nil {
 		b.warn(fmt.Sprintf("writers could not complete: %v", err))
 	}
 	return nil

@@ -116,7 +116,7 @@ func TestGrants(t *testing.T) {
 			s.Grants = test.grants
 			p := started(t, s, quiescetest.NewGuest())
 			var f *quiesce.Failure
-			if err := p.Prepare(t.Context(), quiesce.Request{}); !errors.As(err, &f) {
+			if err := quiescetest.PrepareOnly(t.Context(), p, quiesce.Request{}); !errors.As(err, &f) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(test.want, f.Err.Error()); diff != "" {
@@ -129,7 +129,7 @@ func TestGrants(t *testing.T) {
 func TestLateFreezeIsRefused(t *testing.T) {
 	g := quiescetest.NewGuest()
 	p := started(t, spec("late complete"), g)
-	if err := p.Complete(t.Context(), quiesce.Request{}); err == nil || g.IsFrozen() {
+	if err := quiescetest.CompleteWith(t.Context(), p, quiesce.Request{}, nil); err == nil || g.IsFrozen() {
 		t.Errorf("freeze outside of Freeze: %v, frozen %v", err, g.IsFrozen())
 	}
 }
@@ -189,7 +189,7 @@ func TestKilledInTheWindow(t *testing.T) {
 			if r := held.Report(); r.Level != quiesce.LevelCrash || len(r.Reasons) == 0 {
 				t.Errorf("report %+v, want crash with the reason", r)
 			}
-			if err := held.Complete(t.Context()); err != nil {
+			if err := held.Complete(t.Context(), "point-1"); err != nil {
 				t.Error(err)
 			}
 		})

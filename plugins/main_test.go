@@ -121,11 +121,11 @@ func (w *nothing) Identify(context.Context) (sdk.Identity, error) {
 // talker says something in every way that there is.
 type talker struct{ twoMethods }
 
-func (w *talker) Prepare(ctx context.Context, _ sdk.Request) error {
+func (w *talker) Prepare(ctx context.Context, _ sdk.PrepareRequest) ([]sdk.Component, error) {
 	sdk.Log(ctx).Warn("a long transaction", "since", "05:12")
 	sdk.Progress(ctx, "checkpoint", 3, 7)
 	fmt.Fprintln(os.Stderr, "in plain words")
-	return nil
+	return nil, nil
 }
 
 // odd freezes the guest, and does what its mode, "verb call", says in one call.
@@ -234,7 +234,9 @@ func (w *odd) Identify(context.Context) (sdk.Identity, error) {
 	return sdk.Identity{Name: "odd", Version: "1", Tier: quiesce.System, Level: quiesce.LevelFilesystem, Components: []string{"db1"}, Budget: time.Second}, w.act(quiescetest.Identify)
 }
 
-func (w *odd) Prepare(context.Context, sdk.Request) error { return w.act(quiescetest.Prepare) }
+func (w *odd) Prepare(context.Context, sdk.PrepareRequest) ([]sdk.Component, error) {
+	return nil, w.act(quiescetest.Prepare)
+}
 
 func (w *odd) Freeze(ctx context.Context, _ sdk.Request) error {
 	if w.guest != nil {
@@ -260,7 +262,9 @@ func (w *odd) PostSnapshot(context.Context, sdk.Request) ([]byte, error) {
 	return make([]byte, quiesce.MaxDocument), w.act(quiescetest.PostSnapshot)
 }
 
-func (w *odd) Complete(context.Context, sdk.Request) error { return w.act(quiescetest.Complete) }
+func (w *odd) Complete(context.Context, sdk.CompleteRequest) error {
+	return w.act(quiescetest.Complete)
+}
 
 func (w *odd) Abort(ctx context.Context, _ sdk.Request) error {
 	if err := w.act(quiescetest.Abort); err != nil {

@@ -129,7 +129,7 @@ func TestTwoMethods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := held.Complete(t.Context()); err != nil {
+	if err := held.Complete(t.Context(), "point-1"); err != nil {
 		t.Error(err)
 	}
 }
@@ -151,11 +151,11 @@ func each(p quiesce.Writer) map[quiescetest.Call]func(context.Context) error {
 	req, res := quiesce.Request{Run: "r", VM: "vm"}, quiesce.RestoreRequest{VM: "vm"}
 	return map[quiescetest.Call]func(context.Context) error{
 		quiescetest.Identify:     func(ctx context.Context) error { _, err := p.Identify(ctx); return err },
-		quiescetest.Prepare:      func(ctx context.Context) error { return p.Prepare(ctx, req) },
+		quiescetest.Prepare:      func(ctx context.Context) error { return quiescetest.PrepareOnly(ctx, p, req) },
 		quiescetest.Freeze:       func(ctx context.Context) error { return p.Freeze(ctx, req) },
 		quiescetest.Thaw:         func(ctx context.Context) error { _, err := p.Thaw(ctx, req); return err },
 		quiescetest.PostSnapshot: func(ctx context.Context) error { _, err := p.PostSnapshot(ctx, req); return err },
-		quiescetest.Complete:     func(ctx context.Context) error { return p.Complete(ctx, req) },
+		quiescetest.Complete:     func(ctx context.Context) error { return quiescetest.CompleteWith(ctx, p, req, nil) },
 		quiescetest.Abort:        func(ctx context.Context) error { return p.Abort(ctx, req) },
 		quiescetest.PreRestore:   func(ctx context.Context) error { return p.PreRestore(ctx, res) },
 		quiescetest.PostRestore:  func(ctx context.Context) error { return p.PostRestore(ctx, res) },

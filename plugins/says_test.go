@@ -41,7 +41,7 @@ func wantLine(t *testing.T, lines []string, words ...string) {
 
 // What a plugin says carries its name, the run and the VM, whatever way it says it.
 func TestPluginSays(t *testing.T) {
-	lines, err := heard(t, "talks", func(p *plugins.Plugin, r quiesce.Request) error { return p.Prepare(t.Context(), r) })
+	lines, err := heard(t, "talks", func(p *plugins.Plugin, r quiesce.Request) error { return quiescetest.PrepareOnly(t.Context(), p, r) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func benchWindow(b *testing.B, writers []quiesce.Writer) {
 			b.Fatal(err)
 		}
 		windows = append(windows, held.Report().Window)
-		if err := held.Complete(b.Context()); err != nil {
+		if err := held.Complete(b.Context(), "point-1"); err != nil {
 			b.Fatal(err)
 		}
 	}

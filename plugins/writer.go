@@ -48,9 +48,9 @@ func (p *Plugin) Identify(ctx context.Context) (quiesce.Identity, error) {
 }
 
 // Prepare comes before the window.
-func (p *Plugin) Prepare(ctx context.Context, r quiesce.Request) error {
-	_, err := p.writer.Prepare(ctx, &proto.PrepareRequest{Request: p.request(r)})
-	return p.failure(ctx, optional(err))
+func (p *Plugin) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quiesce.Component, error) {
+	res, err := p.writer.Prepare(ctx, &proto.PrepareRequest{Request: p.request(r.Request), Disks: wireDisks(r.Disks)})
+	return components(res.GetComponents()), p.failure(ctx, optional(err))
 }
 
 // Freeze opens the guest's freeze to the plugin as long as it is under way.
@@ -75,8 +75,10 @@ func (p *Plugin) PostSnapshot(ctx context.Context, r quiesce.Request) ([]byte, e
 }
 
 // Complete says that the restore point is durable.
-func (p *Plugin) Complete(ctx context.Context, r quiesce.Request) error {
-	_, err := p.writer.Complete(ctx, &proto.CompleteRequest{Request: p.request(r)})
+func (p *Plugin) Complete(ctx context.Context, r quiesce.CompleteRequest) error {
+	_, err := p.writer.Complete(ctx, &proto.CompleteRequest{
+		Request: p.request(r.Request), Point: wireText(r.Point), Level: wireLevel(r.Level), Outcomes: wireOutcomes(r.Outcomes),
+	})
 	return p.failure(ctx, optional(err))
 }
 
@@ -179,8 +181,4 @@ func class(c proto.FailureClass) quiesce.Class {
 func (p *Plugin) request(r quiesce.Request) *proto.Request {
 	p.lines.during.Store(&r)
 	return &proto.Request{Run: r.Run, Vm: r.VM}
-}
-
-func restoreRequest(r quiesce.RestoreRequest) *proto.RestoreRequest {
-	return &proto.RestoreRequest{Vm: r.VM, Point: r.Point, Document: r.Document}
 }

@@ -90,6 +90,7 @@ func (r *run) hold(ctx context.Context, members []*member) (*Held, error) {
 	for _, m := range rest {
 		held.report.Writers = append(held.report.Writers, WriterReport{Identity: m.id, Document: m.document})
 	}
+	held.report.Components = r.outcomes(rest)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
@@ -155,7 +156,7 @@ func (r *run) choose(level Level) []*member {
 		if m.absent && m.application() || m.id.Level > level {
 			continue
 		}
-		m.attempt = attempt{}
+		m.attempt = attempt{asked: true}
 		chosen = append(chosen, m)
 		if m.id.Level == level {
 			top++

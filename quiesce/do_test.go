@@ -109,7 +109,7 @@ func TestOrder(t *testing.T) {
 		s := newScene()
 		s.app.Document = []byte("lsn 42")
 		held := s.wantLevel(t, quiesce.LevelApplication)
-		if err := held.Complete(t.Context()); err != nil {
+		if err := held.Complete(t.Context(), "point-1"); err != nil {
 			t.Fatal(err)
 		}
 		if err := held.Abort(t.Context()); err != nil {

@@ -22,21 +22,27 @@ type Held struct {
 // Report says which level was reached, and why not a higher one.
 func (h *Held) Report() Report { return h.report }
 
-// Complete tells the writers that the restore point is durable. An error names
-// the writers that failed; the restore point is as good without them. After
+// Complete tells the writers that the restore point of that name is durable. An error
+// names the writers that failed; the restore point is as good without them. After
 // Complete or Abort it does nothing.
-func (h *Held) Complete(ctx context.Context) error {
-	return h.end(ctx, "complete", h.job.Limits.Complete, Writer.Complete)
+func (h *Held) Complete(ctx context.Context, point string) error {
+	return h.end(ctx, "complete", h.job.Limits.Complete, func(ctx context.Context, m *member) error {
+		return m.w.Complete(ctx, CompleteRequest{
+			Request: h.job.request(), Point: point, Level: h.report.Level, Outcomes: m.outcomes(m.id.Level, ""),
+		})
+	})
 }
 
 // Abort tells the writers that there will be no restore point. It runs to its
 // end even where ctx is cancelled already. After Complete or Abort it does
 // nothing.
 func (h *Held) Abort(ctx context.Context) error {
-	return h.end(context.WithoutCancel(ctx), "abort", h.job.Limits.Abort, Writer.Abort)
+	return h.end(context.WithoutCancel(ctx), "abort", h.job.Limits.Abort, func(ctx context.Context, m *member) error {
+		return m.w.Abort(ctx, h.job.request())
+	})
 }
 
-func (h *Held) end(ctx context.Context, what string, limit time.Duration, fn func(Writer, context.Context, Request) error) error {
+func (h *Held) end(ctx context.Context, what string, limit time.Duration, fn func(context.Context, *member) error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ended {
@@ -46,7 +52,7 @@ func (h *Held) end(ctx context.Context, what string, limit time.Duration, fn fun
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return errors.Join(each(h.members, func(m *member) error {
-		return callErr(ctx, m, what, func(ctx context.Context) error { return fn(m.w, ctx, h.job.request()) })
+		return callErr(ctx, m, what, func(ctx context.Context) error { return fn(ctx, m) })
 	})...)
 }
 

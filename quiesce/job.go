@@ -27,6 +27,8 @@ type Job struct {
 	// Writers may be empty; then only rungs without writers can be reached.
 	// They belong to this job until Held.Complete or Held.Abort has returned.
 	Writers []Writer
+	// Disks are those of the VM, for the writers. Nil: nothing is known of them.
+	Disks []Disk
 	// Guest thaws past all writers. Nil where there is no way into the guest.
 	Guest Thawer
 	// Guards are in force from before the first Freeze until the guest is proven

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// maxComponents bounds what a writer may name.
-const maxComponents = 1024
-
 // member is one writer in this run. Its fields are touched by one goroutine at a
 // time: Do's, or the one that Do started for it and waits for.
 type member struct {
@@ -27,6 +24,7 @@ type member struct {
 
 // attempt is what happened to a writer since its last Prepare.
 type attempt struct {
+	asked    bool // to take part in a rung
 	started  bool // Prepare was called: Complete or Abort is owed
 	freezing bool // Freeze was called: Thaw or Abort is owed
 	frozen   bool // Freeze returned nil
@@ -36,6 +34,9 @@ type attempt struct {
 	held     bool // still true of the snapshot
 	thawErr  error
 	document []byte
+
+	components []Component
+	why        string // it has no part in the point; empty: there is nothing against it
 }
 
 // answer is what a call returned.
@@ -184,10 +185,8 @@ func (id Identity) Check() error {
 		return fmt.Errorf("level %v is none that a writer can achieve", id.Level)
 	case id.Budget < 0:
 		return fmt.Errorf("freeze budget %v is negative", id.Budget)
-	case len(id.Components) > maxComponents:
-		return fmt.Errorf("%d components are more than %d", len(id.Components), maxComponents)
 	}
-	return nil
+	return CheckComponents(named(id.Components), nil)
 }
 
 func validName(s string) bool {

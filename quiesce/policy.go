@@ -71,6 +71,8 @@ type Report struct {
 	// nothing was frozen.
 	Window  time.Duration  `json:"window"`
 	Writers []WriterReport `json:"writers,omitempty"`
+	// Components are the outcomes of all that was asked to hold still, held or not.
+	Components []Outcome `json:"components,omitempty"`
 }
 
 // WriterReport is one writer's part in the achieved level.

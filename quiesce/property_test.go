@@ -193,9 +193,10 @@ func (tr *trial) doTake(context.Context) error {
 }
 
 func (tr *trial) end(held *quiesce.Held) {
-	first, second := held.Abort, held.Complete
+	complete := func(ctx context.Context) error { return held.Complete(ctx, "point-1") }
+	first, second := held.Abort, complete
 	if tr.complete {
-		first, second = held.Complete, held.Abort
+		first, second = complete, held.Abort
 	}
 	// Errors are the scripts' own.
 	_ = first(context.Background())

@@ -50,6 +50,7 @@ func (r *run) conclude(ctx context.Context, level Level, w *window, members, all
 		m.failed = m.failed || !m.held
 		if m.thawErr != nil {
 			r.reason(level, describe(m.thawErr))
+			m.blame(m.thawErr)
 		}
 	}
 	rest, err := r.settle(ctx, all)
@@ -106,7 +107,7 @@ func (r *run) prepare(ctx context.Context, level Level, members []*member) ([]*m
 	defer cancel()
 	errs := each(members, func(m *member) error {
 		m.started = true
-		return callErr(ctx, m, "prepare", func(ctx context.Context) error { return m.w.Prepare(ctx, r.request()) })
+		return r.prepareOne(ctx, m)
 	})
 	var present []*member
 	reached, top := true, 0
@@ -122,6 +123,7 @@ func (r *run) prepare(ctx context.Context, level Level, members []*member) ([]*m
 			m.absent, m.failed = true, true
 		default:
 			m.failed = true
+			m.blame(err)
 			r.reason(level, describe(err))
 			reached = false
 			passing = passing && class(err) == Retryable
@@ -133,6 +135,21 @@ func (r *run) prepare(ctx context.Context, level Level, members []*member) ([]*m
 		reached = false
 	}
 	return present, reached
+}
+
+// prepareOne prepares a writer, and keeps what it speaks for.
+func (r *run) prepareOne(ctx context.Context, m *member) error {
+	m.components = named(m.id.Components)
+	found, err := call(ctx, m, "prepare", func(ctx context.Context) ([]Component, error) {
+		return m.w.Prepare(ctx, PrepareRequest{Request: r.request(), Disks: r.Disks})
+	})
+	if err == nil {
+		err = m.failure(ctx, "prepare", CheckComponents(found, r.Disks))
+	}
+	if err == nil && len(found) > 0 {
+		m.components = found
+	}
+	return err
 }
 
 // postSnapshot collects the documents. A writer that fails here has no part in
@@ -159,6 +176,7 @@ func (r *run) postSnapshot(ctx context.Context, level Level, members []*member) 
 			r.report.Warnings = append(r.report.Warnings, clip(describe(errs[i])))
 		default:
 			m.failed, m.held = true, false
+			m.blame(errs[i])
 			r.reason(level, describe(errs[i]))
 		}
 	}

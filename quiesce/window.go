@@ -65,6 +65,7 @@ func (r *run) freezeTier(ctx context.Context, members []*member) error {
 		m.freezing = true
 		err := callErr(ctx, m, "freeze", func(ctx context.Context) error { return m.w.Freeze(ctx, r.request()) })
 		if m.frozen = err == nil; !m.frozen {
+			m.blame(err)
 			cancel(errSibling)
 		}
 		return err

@@ -71,8 +71,10 @@ const (
 type Writer interface {
 	// Identify has no side effects and may be called at any time.
 	Identify(ctx context.Context) (Identity, error)
-	// Prepare comes before the window and may take minutes.
-	Prepare(ctx context.Context, r Request) error
+	// Prepare comes before the window and may take minutes. It returns the components that
+	// it found in the guest; none: those of Identify. An application with data on a disk
+	// that will not be in the restore point it refuses.
+	Prepare(ctx context.Context, r PrepareRequest) ([]Component, error)
 	// Freeze makes the application hold still until Thaw or Abort. On an error
 	// the coordinator calls Abort.
 	Freeze(ctx context.Context, r Request) error
@@ -81,8 +83,9 @@ type Writer interface {
 	// PostSnapshot comes after the window; it may return a document that is
 	// stored with the restore point, at most MaxDocument bytes.
 	PostSnapshot(ctx context.Context, r Request) ([]byte, error)
-	// Complete comes once the restore point is durable. Never with Abort.
-	Complete(ctx context.Context, r Request) error
+	// Complete comes once the restore point is durable, and says what became of each
+	// component. Never with Abort.
+	Complete(ctx context.Context, r CompleteRequest) error
 	// Abort undoes whatever was done, Freeze included: on return without error
 	// the application is proven to run. Any number of times, in any state, and
 	// beside a Freeze that was given up. An error that wraps ErrWriterGone says
@@ -111,6 +114,22 @@ type Identity struct {
 type Request struct {
 	Run string
 	VM  string
+}
+
+// PrepareRequest is what a writer is told before the window.
+type PrepareRequest struct {
+	Request
+	// Disks are those of the VM, with those that the restore point will not have. None:
+	// nothing is known of them.
+	Disks []Disk
+}
+
+// CompleteRequest is what a writer is told of the restore point.
+type CompleteRequest struct {
+	Request
+	Point    string    // its name in the repository
+	Level    Level     // its consistency
+	Outcomes []Outcome // of the writer's own components
 }
 
 // ThawResult is what Thaw found.

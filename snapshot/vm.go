@@ -106,6 +106,10 @@ type Device struct {
 	Driver string `json:"driver"`         // QEMU's device model, as in -device
 	Disk   string `json:"disk,omitempty"` // Disk.Name that it serves
 	Path   string `json:"path,omitempty"` // the hypervisor's own path, such as a QOM path
+	// What the guest knows a disk by: its serial number, and where it is on the PCI bus as
+	// the guest sees that, such as 0000:00:05.0. Empty where there is none, or none is known.
+	Serial  string `json:"serial,omitempty"`
+	Address string `json:"address,omitempty"`
 }
 
 // Plan names every side effect of one snapshot. It is what the journal stores.

@@ -59,12 +59,12 @@ func (k *keeper) note(format string, args ...any) error {
 }
 
 // Prepare says what is not granted.
-func (k *keeper) Prepare(ctx context.Context, r sdk.Request) error {
+func (k *keeper) Prepare(ctx context.Context, r sdk.PrepareRequest) ([]sdk.Component, error) {
 	if _, err := k.guest.ReadFile(ctx, "/etc/passwd", 1<<20); !errors.Is(err, sdk.ErrDenied) {
-		return fmt.Errorf("a file was read that is not granted: %w", err)
+		return nil, fmt.Errorf("a file was read that is not granted: %w", err)
 	}
 	sdk.Log(ctx).Warn("keeper prepares")
-	return k.note("prepare %s, secrets in the environment: %v", r.VM, os.Getenv("LULL_PASSPHRASE") != "")
+	return []sdk.Component{{Name: "shelf", Files: []string{"/run/keeper"}}}, k.note("prepare %s, secrets in the environment: %v", r.VM, os.Getenv("LULL_PASSPHRASE") != "")
 }
 
 func (k *keeper) Freeze(ctx context.Context, _ sdk.Request) error {
@@ -81,7 +81,14 @@ func (k *keeper) PostSnapshot(context.Context, sdk.Request) ([]byte, error) {
 	return []byte("position 42"), nil
 }
 
-func (k *keeper) Complete(context.Context, sdk.Request) error { return k.note("complete") }
+func (k *keeper) Complete(_ context.Context, r sdk.CompleteRequest) error {
+	for _, o := range r.Outcomes {
+		if err := k.note("complete %s %v: %v in a point of level %v: %t", o.Name, o.Files, o.Level, r.Level, o.Succeeded && r.Point != ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (k *keeper) PreRestore(_ context.Context, r sdk.RestoreRequest) error {
 	return k.note("pre-restore %s: %s, guest %v", r.VM, r.Document, k.guest != nil)
@@ -128,7 +135,8 @@ func configuredPlugin(l *lab) {
 		l.t.Fatal(err)
 	}
 	want := []string{
-		"prepare lab/web, secrets in the environment: false", "freeze", "thaw", "complete",
+		"prepare lab/web, secrets in the environment: false", "freeze", "thaw",
+		"complete shelf [/run/keeper]: application in a point of level application: true",
 		"pre-restore lab/web: position 42, guest false", "post-restore lab/web: position 42", "",
 	}
 	if diff := cmp.Diff(want, strings.Split(string(log), "\n")); diff != "" {
@@ -185,6 +193,11 @@ func guestScripts(l *lab) {
 	l.install("/run/app", "echo $1 | tee -a /run/app.log; [ $1 = thaw ]")
 	l.lull(exitWarnings, "backup", "lab/web")
 	l.level(quiesce.LevelFilesystem, `writer app: vetoed: freeze: /run/app ended with 1; it said "freeze"`)
+	for _, o := range l.result().Point.Quiesce.Components {
+		if app := o.Writer == "app"; o.Succeeded == app || o.Level != quiesce.LevelFilesystem || strings.Contains(o.Reason, "/run/app ended with 1") != app {
+			l.t.Errorf("outcome %+v", o)
+		}
+	}
 	l.scriptsRan("freeze\nthaw\n")
 
 	l.install("/run/app", "echo $1 >>/run/app.log; [ $1 = thaw ] || sleep 100")

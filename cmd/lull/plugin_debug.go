@@ -15,6 +15,7 @@ import (
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/plugintest"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -69,12 +70,16 @@ func debugAbort(p *plugins.Plugin, req quiesce.Request) debugCall {
 }
 
 func debugCalls(p *plugins.Plugin, req quiesce.Request, abort bool) []debugCall {
+	var found []quiesce.Component
 	calls := []debugCall{
 		{"identify", identifyLimit, func(ctx context.Context) (string, error) {
 			id, err := p.Identify(ctx)
 			return fmt.Sprintf("%s %s, %s, %s", id.Name, id.Version, id.Level, tierName(id.Tier)), err
 		}},
-		{"prepare", 10 * time.Minute, func(ctx context.Context) (string, error) { return "", p.Prepare(ctx, req) }},
+		{"prepare", 10 * time.Minute, func(ctx context.Context) (_ string, err error) {
+			found, err = p.Prepare(ctx, quiesce.PrepareRequest{Request: req})
+			return componentsText(found), err
+		}},
 		{"freeze", quiesce.DefaultWindow, func(ctx context.Context) (string, error) { return "", p.Freeze(ctx, req) }},
 	}
 	if abort {
@@ -92,8 +97,19 @@ func debugCalls(p *plugins.Plugin, req quiesce.Request, abort bool) []debugCall 
 			doc, err := p.PostSnapshot(ctx, req)
 			return fmt.Sprintf("a document of %d bytes: %.200s", len(doc), doc), err
 		}},
-		debugCall{"complete", 5 * time.Minute, func(ctx context.Context) (string, error) { return "", p.Complete(ctx, req) }},
+		debugCall{"complete", 5 * time.Minute, func(ctx context.Context) (string, error) {
+			return "", quiescetest.CompleteWith(ctx, p, req, found)
+		}},
 	)
+}
+
+// componentsText names what a plugin speaks for.
+func componentsText(found []quiesce.Component) string {
+	var names []string
+	for _, c := range found {
+		names = append(names, fmt.Sprintf("%s (%d files)", c.Name, len(c.Files)))
+	}
+	return strings.Join(names, ", ")
 }
 
 // trace writes lines of several goroutines. Safe for concurrent use.

@@ -30,7 +30,9 @@ func (u *unable) Identify(context.Context) (quiesce.Identity, error) {
 }
 
 // Prepare fails, before anything is frozen.
-func (u *unable) Prepare(context.Context, quiesce.Request) error { return u.failure() }
+func (u *unable) Prepare(context.Context, quiesce.PrepareRequest) ([]quiesce.Component, error) {
+	return nil, u.failure()
+}
 
 // Freeze is not reached.
 func (u *unable) Freeze(context.Context, quiesce.Request) error { return u.failure() }
@@ -46,7 +48,7 @@ func (u *unable) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) 
 }
 
 // Complete is not reached.
-func (u *unable) Complete(context.Context, quiesce.Request) error { return nil }
+func (u *unable) Complete(context.Context, quiesce.CompleteRequest) error { return nil }
 
 // Abort has nothing to undo.
 func (u *unable) Abort(context.Context, quiesce.Request) error { return nil }

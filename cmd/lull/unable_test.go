@@ -59,7 +59,7 @@ func TestUntrustedPlugin(t *testing.T) {
 	if r.Level != quiesce.LevelFilesystem || !strings.Contains(strings.Join(r.Reasons, "\n"), "does not match its SHA-256") {
 		t.Errorf("level %v because %q", r.Level, r.Reasons)
 	}
-	if err := errors.Join(held.Complete(t.Context()), stop()); err != nil {
+	if err := errors.Join(held.Complete(t.Context(), "point-1"), stop()); err != nil {
 		t.Error(err)
 	}
 }

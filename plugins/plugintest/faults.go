@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 )
 
 // hangTime is how long a plugin that is stopped is asked before it is given up: it cannot
@@ -28,7 +29,7 @@ func (r *rig) budget() {
 	if budget == 0 {
 		budget = quiesce.DefaultWindow
 	}
-	if err := r.plugin.Prepare(r.o.within(r), request()); err != nil {
+	if err := quiescetest.PrepareOnly(r.o.within(r), r.plugin, request()); err != nil {
 		r.Fatalf("prepare: %v", err)
 	}
 	begin := time.Now()
@@ -48,7 +49,7 @@ func (r *rig) budget() {
 // overBudget gives up a Freeze at moments that are too early for any plugin.
 func (r *rig) overBudget() {
 	for _, d := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond} {
-		if err := r.plugin.Prepare(r.o.within(r), request()); err != nil {
+		if err := quiescetest.PrepareOnly(r.o.within(r), r.plugin, request()); err != nil {
 			r.Fatalf("prepare: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), d)
@@ -90,7 +91,7 @@ func (r *rig) notHeld(because string) {
 
 // completeWithoutFreeze may fail, and must do no harm.
 func (r *rig) completeWithoutFreeze() {
-	r.alive(r.plugin.Complete(r.o.within(r), request()))
+	r.alive(quiescetest.CompleteWith(r.o.within(r), r.plugin, request(), nil))
 	_, err := r.plugin.PostSnapshot(r.o.within(r), request())
 	r.alive(err)
 	r.running("complete without freeze")

@@ -74,7 +74,7 @@ func quiet(t quiescetest.TB, o Options) {
 	p := start(t, o, o.Guest())
 	for range 3 {
 		identified(t, o, p)
-		_ = p.Prepare(o.within(t), request())
+		_ = quiescetest.PrepareOnly(o.within(t), p, request())
 		_ = p.Abort(o.within(t), request())
 	}
 	if err := p.Close(); err != nil {

@@ -99,7 +99,7 @@ func (a *app) Identify(context.Context) (sdk.Identity, error) {
 	return id, nil
 }
 
-func (a *app) Complete(context.Context, sdk.Request) error {
+func (a *app) Complete(context.Context, sdk.CompleteRequest) error {
 	if a.mode == "dies in complete" && !a.thawed {
 		os.Exit(7)
 	}

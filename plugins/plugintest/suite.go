@@ -108,15 +108,16 @@ func (r *rig) again() {
 
 // cycle is a backup that goes well, as the plugin sees it.
 func (r *rig) cycle() error {
+	var found []quiesce.Component
 	for _, step := range []struct {
 		what string
 		run  func() error
 	}{
-		{"prepare", func() error { return r.plugin.Prepare(r.o.within(r), request()) }},
+		{"prepare", func() (err error) { found, err = r.prepare(); return err }},
 		{"freeze", func() error { return r.plugin.Freeze(r.o.within(r), request()) }},
 		{"thaw", r.thawHeld},
 		{"post-snapshot", func() error { _, err := r.plugin.PostSnapshot(r.o.within(r), request()); return err }},
-		{"complete", func() error { return r.plugin.Complete(r.o.within(r), request()) }},
+		{"complete", func() error { return quiescetest.CompleteWith(r.o.within(r), r.plugin, request(), found) }},
 	} {
 		if err := step.run(); err != nil {
 			_ = r.plugin.Abort(r.o.within(r), request()) // what failed first is the news
@@ -124,6 +125,15 @@ func (r *rig) cycle() error {
 		}
 	}
 	return nil
+}
+
+// prepare has the plugin name its components, which may lie on the VM's disks alone.
+func (r *rig) prepare() ([]quiesce.Component, error) {
+	found, err := r.plugin.Prepare(r.o.within(r), quiesce.PrepareRequest{Request: request(), Disks: quiescetest.Disks()})
+	if err == nil {
+		err = quiesce.CheckComponents(found, quiescetest.Disks())
+	}
+	return found, err
 }
 
 func (r *rig) thawHeld() error {
@@ -157,7 +167,7 @@ func (r *rig) running(after string) {
 
 func (r *rig) freeze() {
 	r.Helper()
-	if err := r.plugin.Prepare(r.o.within(r), request()); err != nil {
+	if err := quiescetest.PrepareOnly(r.o.within(r), r.plugin, request()); err != nil {
 		r.Fatalf("prepare: %v", err)
 	}
 	if err := r.plugin.Freeze(r.o.within(r), request()); err != nil {

@@ -37,13 +37,15 @@ func unknownFields(t quiescetest.TB, o Options) {
 	}
 	_, err := w.Identify(o.within(t), later(&proto.IdentifyRequest{}))
 	try("identify", err)
-	_, err = w.Prepare(o.within(t), later(&proto.PrepareRequest{Request: req}))
+	_, err = w.Prepare(o.within(t), later(&proto.PrepareRequest{Request: req, Disks: []*proto.Disk{later(&proto.Disk{Name: "disk0", Size: 1 << 30})}}))
 	try("prepare", err)
 	_, err = w.Thaw(o.within(t), later(&proto.ThawRequest{Request: req}))
 	try("thaw", err)
 	_, err = w.PostSnapshot(o.within(t), later(&proto.PostSnapshotRequest{Request: req}))
 	try("post-snapshot", err)
-	_, err = w.Complete(o.within(t), later(&proto.CompleteRequest{Request: req}))
+	_, err = w.Complete(o.within(t), later(&proto.CompleteRequest{
+		Request: req, Level: proto.Level(99), Outcomes: []*proto.Outcome{later(&proto.Outcome{Component: later(&proto.Component{}), Level: proto.Level(99)})},
+	}))
 	try("complete", err)
 	_, err = w.Abort(o.within(t), later(&proto.AbortRequest{Request: req}))
 	try("abort", err)
@@ -88,7 +90,7 @@ func oddRequests(t quiescetest.TB, o Options) {
 func noGrants(t quiescetest.TB, o Options) {
 	o.Grants = []plugins.Grant{}
 	p := start(t, o, o.Guest())
-	if err := p.Prepare(o.within(t), request()); err != nil {
+	if err := quiescetest.PrepareOnly(o.within(t), p, request()); err != nil {
 		t.Logf("prepare: %v", err)
 	}
 	if err := p.Freeze(o.within(t), request()); err != nil {

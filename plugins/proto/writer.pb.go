@@ -89,6 +89,9 @@ const (
 	Level_LEVEL_UNSPECIFIED Level = 0
 	Level_LEVEL_FILESYSTEM  Level = 1
 	Level_LEVEL_APPLICATION Level = 2
+	// Of restore points alone; no writer achieves less than the file systems.
+	Level_LEVEL_CRASH       Level = 3
+	Level_LEVEL_SAVED_STATE Level = 4
 )
 
 // Enum value maps for Level.
@@ -97,11 +100,15 @@ var (
 		0: "LEVEL_UNSPECIFIED",
 		1: "LEVEL_FILESYSTEM",
 		2: "LEVEL_APPLICATION",
+		3: "LEVEL_CRASH",
+		4: "LEVEL_SAVED_STATE",
 	}
 	Level_value = map[string]int32{
 		"LEVEL_UNSPECIFIED": 0,
 		"LEVEL_FILESYSTEM":  1,
 		"LEVEL_APPLICATION": 2,
+		"LEVEL_CRASH":       3,
+		"LEVEL_SAVED_STATE": 4,
 	}
 )
 
@@ -699,16 +706,158 @@ func (x *IdentifyResponse) GetBudgetMs() int64 {
 	return 0
 }
 
-type PrepareRequest struct {
+// Disk is one disk of the VM, by all that lull and the guest may both know of it. What is
+// not known is empty.
+type Disk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Request       *Request               `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`  // lull's
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // bytes
+	Serial        string                 `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	Address       string                 `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`                // of its own PCI device in the guest, such as 0000:00:05.0
+	LeftOut       string                 `protobuf:"bytes,5,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"` // why the restore point will not have it; empty: it will
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_writer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Disk) ProtoMessage() {}
+
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_writer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_writer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Disk) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Disk) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Disk) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Disk) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Disk) GetLeftOut() string {
+	if x != nil {
+		return x.LeftOut
+	}
+	return ""
+}
+
+// Component is a part of an application: a server, a database, a file system.
+type Component struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Files         []string               `protobuf:"bytes,2,rep,name=files,proto3" json:"files,omitempty"` // where it lies in the guest
+	Disks         []string               `protobuf:"bytes,3,rep,name=disks,proto3" json:"disks,omitempty"` // names of Disks that hold it; empty: not known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Component) Reset() {
+	*x = Component{}
+	mi := &file_writer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Component) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Component) ProtoMessage() {}
+
+func (x *Component) ProtoReflect() protoreflect.Message {
+	mi := &file_writer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Component.ProtoReflect.Descriptor instead.
+func (*Component) Descriptor() ([]byte, []int) {
+	return file_writer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Component) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Component) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *Component) GetDisks() []string {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+type PrepareRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Request *Request               `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// All disks of the VM. None: nothing is known of them. An application with data on one
+	// that is left out is not to be frozen: the call fails.
+	Disks         []*Disk `protobuf:"bytes,2,rep,name=disks,proto3" json:"disks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_writer_proto_msgTypes[8]
+	mi := &file_writer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +869,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[8]
+	mi := &file_writer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +882,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{8}
+	return file_writer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PrepareRequest) GetRequest() *Request {
@@ -743,15 +892,23 @@ func (x *PrepareRequest) GetRequest() *Request {
 	return nil
 }
 
+func (x *PrepareRequest) GetDisks() []*Disk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
 type PrepareResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Components    []*Component           `protobuf:"bytes,1,rep,name=components,proto3" json:"components,omitempty"` // found in the guest; none: those of Identify
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_writer_proto_msgTypes[9]
+	mi := &file_writer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +920,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[9]
+	mi := &file_writer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +933,14 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{9}
+	return file_writer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PrepareResponse) GetComponents() []*Component {
+	if x != nil {
+		return x.Components
+	}
+	return nil
 }
 
 type FreezeRequest struct {
@@ -788,7 +952,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_writer_proto_msgTypes[10]
+	mi := &file_writer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +964,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[10]
+	mi := &file_writer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +977,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{10}
+	return file_writer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FreezeRequest) GetRequest() *Request {
@@ -831,7 +995,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_writer_proto_msgTypes[11]
+	mi := &file_writer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +1007,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[11]
+	mi := &file_writer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +1020,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{11}
+	return file_writer_proto_rawDescGZIP(), []int{13}
 }
 
 type ThawRequest struct {
@@ -868,7 +1032,7 @@ type ThawRequest struct {
 
 func (x *ThawRequest) Reset() {
 	*x = ThawRequest{}
-	mi := &file_writer_proto_msgTypes[12]
+	mi := &file_writer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +1044,7 @@ func (x *ThawRequest) String() string {
 func (*ThawRequest) ProtoMessage() {}
 
 func (x *ThawRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[12]
+	mi := &file_writer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +1057,7 @@ func (x *ThawRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawRequest.ProtoReflect.Descriptor instead.
 func (*ThawRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{12}
+	return file_writer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ThawRequest) GetRequest() *Request {
@@ -912,7 +1076,7 @@ type ThawResponse struct {
 
 func (x *ThawResponse) Reset() {
 	*x = ThawResponse{}
-	mi := &file_writer_proto_msgTypes[13]
+	mi := &file_writer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1088,7 @@ func (x *ThawResponse) String() string {
 func (*ThawResponse) ProtoMessage() {}
 
 func (x *ThawResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[13]
+	mi := &file_writer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1101,7 @@ func (x *ThawResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawResponse.ProtoReflect.Descriptor instead.
 func (*ThawResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{13}
+	return file_writer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ThawResponse) GetHeld() bool {
@@ -956,7 +1120,7 @@ type PostSnapshotRequest struct {
 
 func (x *PostSnapshotRequest) Reset() {
 	*x = PostSnapshotRequest{}
-	mi := &file_writer_proto_msgTypes[14]
+	mi := &file_writer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1132,7 @@ func (x *PostSnapshotRequest) String() string {
 func (*PostSnapshotRequest) ProtoMessage() {}
 
 func (x *PostSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[14]
+	mi := &file_writer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1145,7 @@ func (x *PostSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*PostSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{14}
+	return file_writer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PostSnapshotRequest) GetRequest() *Request {
@@ -1000,7 +1164,7 @@ type PostSnapshotResponse struct {
 
 func (x *PostSnapshotResponse) Reset() {
 	*x = PostSnapshotResponse{}
-	mi := &file_writer_proto_msgTypes[15]
+	mi := &file_writer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1176,7 @@ func (x *PostSnapshotResponse) String() string {
 func (*PostSnapshotResponse) ProtoMessage() {}
 
 func (x *PostSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[15]
+	mi := &file_writer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1189,7 @@ func (x *PostSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*PostSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{15}
+	return file_writer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PostSnapshotResponse) GetDocument() []byte {
@@ -1035,16 +1199,88 @@ func (x *PostSnapshotResponse) GetDocument() []byte {
 	return nil
 }
 
+// Outcome is what became of one component in the restore point.
+type Outcome struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Component     *Component             `protobuf:"bytes,1,opt,name=component,proto3" json:"component,omitempty"`                    // without a name: the writer as a whole
+	Succeeded     bool                   `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`                   // it held still as the writer promises
+	Level         Level                  `protobuf:"varint,3,opt,name=level,proto3,enum=lull.plugin.v1.Level" json:"level,omitempty"` // how consistent its data in the restore point is
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`                          // why it did not succeed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_writer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_writer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_writer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Outcome) GetComponent() *Component {
+	if x != nil {
+		return x.Component
+	}
+	return nil
+}
+
+func (x *Outcome) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
+func (x *Outcome) GetLevel() Level {
+	if x != nil {
+		return x.Level
+	}
+	return Level_LEVEL_UNSPECIFIED
+}
+
+func (x *Outcome) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type CompleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       *Request               `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Point         string                 `protobuf:"bytes,2,opt,name=point,proto3" json:"point,omitempty"`                            // name of the restore point
+	Level         Level                  `protobuf:"varint,3,opt,name=level,proto3,enum=lull.plugin.v1.Level" json:"level,omitempty"` // its consistency
+	Outcomes      []*Outcome             `protobuf:"bytes,4,rep,name=outcomes,proto3" json:"outcomes,omitempty"`                      // of this writer's own components
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompleteRequest) Reset() {
 	*x = CompleteRequest{}
-	mi := &file_writer_proto_msgTypes[16]
+	mi := &file_writer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1292,7 @@ func (x *CompleteRequest) String() string {
 func (*CompleteRequest) ProtoMessage() {}
 
 func (x *CompleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[16]
+	mi := &file_writer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,12 +1305,33 @@ func (x *CompleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompleteRequest.ProtoReflect.Descriptor instead.
 func (*CompleteRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{16}
+	return file_writer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CompleteRequest) GetRequest() *Request {
 	if x != nil {
 		return x.Request
+	}
+	return nil
+}
+
+func (x *CompleteRequest) GetPoint() string {
+	if x != nil {
+		return x.Point
+	}
+	return ""
+}
+
+func (x *CompleteRequest) GetLevel() Level {
+	if x != nil {
+		return x.Level
+	}
+	return Level_LEVEL_UNSPECIFIED
+}
+
+func (x *CompleteRequest) GetOutcomes() []*Outcome {
+	if x != nil {
+		return x.Outcomes
 	}
 	return nil
 }
@@ -1087,7 +1344,7 @@ type CompleteResponse struct {
 
 func (x *CompleteResponse) Reset() {
 	*x = CompleteResponse{}
-	mi := &file_writer_proto_msgTypes[17]
+	mi := &file_writer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1356,7 @@ func (x *CompleteResponse) String() string {
 func (*CompleteResponse) ProtoMessage() {}
 
 func (x *CompleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[17]
+	mi := &file_writer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1369,7 @@ func (x *CompleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompleteResponse.ProtoReflect.Descriptor instead.
 func (*CompleteResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{17}
+	return file_writer_proto_rawDescGZIP(), []int{20}
 }
 
 type AbortRequest struct {
@@ -1124,7 +1381,7 @@ type AbortRequest struct {
 
 func (x *AbortRequest) Reset() {
 	*x = AbortRequest{}
-	mi := &file_writer_proto_msgTypes[18]
+	mi := &file_writer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1393,7 @@ func (x *AbortRequest) String() string {
 func (*AbortRequest) ProtoMessage() {}
 
 func (x *AbortRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[18]
+	mi := &file_writer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1406,7 @@ func (x *AbortRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRequest.ProtoReflect.Descriptor instead.
 func (*AbortRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{18}
+	return file_writer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AbortRequest) GetRequest() *Request {
@@ -1167,7 +1424,7 @@ type AbortResponse struct {
 
 func (x *AbortResponse) Reset() {
 	*x = AbortResponse{}
-	mi := &file_writer_proto_msgTypes[19]
+	mi := &file_writer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1436,7 @@ func (x *AbortResponse) String() string {
 func (*AbortResponse) ProtoMessage() {}
 
 func (x *AbortResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[19]
+	mi := &file_writer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1449,7 @@ func (x *AbortResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortResponse.ProtoReflect.Descriptor instead.
 func (*AbortResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{19}
+	return file_writer_proto_rawDescGZIP(), []int{22}
 }
 
 type PreRestoreRequest struct {
@@ -1204,7 +1461,7 @@ type PreRestoreRequest struct {
 
 func (x *PreRestoreRequest) Reset() {
 	*x = PreRestoreRequest{}
-	mi := &file_writer_proto_msgTypes[20]
+	mi := &file_writer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1473,7 @@ func (x *PreRestoreRequest) String() string {
 func (*PreRestoreRequest) ProtoMessage() {}
 
 func (x *PreRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[20]
+	mi := &file_writer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1486,7 @@ func (x *PreRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreRestoreRequest.ProtoReflect.Descriptor instead.
 func (*PreRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{20}
+	return file_writer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PreRestoreRequest) GetRequest() *RestoreRequest {
@@ -1247,7 +1504,7 @@ type PreRestoreResponse struct {
 
 func (x *PreRestoreResponse) Reset() {
 	*x = PreRestoreResponse{}
-	mi := &file_writer_proto_msgTypes[21]
+	mi := &file_writer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1516,7 @@ func (x *PreRestoreResponse) String() string {
 func (*PreRestoreResponse) ProtoMessage() {}
 
 func (x *PreRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[21]
+	mi := &file_writer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1529,7 @@ func (x *PreRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreRestoreResponse.ProtoReflect.Descriptor instead.
 func (*PreRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{21}
+	return file_writer_proto_rawDescGZIP(), []int{24}
 }
 
 type PostRestoreRequest struct {
@@ -1284,7 +1541,7 @@ type PostRestoreRequest struct {
 
 func (x *PostRestoreRequest) Reset() {
 	*x = PostRestoreRequest{}
-	mi := &file_writer_proto_msgTypes[22]
+	mi := &file_writer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1553,7 @@ func (x *PostRestoreRequest) String() string {
 func (*PostRestoreRequest) ProtoMessage() {}
 
 func (x *PostRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[22]
+	mi := &file_writer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1566,7 @@ func (x *PostRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostRestoreRequest.ProtoReflect.Descriptor instead.
 func (*PostRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{22}
+	return file_writer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PostRestoreRequest) GetRequest() *RestoreRequest {
@@ -1327,7 +1584,7 @@ type PostRestoreResponse struct {
 
 func (x *PostRestoreResponse) Reset() {
 	*x = PostRestoreResponse{}
-	mi := &file_writer_proto_msgTypes[23]
+	mi := &file_writer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1596,7 @@ func (x *PostRestoreResponse) String() string {
 func (*PostRestoreResponse) ProtoMessage() {}
 
 func (x *PostRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[23]
+	mi := &file_writer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1609,7 @@ func (x *PostRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostRestoreResponse.ProtoReflect.Descriptor instead.
 func (*PostRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{23}
+	return file_writer_proto_rawDescGZIP(), []int{26}
 }
 
 type InfoRequest struct {
@@ -1363,7 +1620,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_writer_proto_msgTypes[24]
+	mi := &file_writer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1632,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[24]
+	mi := &file_writer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1645,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{24}
+	return file_writer_proto_rawDescGZIP(), []int{27}
 }
 
 type InfoResponse struct {
@@ -1402,7 +1659,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_writer_proto_msgTypes[25]
+	mi := &file_writer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1671,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[25]
+	mi := &file_writer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1684,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{25}
+	return file_writer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InfoResponse) GetAgentVersion() string {
@@ -1464,7 +1721,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_writer_proto_msgTypes[26]
+	mi := &file_writer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1733,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[26]
+	mi := &file_writer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1746,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{26}
+	return file_writer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecRequest) GetPath() string {
@@ -1539,7 +1796,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_writer_proto_msgTypes[27]
+	mi := &file_writer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1808,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[27]
+	mi := &file_writer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1821,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{27}
+	return file_writer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecResponse) GetExitCode() int32 {
@@ -1605,7 +1862,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_writer_proto_msgTypes[28]
+	mi := &file_writer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1874,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[28]
+	mi := &file_writer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1887,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{28}
+	return file_writer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1656,7 +1913,7 @@ type ReadFileResponse struct {
 
 func (x *ReadFileResponse) Reset() {
 	*x = ReadFileResponse{}
-	mi := &file_writer_proto_msgTypes[29]
+	mi := &file_writer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1925,7 @@ func (x *ReadFileResponse) String() string {
 func (*ReadFileResponse) ProtoMessage() {}
 
 func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[29]
+	mi := &file_writer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1938,7 @@ func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileResponse.ProtoReflect.Descriptor instead.
 func (*ReadFileResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{29}
+	return file_writer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReadFileResponse) GetData() []byte {
@@ -1701,7 +1958,7 @@ type WriteFileRequest struct {
 
 func (x *WriteFileRequest) Reset() {
 	*x = WriteFileRequest{}
-	mi := &file_writer_proto_msgTypes[30]
+	mi := &file_writer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +1970,7 @@ func (x *WriteFileRequest) String() string {
 func (*WriteFileRequest) ProtoMessage() {}
 
 func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[30]
+	mi := &file_writer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +1983,7 @@ func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileRequest.ProtoReflect.Descriptor instead.
 func (*WriteFileRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{30}
+	return file_writer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WriteFileRequest) GetPath() string {
@@ -1751,7 +2008,7 @@ type WriteFileResponse struct {
 
 func (x *WriteFileResponse) Reset() {
 	*x = WriteFileResponse{}
-	mi := &file_writer_proto_msgTypes[31]
+	mi := &file_writer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +2020,7 @@ func (x *WriteFileResponse) String() string {
 func (*WriteFileResponse) ProtoMessage() {}
 
 func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[31]
+	mi := &file_writer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +2033,7 @@ func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileResponse.ProtoReflect.Descriptor instead.
 func (*WriteFileResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{31}
+	return file_writer_proto_rawDescGZIP(), []int{34}
 }
 
 type FreezeFilesystemsRequest struct {
@@ -1788,7 +2045,7 @@ type FreezeFilesystemsRequest struct {
 
 func (x *FreezeFilesystemsRequest) Reset() {
 	*x = FreezeFilesystemsRequest{}
-	mi := &file_writer_proto_msgTypes[32]
+	mi := &file_writer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +2057,7 @@ func (x *FreezeFilesystemsRequest) String() string {
 func (*FreezeFilesystemsRequest) ProtoMessage() {}
 
 func (x *FreezeFilesystemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[32]
+	mi := &file_writer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +2070,7 @@ func (x *FreezeFilesystemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeFilesystemsRequest.ProtoReflect.Descriptor instead.
 func (*FreezeFilesystemsRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{32}
+	return file_writer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FreezeFilesystemsRequest) GetMountPoints() []string {
@@ -1832,7 +2089,7 @@ type FreezeFilesystemsResponse struct {
 
 func (x *FreezeFilesystemsResponse) Reset() {
 	*x = FreezeFilesystemsResponse{}
-	mi := &file_writer_proto_msgTypes[33]
+	mi := &file_writer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2101,7 @@ func (x *FreezeFilesystemsResponse) String() string {
 func (*FreezeFilesystemsResponse) ProtoMessage() {}
 
 func (x *FreezeFilesystemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[33]
+	mi := &file_writer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2114,7 @@ func (x *FreezeFilesystemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeFilesystemsResponse.ProtoReflect.Descriptor instead.
 func (*FreezeFilesystemsResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{33}
+	return file_writer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FreezeFilesystemsResponse) GetCount() int32 {
@@ -1875,7 +2132,7 @@ type ThawFilesystemsRequest struct {
 
 func (x *ThawFilesystemsRequest) Reset() {
 	*x = ThawFilesystemsRequest{}
-	mi := &file_writer_proto_msgTypes[34]
+	mi := &file_writer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2144,7 @@ func (x *ThawFilesystemsRequest) String() string {
 func (*ThawFilesystemsRequest) ProtoMessage() {}
 
 func (x *ThawFilesystemsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[34]
+	mi := &file_writer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2157,7 @@ func (x *ThawFilesystemsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawFilesystemsRequest.ProtoReflect.Descriptor instead.
 func (*ThawFilesystemsRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{34}
+	return file_writer_proto_rawDescGZIP(), []int{37}
 }
 
 type ThawFilesystemsResponse struct {
@@ -1912,7 +2169,7 @@ type ThawFilesystemsResponse struct {
 
 func (x *ThawFilesystemsResponse) Reset() {
 	*x = ThawFilesystemsResponse{}
-	mi := &file_writer_proto_msgTypes[35]
+	mi := &file_writer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2181,7 @@ func (x *ThawFilesystemsResponse) String() string {
 func (*ThawFilesystemsResponse) ProtoMessage() {}
 
 func (x *ThawFilesystemsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[35]
+	mi := &file_writer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2194,7 @@ func (x *ThawFilesystemsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThawFilesystemsResponse.ProtoReflect.Descriptor instead.
 func (*ThawFilesystemsResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{35}
+	return file_writer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ThawFilesystemsResponse) GetCount() int32 {
@@ -1955,7 +2212,7 @@ type FilesystemsFrozenRequest struct {
 
 func (x *FilesystemsFrozenRequest) Reset() {
 	*x = FilesystemsFrozenRequest{}
-	mi := &file_writer_proto_msgTypes[36]
+	mi := &file_writer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2224,7 @@ func (x *FilesystemsFrozenRequest) String() string {
 func (*FilesystemsFrozenRequest) ProtoMessage() {}
 
 func (x *FilesystemsFrozenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[36]
+	mi := &file_writer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2237,7 @@ func (x *FilesystemsFrozenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesystemsFrozenRequest.ProtoReflect.Descriptor instead.
 func (*FilesystemsFrozenRequest) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{36}
+	return file_writer_proto_rawDescGZIP(), []int{39}
 }
 
 type FilesystemsFrozenResponse struct {
@@ -1992,7 +2249,7 @@ type FilesystemsFrozenResponse struct {
 
 func (x *FilesystemsFrozenResponse) Reset() {
 	*x = FilesystemsFrozenResponse{}
-	mi := &file_writer_proto_msgTypes[37]
+	mi := &file_writer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2261,7 @@ func (x *FilesystemsFrozenResponse) String() string {
 func (*FilesystemsFrozenResponse) ProtoMessage() {}
 
 func (x *FilesystemsFrozenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_writer_proto_msgTypes[37]
+	mi := &file_writer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2274,7 @@ func (x *FilesystemsFrozenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesystemsFrozenResponse.ProtoReflect.Descriptor instead.
 func (*FilesystemsFrozenResponse) Descriptor() ([]byte, []int) {
-	return file_writer_proto_rawDescGZIP(), []int{37}
+	return file_writer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FilesystemsFrozenResponse) GetFrozen() bool {
@@ -2061,10 +2318,24 @@ const file_writer_proto_rawDesc = "" +
 	"\n" +
 	"components\x18\x05 \x03(\tR\n" +
 	"components\x12\x1b\n" +
-	"\tbudget_ms\x18\x06 \x01(\x03R\bbudgetMs\"C\n" +
+	"\tbudget_ms\x18\x06 \x01(\x03R\bbudgetMs\"{\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\tR\x06serial\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x19\n" +
+	"\bleft_out\x18\x05 \x01(\tR\aleftOut\"K\n" +
+	"\tComponent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05files\x18\x02 \x03(\tR\x05files\x12\x14\n" +
+	"\x05disks\x18\x03 \x03(\tR\x05disks\"o\n" +
 	"\x0ePrepareRequest\x121\n" +
-	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\"\x11\n" +
-	"\x0fPrepareResponse\"B\n" +
+	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\x12*\n" +
+	"\x05disks\x18\x02 \x03(\v2\x14.lull.plugin.v1.DiskR\x05disks\"L\n" +
+	"\x0fPrepareResponse\x129\n" +
+	"\n" +
+	"components\x18\x01 \x03(\v2\x19.lull.plugin.v1.ComponentR\n" +
+	"components\"B\n" +
 	"\rFreezeRequest\x121\n" +
 	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\"\x10\n" +
 	"\x0eFreezeResponse\"@\n" +
@@ -2075,9 +2346,17 @@ const file_writer_proto_rawDesc = "" +
 	"\x13PostSnapshotRequest\x121\n" +
 	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\"2\n" +
 	"\x14PostSnapshotResponse\x12\x1a\n" +
-	"\bdocument\x18\x01 \x01(\fR\bdocument\"D\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\"\xa5\x01\n" +
+	"\aOutcome\x127\n" +
+	"\tcomponent\x18\x01 \x01(\v2\x19.lull.plugin.v1.ComponentR\tcomponent\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\bR\tsucceeded\x12+\n" +
+	"\x05level\x18\x03 \x01(\x0e2\x15.lull.plugin.v1.LevelR\x05level\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xbc\x01\n" +
 	"\x0fCompleteRequest\x121\n" +
-	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\"\x12\n" +
+	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\x12\x14\n" +
+	"\x05point\x18\x02 \x01(\tR\x05point\x12+\n" +
+	"\x05level\x18\x03 \x01(\x0e2\x15.lull.plugin.v1.LevelR\x05level\x123\n" +
+	"\boutcomes\x18\x04 \x03(\v2\x17.lull.plugin.v1.OutcomeR\boutcomes\"\x12\n" +
 	"\x10CompleteResponse\"A\n" +
 	"\fAbortRequest\x121\n" +
 	"\arequest\x18\x01 \x01(\v2\x17.lull.plugin.v1.RequestR\arequest\"\x0f\n" +
@@ -2128,11 +2407,13 @@ const file_writer_proto_rawDesc = "" +
 	"\x10TIER_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eTIER_FRONT_END\x10\x01\x12\x11\n" +
 	"\rTIER_BACK_END\x10\x02\x12\x0f\n" +
-	"\vTIER_SYSTEM\x10\x03*K\n" +
+	"\vTIER_SYSTEM\x10\x03*s\n" +
 	"\x05Level\x12\x15\n" +
 	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10LEVEL_FILESYSTEM\x10\x01\x12\x15\n" +
-	"\x11LEVEL_APPLICATION\x10\x02*\xe3\x01\n" +
+	"\x11LEVEL_APPLICATION\x10\x02\x12\x0f\n" +
+	"\vLEVEL_CRASH\x10\x03\x12\x15\n" +
+	"\x11LEVEL_SAVED_STATE\x10\x04*\xe3\x01\n" +
 	"\fFailureClass\x12\x1d\n" +
 	"\x19FAILURE_CLASS_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bFAILURE_CLASS_NOT_RETRYABLE\x10\x01\x12\x1b\n" +
@@ -2183,7 +2464,7 @@ func file_writer_proto_rawDescGZIP() []byte {
 }
 
 var file_writer_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_writer_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_writer_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_writer_proto_goTypes = []any{
 	(Tier)(0),                         // 0: lull.plugin.v1.Tier
 	(Level)(0),                        // 1: lull.plugin.v1.Level
@@ -2197,36 +2478,39 @@ var file_writer_proto_goTypes = []any{
 	(*RestoreRequest)(nil),            // 9: lull.plugin.v1.RestoreRequest
 	(*IdentifyRequest)(nil),           // 10: lull.plugin.v1.IdentifyRequest
 	(*IdentifyResponse)(nil),          // 11: lull.plugin.v1.IdentifyResponse
-	(*PrepareRequest)(nil),            // 12: lull.plugin.v1.PrepareRequest
-	(*PrepareResponse)(nil),           // 13: lull.plugin.v1.PrepareResponse
-	(*FreezeRequest)(nil),             // 14: lull.plugin.v1.FreezeRequest
-	(*FreezeResponse)(nil),            // 15: lull.plugin.v1.FreezeResponse
-	(*ThawRequest)(nil),               // 16: lull.plugin.v1.ThawRequest
-	(*ThawResponse)(nil),              // 17: lull.plugin.v1.ThawResponse
-	(*PostSnapshotRequest)(nil),       // 18: lull.plugin.v1.PostSnapshotRequest
-	(*PostSnapshotResponse)(nil),      // 19: lull.plugin.v1.PostSnapshotResponse
-	(*CompleteRequest)(nil),           // 20: lull.plugin.v1.CompleteRequest
-	(*CompleteResponse)(nil),          // 21: lull.plugin.v1.CompleteResponse
-	(*AbortRequest)(nil),              // 22: lull.plugin.v1.AbortRequest
-	(*AbortResponse)(nil),             // 23: lull.plugin.v1.AbortResponse
-	(*PreRestoreRequest)(nil),         // 24: lull.plugin.v1.PreRestoreRequest
-	(*PreRestoreResponse)(nil),        // 25: lull.plugin.v1.PreRestoreResponse
-	(*PostRestoreRequest)(nil),        // 26: lull.plugin.v1.PostRestoreRequest
-	(*PostRestoreResponse)(nil),       // 27: lull.plugin.v1.PostRestoreResponse
-	(*InfoRequest)(nil),               // 28: lull.plugin.v1.InfoRequest
-	(*InfoResponse)(nil),              // 29: lull.plugin.v1.InfoResponse
-	(*ExecRequest)(nil),               // 30: lull.plugin.v1.ExecRequest
-	(*ExecResponse)(nil),              // 31: lull.plugin.v1.ExecResponse
-	(*ReadFileRequest)(nil),           // 32: lull.plugin.v1.ReadFileRequest
-	(*ReadFileResponse)(nil),          // 33: lull.plugin.v1.ReadFileResponse
-	(*WriteFileRequest)(nil),          // 34: lull.plugin.v1.WriteFileRequest
-	(*WriteFileResponse)(nil),         // 35: lull.plugin.v1.WriteFileResponse
-	(*FreezeFilesystemsRequest)(nil),  // 36: lull.plugin.v1.FreezeFilesystemsRequest
-	(*FreezeFilesystemsResponse)(nil), // 37: lull.plugin.v1.FreezeFilesystemsResponse
-	(*ThawFilesystemsRequest)(nil),    // 38: lull.plugin.v1.ThawFilesystemsRequest
-	(*ThawFilesystemsResponse)(nil),   // 39: lull.plugin.v1.ThawFilesystemsResponse
-	(*FilesystemsFrozenRequest)(nil),  // 40: lull.plugin.v1.FilesystemsFrozenRequest
-	(*FilesystemsFrozenResponse)(nil), // 41: lull.plugin.v1.FilesystemsFrozenResponse
+	(*Disk)(nil),                      // 12: lull.plugin.v1.Disk
+	(*Component)(nil),                 // 13: lull.plugin.v1.Component
+	(*PrepareRequest)(nil),            // 14: lull.plugin.v1.PrepareRequest
+	(*PrepareResponse)(nil),           // 15: lull.plugin.v1.PrepareResponse
+	(*FreezeRequest)(nil),             // 16: lull.plugin.v1.FreezeRequest
+	(*FreezeResponse)(nil),            // 17: lull.plugin.v1.FreezeResponse
+	(*ThawRequest)(nil),               // 18: lull.plugin.v1.ThawRequest
+	(*ThawResponse)(nil),              // 19: lull.plugin.v1.ThawResponse
+	(*PostSnapshotRequest)(nil),       // 20: lull.plugin.v1.PostSnapshotRequest
+	(*PostSnapshotResponse)(nil),      // 21: lull.plugin.v1.PostSnapshotResponse
+	(*Outcome)(nil),                   // 22: lull.plugin.v1.Outcome
+	(*CompleteRequest)(nil),           // 23: lull.plugin.v1.CompleteRequest
+	(*CompleteResponse)(nil),          // 24: lull.plugin.v1.CompleteResponse
+	(*AbortRequest)(nil),              // 25: lull.plugin.v1.AbortRequest
+	(*AbortResponse)(nil),             // 26: lull.plugin.v1.AbortResponse
+	(*PreRestoreRequest)(nil),         // 27: lull.plugin.v1.PreRestoreRequest
+	(*PreRestoreResponse)(nil),        // 28: lull.plugin.v1.PreRestoreResponse
+	(*PostRestoreRequest)(nil),        // 29: lull.plugin.v1.PostRestoreRequest
+	(*PostRestoreResponse)(nil),       // 30: lull.plugin.v1.PostRestoreResponse
+	(*InfoRequest)(nil),               // 31: lull.plugin.v1.InfoRequest
+	(*InfoResponse)(nil),              // 32: lull.plugin.v1.InfoResponse
+	(*ExecRequest)(nil),               // 33: lull.plugin.v1.ExecRequest
+	(*ExecResponse)(nil),              // 34: lull.plugin.v1.ExecResponse
+	(*ReadFileRequest)(nil),           // 35: lull.plugin.v1.ReadFileRequest
+	(*ReadFileResponse)(nil),          // 36: lull.plugin.v1.ReadFileResponse
+	(*WriteFileRequest)(nil),          // 37: lull.plugin.v1.WriteFileRequest
+	(*WriteFileResponse)(nil),         // 38: lull.plugin.v1.WriteFileResponse
+	(*FreezeFilesystemsRequest)(nil),  // 39: lull.plugin.v1.FreezeFilesystemsRequest
+	(*FreezeFilesystemsResponse)(nil), // 40: lull.plugin.v1.FreezeFilesystemsResponse
+	(*ThawFilesystemsRequest)(nil),    // 41: lull.plugin.v1.ThawFilesystemsRequest
+	(*ThawFilesystemsResponse)(nil),   // 42: lull.plugin.v1.ThawFilesystemsResponse
+	(*FilesystemsFrozenRequest)(nil),  // 43: lull.plugin.v1.FilesystemsFrozenRequest
+	(*FilesystemsFrozenResponse)(nil), // 44: lull.plugin.v1.FilesystemsFrozenResponse
 }
 var file_writer_proto_depIdxs = []int32{
 	2,  // 0: lull.plugin.v1.Failure.class:type_name -> lull.plugin.v1.FailureClass
@@ -2234,52 +2518,58 @@ var file_writer_proto_depIdxs = []int32{
 	0,  // 2: lull.plugin.v1.IdentifyResponse.tier:type_name -> lull.plugin.v1.Tier
 	1,  // 3: lull.plugin.v1.IdentifyResponse.level:type_name -> lull.plugin.v1.Level
 	8,  // 4: lull.plugin.v1.PrepareRequest.request:type_name -> lull.plugin.v1.Request
-	8,  // 5: lull.plugin.v1.FreezeRequest.request:type_name -> lull.plugin.v1.Request
-	8,  // 6: lull.plugin.v1.ThawRequest.request:type_name -> lull.plugin.v1.Request
-	8,  // 7: lull.plugin.v1.PostSnapshotRequest.request:type_name -> lull.plugin.v1.Request
-	8,  // 8: lull.plugin.v1.CompleteRequest.request:type_name -> lull.plugin.v1.Request
-	8,  // 9: lull.plugin.v1.AbortRequest.request:type_name -> lull.plugin.v1.Request
-	9,  // 10: lull.plugin.v1.PreRestoreRequest.request:type_name -> lull.plugin.v1.RestoreRequest
-	9,  // 11: lull.plugin.v1.PostRestoreRequest.request:type_name -> lull.plugin.v1.RestoreRequest
-	6,  // 12: lull.plugin.v1.Writer.Connect:input_type -> lull.plugin.v1.ConnectRequest
-	10, // 13: lull.plugin.v1.Writer.Identify:input_type -> lull.plugin.v1.IdentifyRequest
-	12, // 14: lull.plugin.v1.Writer.Prepare:input_type -> lull.plugin.v1.PrepareRequest
-	14, // 15: lull.plugin.v1.Writer.Freeze:input_type -> lull.plugin.v1.FreezeRequest
-	16, // 16: lull.plugin.v1.Writer.Thaw:input_type -> lull.plugin.v1.ThawRequest
-	18, // 17: lull.plugin.v1.Writer.PostSnapshot:input_type -> lull.plugin.v1.PostSnapshotRequest
-	20, // 18: lull.plugin.v1.Writer.Complete:input_type -> lull.plugin.v1.CompleteRequest
-	22, // 19: lull.plugin.v1.Writer.Abort:input_type -> lull.plugin.v1.AbortRequest
-	24, // 20: lull.plugin.v1.Writer.PreRestore:input_type -> lull.plugin.v1.PreRestoreRequest
-	26, // 21: lull.plugin.v1.Writer.PostRestore:input_type -> lull.plugin.v1.PostRestoreRequest
-	28, // 22: lull.plugin.v1.Guest.Info:input_type -> lull.plugin.v1.InfoRequest
-	30, // 23: lull.plugin.v1.Guest.Exec:input_type -> lull.plugin.v1.ExecRequest
-	32, // 24: lull.plugin.v1.Guest.ReadFile:input_type -> lull.plugin.v1.ReadFileRequest
-	34, // 25: lull.plugin.v1.Guest.WriteFile:input_type -> lull.plugin.v1.WriteFileRequest
-	36, // 26: lull.plugin.v1.Guest.FreezeFilesystems:input_type -> lull.plugin.v1.FreezeFilesystemsRequest
-	38, // 27: lull.plugin.v1.Guest.ThawFilesystems:input_type -> lull.plugin.v1.ThawFilesystemsRequest
-	40, // 28: lull.plugin.v1.Guest.FilesystemsFrozen:input_type -> lull.plugin.v1.FilesystemsFrozenRequest
-	7,  // 29: lull.plugin.v1.Writer.Connect:output_type -> lull.plugin.v1.ConnectResponse
-	11, // 30: lull.plugin.v1.Writer.Identify:output_type -> lull.plugin.v1.IdentifyResponse
-	13, // 31: lull.plugin.v1.Writer.Prepare:output_type -> lull.plugin.v1.PrepareResponse
-	15, // 32: lull.plugin.v1.Writer.Freeze:output_type -> lull.plugin.v1.FreezeResponse
-	17, // 33: lull.plugin.v1.Writer.Thaw:output_type -> lull.plugin.v1.ThawResponse
-	19, // 34: lull.plugin.v1.Writer.PostSnapshot:output_type -> lull.plugin.v1.PostSnapshotResponse
-	21, // 35: lull.plugin.v1.Writer.Complete:output_type -> lull.plugin.v1.CompleteResponse
-	23, // 36: lull.plugin.v1.Writer.Abort:output_type -> lull.plugin.v1.AbortResponse
-	25, // 37: lull.plugin.v1.Writer.PreRestore:output_type -> lull.plugin.v1.PreRestoreResponse
-	27, // 38: lull.plugin.v1.Writer.PostRestore:output_type -> lull.plugin.v1.PostRestoreResponse
-	29, // 39: lull.plugin.v1.Guest.Info:output_type -> lull.plugin.v1.InfoResponse
-	31, // 40: lull.plugin.v1.Guest.Exec:output_type -> lull.plugin.v1.ExecResponse
-	33, // 41: lull.plugin.v1.Guest.ReadFile:output_type -> lull.plugin.v1.ReadFileResponse
-	35, // 42: lull.plugin.v1.Guest.WriteFile:output_type -> lull.plugin.v1.WriteFileResponse
-	37, // 43: lull.plugin.v1.Guest.FreezeFilesystems:output_type -> lull.plugin.v1.FreezeFilesystemsResponse
-	39, // 44: lull.plugin.v1.Guest.ThawFilesystems:output_type -> lull.plugin.v1.ThawFilesystemsResponse
-	41, // 45: lull.plugin.v1.Guest.FilesystemsFrozen:output_type -> lull.plugin.v1.FilesystemsFrozenResponse
-	29, // [29:46] is the sub-list for method output_type
-	12, // [12:29] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	12, // 5: lull.plugin.v1.PrepareRequest.disks:type_name -> lull.plugin.v1.Disk
+	13, // 6: lull.plugin.v1.PrepareResponse.components:type_name -> lull.plugin.v1.Component
+	8,  // 7: lull.plugin.v1.FreezeRequest.request:type_name -> lull.plugin.v1.Request
+	8,  // 8: lull.plugin.v1.ThawRequest.request:type_name -> lull.plugin.v1.Request
+	8,  // 9: lull.plugin.v1.PostSnapshotRequest.request:type_name -> lull.plugin.v1.Request
+	13, // 10: lull.plugin.v1.Outcome.component:type_name -> lull.plugin.v1.Component
+	1,  // 11: lull.plugin.v1.Outcome.level:type_name -> lull.plugin.v1.Level
+	8,  // 12: lull.plugin.v1.CompleteRequest.request:type_name -> lull.plugin.v1.Request
+	1,  // 13: lull.plugin.v1.CompleteRequest.level:type_name -> lull.plugin.v1.Level
+	22, // 14: lull.plugin.v1.CompleteRequest.outcomes:type_name -> lull.plugin.v1.Outcome
+	8,  // 15: lull.plugin.v1.AbortRequest.request:type_name -> lull.plugin.v1.Request
+	9,  // 16: lull.plugin.v1.PreRestoreRequest.request:type_name -> lull.plugin.v1.RestoreRequest
+	9,  // 17: lull.plugin.v1.PostRestoreRequest.request:type_name -> lull.plugin.v1.RestoreRequest
+	6,  // 18: lull.plugin.v1.Writer.Connect:input_type -> lull.plugin.v1.ConnectRequest
+	10, // 19: lull.plugin.v1.Writer.Identify:input_type -> lull.plugin.v1.IdentifyRequest
+	14, // 20: lull.plugin.v1.Writer.Prepare:input_type -> lull.plugin.v1.PrepareRequest
+	16, // 21: lull.plugin.v1.Writer.Freeze:input_type -> lull.plugin.v1.FreezeRequest
+	18, // 22: lull.plugin.v1.Writer.Thaw:input_type -> lull.plugin.v1.ThawRequest
+	20, // 23: lull.plugin.v1.Writer.PostSnapshot:input_type -> lull.plugin.v1.PostSnapshotRequest
+	23, // 24: lull.plugin.v1.Writer.Complete:input_type -> lull.plugin.v1.CompleteRequest
+	25, // 25: lull.plugin.v1.Writer.Abort:input_type -> lull.plugin.v1.AbortRequest
+	27, // 26: lull.plugin.v1.Writer.PreRestore:input_type -> lull.plugin.v1.PreRestoreRequest
+	29, // 27: lull.plugin.v1.Writer.PostRestore:input_type -> lull.plugin.v1.PostRestoreRequest
+	31, // 28: lull.plugin.v1.Guest.Info:input_type -> lull.plugin.v1.InfoRequest
+	33, // 29: lull.plugin.v1.Guest.Exec:input_type -> lull.plugin.v1.ExecRequest
+	35, // 30: lull.plugin.v1.Guest.ReadFile:input_type -> lull.plugin.v1.ReadFileRequest
+	37, // 31: lull.plugin.v1.Guest.WriteFile:input_type -> lull.plugin.v1.WriteFileRequest
+	39, // 32: lull.plugin.v1.Guest.FreezeFilesystems:input_type -> lull.plugin.v1.FreezeFilesystemsRequest
+	41, // 33: lull.plugin.v1.Guest.ThawFilesystems:input_type -> lull.plugin.v1.ThawFilesystemsRequest
+	43, // 34: lull.plugin.v1.Guest.FilesystemsFrozen:input_type -> lull.plugin.v1.FilesystemsFrozenRequest
+	7,  // 35: lull.plugin.v1.Writer.Connect:output_type -> lull.plugin.v1.ConnectResponse
+	11, // 36: lull.plugin.v1.Writer.Identify:output_type -> lull.plugin.v1.IdentifyResponse
+	15, // 37: lull.plugin.v1.Writer.Prepare:output_type -> lull.plugin.v1.PrepareResponse
+	17, // 38: lull.plugin.v1.Writer.Freeze:output_type -> lull.plugin.v1.FreezeResponse
+	19, // 39: lull.plugin.v1.Writer.Thaw:output_type -> lull.plugin.v1.ThawResponse
+	21, // 40: lull.plugin.v1.Writer.PostSnapshot:output_type -> lull.plugin.v1.PostSnapshotResponse
+	24, // 41: lull.plugin.v1.Writer.Complete:output_type -> lull.plugin.v1.CompleteResponse
+	26, // 42: lull.plugin.v1.Writer.Abort:output_type -> lull.plugin.v1.AbortResponse
+	28, // 43: lull.plugin.v1.Writer.PreRestore:output_type -> lull.plugin.v1.PreRestoreResponse
+	30, // 44: lull.plugin.v1.Writer.PostRestore:output_type -> lull.plugin.v1.PostRestoreResponse
+	32, // 45: lull.plugin.v1.Guest.Info:output_type -> lull.plugin.v1.InfoResponse
+	34, // 46: lull.plugin.v1.Guest.Exec:output_type -> lull.plugin.v1.ExecResponse
+	36, // 47: lull.plugin.v1.Guest.ReadFile:output_type -> lull.plugin.v1.ReadFileResponse
+	38, // 48: lull.plugin.v1.Guest.WriteFile:output_type -> lull.plugin.v1.WriteFileResponse
+	40, // 49: lull.plugin.v1.Guest.FreezeFilesystems:output_type -> lull.plugin.v1.FreezeFilesystemsResponse
+	42, // 50: lull.plugin.v1.Guest.ThawFilesystems:output_type -> lull.plugin.v1.ThawFilesystemsResponse
+	44, // 51: lull.plugin.v1.Guest.FilesystemsFrozen:output_type -> lull.plugin.v1.FilesystemsFrozenResponse
+	35, // [35:52] is the sub-list for method output_type
+	18, // [18:35] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_writer_proto_init() }
@@ -2293,7 +2583,7 @@ func file_writer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_writer_proto_rawDesc), len(file_writer_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   38,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

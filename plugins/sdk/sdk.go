@@ -11,6 +11,16 @@ import (
 type (
 	// Request is the run that a call belongs to.
 	Request = quiesce.Request
+	// PrepareRequest is what a writer is told before the window.
+	PrepareRequest = quiesce.PrepareRequest
+	// CompleteRequest is what it is told of the restore point.
+	CompleteRequest = quiesce.CompleteRequest
+	// Disk is one disk of the VM.
+	Disk = quiesce.Disk
+	// Component is a part of an application.
+	Component = quiesce.Component
+	// Outcome is what became of one in a restore point.
+	Outcome = quiesce.Outcome
 	// RestoreRequest is the restore that a call belongs to.
 	RestoreRequest = quiesce.RestoreRequest
 	// ThawResult is what Thaw found.
@@ -67,9 +77,10 @@ type Identifier interface {
 	Identify(ctx context.Context) (Identity, error)
 }
 
-// Preparer works ahead of the freeze window.
+// Preparer works ahead of the freeze window, and says what it found in the guest. FindDisk
+// helps to tell which disks of the guest will not be in the restore point.
 type Preparer interface {
-	Prepare(ctx context.Context, r Request) error
+	Prepare(ctx context.Context, r PrepareRequest) ([]Component, error)
 }
 
 // PostSnapshoter returns a document to store with the restore point.
@@ -77,9 +88,10 @@ type PostSnapshoter interface {
 	PostSnapshot(ctx context.Context, r Request) ([]byte, error)
 }
 
-// Completer hears that the restore point is durable.
+// Completer hears that the restore point is durable, and what became of each component.
+// Where logs are truncated, it is here, and only for components that succeeded.
 type Completer interface {
-	Complete(ctx context.Context, r Request) error
+	Complete(ctx context.Context, r CompleteRequest) error
 }
 
 // Aborter undoes whatever was done, by an earlier process of this plugin, too: one

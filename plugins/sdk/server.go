@@ -115,11 +115,15 @@ func (s *server) Identify(ctx context.Context, _ *proto.IdentifyRequest) (*proto
 
 // Prepare is optional.
 func (s *server) Prepare(ctx context.Context, r *proto.PrepareRequest) (*proto.PrepareResponse, error) {
-	return &proto.PrepareResponse{}, s.abortable(ctx, func(ctx context.Context) error {
-		if w, ok := s.writer.(Preparer); ok {
-			return w.Prepare(ctx, request(r.GetRequest()))
+	res := &proto.PrepareResponse{}
+	return res, s.abortable(ctx, func(ctx context.Context) error {
+		w, ok := s.writer.(Preparer)
+		if !ok {
+			return nil
 		}
-		return nil
+		found, err := w.Prepare(ctx, prepareRequest(r))
+		res.Components = components(found)
+		return err
 	})
 }
 
@@ -166,7 +170,7 @@ func (s *server) PostSnapshot(ctx context.Context, r *proto.PostSnapshotRequest)
 func (s *server) Complete(ctx context.Context, r *proto.CompleteRequest) (*proto.CompleteResponse, error) {
 	return &proto.CompleteResponse{}, s.abortable(ctx, func(ctx context.Context) error {
 		if w, ok := s.writer.(Completer); ok {
-			return w.Complete(ctx, request(r.GetRequest()))
+			return w.Complete(ctx, completeRequest(r))
 		}
 		return nil
 	})
@@ -207,12 +211,6 @@ func (s *server) PostRestore(ctx context.Context, r *proto.PostRestoreRequest) (
 		}
 		return nil
 	})
-}
-
-func request(r *proto.Request) Request { return Request{Run: r.GetRun(), VM: r.GetVm()} }
-
-func restoreRequest(r *proto.RestoreRequest) RestoreRequest {
-	return RestoreRequest{VM: r.GetVm(), Point: r.GetPoint(), Document: r.GetDocument()}
 }
 
 // programName makes a writer's name of the program's.

@@ -52,6 +52,8 @@ type kit struct {
 	Fixture
 	ctx context.Context
 	req quiesce.Request
+
+	found []quiesce.Component // by the last Prepare
 }
 
 func (k *kit) must(what string, err error) {
@@ -73,7 +75,10 @@ func (k *kit) wantFrozen(when string, want bool) {
 
 func (k *kit) prepareAndFreeze() {
 	k.Helper()
-	k.must("prepare", k.Writer.Prepare(k.ctx, k.req))
+	found, err := k.Writer.Prepare(k.ctx, quiesce.PrepareRequest{Request: k.req, Disks: Disks()})
+	k.must("prepare", err)
+	k.must("check components", quiesce.CheckComponents(found, Disks()))
+	k.found = found
 	k.wantFrozen("after prepare", false)
 	k.must("freeze", k.Writer.Freeze(k.ctx, k.req))
 	k.wantFrozen("after freeze", true)
@@ -107,7 +112,7 @@ func (k *kit) cycle() {
 		if len(doc) > quiesce.MaxDocument {
 			k.Fatalf("document of %d bytes, at most %d are allowed", len(doc), quiesce.MaxDocument)
 		}
-		k.must("complete", k.Writer.Complete(k.ctx, k.req))
+		k.must("complete", CompleteWith(k.ctx, k.Writer, k.req, k.found))
 		k.wantFrozen("after complete", false)
 	}
 }
@@ -121,7 +126,7 @@ func (k *kit) abortAnywhere() {
 		}
 	}
 	abort("at first")
-	k.must("prepare", k.Writer.Prepare(k.ctx, k.req))
+	k.must("prepare", PrepareOnly(k.ctx, k.Writer, k.req))
 	abort("after prepare")
 	k.prepareAndFreeze()
 	abort("after freeze")
@@ -149,7 +154,7 @@ func (k *kit) notHeld() {
 }
 
 func (k *kit) thawWithoutFreeze() {
-	k.must("prepare", k.Writer.Prepare(k.ctx, k.req))
+	k.must("prepare", PrepareOnly(k.ctx, k.Writer, k.req))
 	k.notHeld()
 }
 
@@ -160,7 +165,7 @@ func (k *kit) thawAfterAbort() {
 }
 
 func (k *kit) cancelledFreeze() {
-	k.must("prepare", k.Writer.Prepare(k.ctx, k.req))
+	k.must("prepare", PrepareOnly(k.ctx, k.Writer, k.req))
 	ctx, cancel := context.WithCancel(k.ctx)
 	cancel()
 	if err := k.Writer.Freeze(ctx, k.req); err == nil {
@@ -171,7 +176,7 @@ func (k *kit) cancelledFreeze() {
 }
 
 func (k *kit) abortBesideFreeze() {
-	k.must("prepare", k.Writer.Prepare(k.ctx, k.req))
+	k.must("prepare", PrepareOnly(k.ctx, k.Writer, k.req))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -195,7 +200,7 @@ func (k *kit) restore() {
 	k.must("thaw", err)
 	doc, err := k.Writer.PostSnapshot(k.ctx, k.req)
 	k.must("post-snapshot", err)
-	k.must("complete", k.Writer.Complete(k.ctx, k.req))
+	k.must("complete", CompleteLost(k.ctx, k.Writer, k.req, k.found))
 	r := quiesce.RestoreRequest{VM: k.req.VM, Point: "point-1", Document: doc}
 	for range 2 {
 		k.must("pre-restore", k.Writer.PreRestore(k.ctx, r))

@@ -33,7 +33,9 @@ type Writer struct {
 	ID       quiesce.Identity
 	Acts     map[Call]Act
 	Document []byte
-	Tape     *Tape // may be nil
+	// Components are what Prepare returns.
+	Components []quiesce.Component
+	Tape       *Tape // may be nil
 	// Guest, where set, is what Freeze and Thaw work on; else a flag is.
 	Guest *Guest
 
@@ -41,7 +43,11 @@ type Writer struct {
 	frozen bool
 	dead   bool
 	played map[Call]int
-	calls  map[chan struct{}]bool // under way; closed at their end
+
+	prepared  quiesce.PrepareRequest
+	completed quiesce.CompleteRequest
+
+	calls map[chan struct{}]bool // under way; closed at their end
 }
 
 // App is a well-behaved application writer of the back-end tier.
@@ -190,8 +196,28 @@ func (w *Writer) Identify(ctx context.Context) (quiesce.Identity, error) {
 }
 
 // Prepare plays the script.
-func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
-	return w.do(ctx, Prepare, nil)
+func (w *Writer) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quiesce.Component, error) {
+	return w.Components, w.do(ctx, Prepare, func() { w.hear(func() { w.prepared = r }) })
+}
+
+// Prepared is what the last Prepare that went well was told.
+func (w *Writer) Prepared() quiesce.PrepareRequest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.prepared
+}
+
+// Completed is what the last Complete that went well was told.
+func (w *Writer) Completed() quiesce.CompleteRequest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.completed
+}
+
+func (w *Writer) hear(note func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	note()
 }
 
 // Freeze plays the script.
@@ -213,8 +239,8 @@ func (w *Writer) PostSnapshot(ctx context.Context, _ quiesce.Request) ([]byte, e
 }
 
 // Complete plays the script.
-func (w *Writer) Complete(ctx context.Context, _ quiesce.Request) error {
-	return w.do(ctx, Complete, nil)
+func (w *Writer) Complete(ctx context.Context, r quiesce.CompleteRequest) error {
+	return w.do(ctx, Complete, func() { w.hear(func() { w.completed = r }) })
 }
 
 // Abort plays the script.

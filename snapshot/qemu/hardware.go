@@ -28,7 +28,7 @@ func (m *monitor) hardware(ctx context.Context, f found) (snapshot.Hardware, err
 		hw.Devices = append(hw.Devices, devices...)
 	}
 	assignDisks(hw.Devices, f)
-	return hw, nil
+	return hw, m.seenAs(ctx, hw.Devices)
 }
 
 func (m *monitor) identity(ctx context.Context, hw *snapshot.Hardware) error {

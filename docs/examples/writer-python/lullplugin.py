@@ -172,8 +172,8 @@ class Server:
             "Connect": self.call("Connect", pb.ConnectRequest, self.connect),
             "Identify": self.call("Identify", pb.IdentifyRequest, lambda r, c: self.writer.identify()),
         }
-        # Every method of the writer that is there is a call; the others answer
-        # UNIMPLEMENTED, which lull takes for "nothing to do".
+        # Every method of the writer that is there is a call, with its whole request; the
+        # others answer UNIMPLEMENTED, which lull takes for "nothing to do".
         for name, method, request, response in (
             ("Prepare", "prepare", pb.PrepareRequest, pb.PrepareResponse),
             ("Freeze", "freeze", pb.FreezeRequest, pb.FreezeResponse),
@@ -187,7 +187,7 @@ class Server:
             fn = getattr(self.writer, method, None)
             if fn:
                 handlers[name] = self.call(
-                    name, request, lambda r, c, fn=fn, response=response: fn(r.request, c.time_remaining()) or response()
+                    name, request, lambda r, c, fn=fn, response=response: fn(r, c.time_remaining()) or response()
                 )
         return grpc.method_handlers_generic_handler("lull.plugin.v1.Writer", handlers)
 

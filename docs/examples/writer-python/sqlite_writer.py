@@ -95,6 +95,8 @@ class SQLite:
 
     def prepare(self, _request, timeout):
         self.run(PROBE, timeout)
+        files = [self.database, self.database + "-wal"]
+        return pb.PrepareResponse(components=[pb.Component(name=self.database, files=files)])
 
     def freeze(self, _request, timeout):
         result = self.run(FREEZE, timeout)

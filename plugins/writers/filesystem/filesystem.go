@@ -77,16 +77,20 @@ func (w *Writer) Identify(context.Context) (quiesce.Identity, error) {
 }
 
 // Prepare finds out whether the guest answers, while there is time.
-func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
+func (w *Writer) Prepare(ctx context.Context, _ quiesce.PrepareRequest) ([]quiesce.Component, error) {
 	if w.guest == nil {
-		return failure(snapshot.ErrNoGuest)
+		return nil, failure(snapshot.ErrNoGuest)
 	}
 	w.begin()
 	if _, err := w.guest.Info(ctx); err != nil {
-		return failure(err)
+		return nil, failure(err)
 	}
 	w.hooks.mark(ctx, w)
-	return nil
+	var chosen []quiesce.Component
+	for _, m := range w.settings.MountPoints {
+		chosen = append(chosen, quiesce.Component{Name: m, Files: []string{m}})
+	}
+	return chosen, nil
 }
 
 // Freeze freezes the file systems of the guest, all or those that were chosen.
@@ -173,7 +177,7 @@ func (w *Writer) PostSnapshot(ctx context.Context, _ quiesce.Request) ([]byte, e
 }
 
 // Complete has nothing to do.
-func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
+func (w *Writer) Complete(context.Context, quiesce.CompleteRequest) error { return nil }
 
 // PreRestore has nothing to do.
 func (w *Writer) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }

@@ -68,7 +68,7 @@ func TestFailures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			w := filesystem.New(filesystem.Settings{}, test.guest)
 			for what, err := range map[string]error{
-				"prepare": w.Prepare(t.Context(), quiesce.Request{}),
+				"prepare": quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}),
 				"freeze":  w.Freeze(t.Context(), quiesce.Request{}),
 			} {
 				var f *quiesce.Failure
@@ -143,7 +143,7 @@ func TestFailedHooks(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			g := &withLog{quiescetest.NewGuest(), test.before}
 			w := filesystem.New(filesystem.Settings{}, g)
-			for _, err := range []error{w.Prepare(t.Context(), quiesce.Request{}), w.Freeze(t.Context(), quiesce.Request{})} {
+			for _, err := range []error{quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}), w.Freeze(t.Context(), quiesce.Request{})} {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -201,7 +201,7 @@ func TestAbortTriesAgain(t *testing.T) {
 func TestAbortWithoutFreeze(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := filesystem.New(filesystem.Settings{}, faulty(snapshot.ErrGuestSilent))
-		if err := w.Prepare(t.Context(), quiesce.Request{}); err == nil {
+		if err := quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}); err == nil {
 			t.Error("prepare: no error")
 		}
 		if err := w.Abort(t.Context(), quiesce.Request{}); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/mariadb"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 )
 
 // A process that is called mysqld and listens has a client beside it: it is not run.
@@ -52,7 +53,7 @@ func TestImpostor(t *testing.T) {
 	l.Close() // which takes its name away: a genuine client finds nobody
 	w := mariadb.New(writertest.NewHere(), mariadb.Settings{Only: []string{dir}, State: filepath.Join(t.TempDir(), "state")})
 	var f *quiesce.Failure
-	if err := w.Prepare(t.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Component != dir {
+	if err := quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}); !errors.As(err, &f) || f.Component != dir {
 		t.Errorf("prepare: %v, want a failure of %s", err, dir)
 	}
 	if text, err := os.ReadFile(marker); !errors.Is(err, fs.ErrNotExist) {

@@ -15,6 +15,7 @@ import (
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/mariadb"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
 
@@ -54,7 +55,7 @@ type rig struct {
 
 func (r *rig) prepare() {
 	r.Helper()
-	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); err != nil {
+	if err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}); err != nil {
 		r.Fatal(err)
 	}
 }
@@ -173,7 +174,7 @@ func lateFreeze(r *rig) {
 func elsewhere(r *rig) {
 	r.guest.Disks = writertest.PartitionedDisk + "23 22 0:50 / " + r.db.Data + "/t rw - tmpfs tmpfs rw\n"
 	var f *quiesce.Failure
-	err := r.writer.Prepare(r.Context(), quiesce.Request{})
+	err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{})
 	if !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Component != r.db.Data || !strings.Contains(err.Error(), `"tmpfs" (tmpfs)`) {
 		r.Errorf("prepare: %v, want a failure that names the place", err)
 	}
@@ -248,7 +249,7 @@ func pipe(r *rig) {
 	defer os.Remove(file)
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
-	if err := r.writer.Prepare(ctx, quiesce.Request{}); err != nil {
+	if err := quiescetest.PrepareOnly(ctx, r.writer, quiesce.Request{}); err != nil {
 		r.Error(err)
 	}
 }
@@ -271,7 +272,7 @@ func optionsFile(r *rig) {
 	}
 	write("'wrong horse'")
 	var f *quiesce.Failure
-	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Hint() == "" || strings.Contains(err.Error(), "horse") {
+	if err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Hint() == "" || strings.Contains(err.Error(), "horse") {
 		r.Errorf("prepare with a wrong password: %v", err)
 	}
 }

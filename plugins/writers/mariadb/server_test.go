@@ -11,6 +11,7 @@ import (
 
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 )
 
 const oneServer = `pid 160
@@ -118,7 +119,7 @@ func TestRefusals(t *testing.T) {
 				"mariadbd | mysqld": test.servers, "mountinfo": test.disks, "SHOW GLOBAL": test.is, "-name '*.isl'": test.files,
 			})
 			var f *quiesce.Failure
-			err := New(g, Settings{}).Prepare(t.Context(), quiesce.Request{})
+			err := quiescetest.PrepareOnly(t.Context(), New(g, Settings{}), quiesce.Request{})
 			if !errors.As(err, &f) || f.Class != test.class || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v, want %q of class %v", err, test.says, test.class)
 			}
@@ -133,7 +134,7 @@ func TestMySQLCycle(t *testing.T) {
 		"turn=$(($(number turn)": "7\n", "LOCK INSTANCE FOR BACKUP": "lull-locked\t0\tbin.000003\t157\tabc:1-5\nheld\n", "flock -w 5 8": "held\n",
 	})
 	w := New(g, Settings{})
-	if err := w.Prepare(t.Context(), quiesce.Request{}); err != nil {
+	if err := quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {

@@ -66,35 +66,35 @@ func New(guest snapshot.Guest, s Settings) *Writer {
 func Serve(settings string) error { return inguest.Serve(settings, New) }
 
 // Prepare finds the servers, and proves that all their files are on the VM's disks.
-func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
+func (w *Writer) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quiesce.Component, error) {
 	w.turn, w.found, w.at = 0, nil, nil
 	servers, err := w.find(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	storage, err := w.Hold.LookAtStorage(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var all []found
+	var components []quiesce.Component
 	for _, s := range servers {
 		f, err := w.prepare(ctx, s)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, file := range f.files {
-			if err := storage.Covered(file); err != nil {
-				return s.failure(quiesce.NotRetryable, err, "move it to a disk of the VM, and back it up by the server's own means until then")
-			}
+		one := quiesce.Component{Name: s.data, Files: f.files}
+		if one.Disks, err = storage.Covered(f.files, r.Disks); err != nil {
+			return nil, s.failure(quiesce.NotRetryable, err, inguest.HintMove(err, "the server"))
 		}
-		all = append(all, f)
+		all, components = append(all, f), append(components, one)
 	}
 	turn, err := w.Hold.Begin(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w.turn, w.found = turn, all
-	return nil
+	return components, nil
 }
 
 func (w *Writer) find(ctx context.Context) ([]server, error) {

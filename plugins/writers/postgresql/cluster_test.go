@@ -7,6 +7,7 @@ import (
 
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 )
 
 const twoClusters = `pid 150
@@ -88,7 +89,7 @@ func TestRefusals(t *testing.T) {
 				"postmaster.pid": test.clusters, "mountinfo": test.disks, versionSQL: test.version,
 			})
 			var f *quiesce.Failure
-			err := New(g, Settings{}).Prepare(t.Context(), quiesce.Request{})
+			err := quiescetest.PrepareOnly(t.Context(), New(g, Settings{}), quiesce.Request{})
 			if !errors.As(err, &f) || f.Class != test.class || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v, want %q of class %v", err, test.says, test.class)
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/postgresql"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 )
 
 // impostor is a process that is called postgres, in a folder that is anyone's, whoever
@@ -62,7 +63,7 @@ func TestImpostor(t *testing.T) {
 	}
 	w := postgresql.New(writertest.NewHere(), postgresql.Settings{Only: []string{dir}, ServiceFile: service, State: filepath.Join(t.TempDir(), "state")})
 	var f *quiesce.Failure
-	if err := w.Prepare(t.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Component != dir {
+	if err := quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}); !errors.As(err, &f) || f.Component != dir {
 		t.Errorf("prepare: %v, want a failure of %s", err, dir)
 	}
 	if text, err := os.ReadFile(marker); !errors.Is(err, fs.ErrNotExist) {
@@ -80,7 +81,7 @@ func TestPipe(t *testing.T) {
 	defer cancel()
 	w := postgresql.New(writertest.NewHere(), postgresql.Settings{Only: []string{dir}, State: filepath.Join(t.TempDir(), "state")})
 	var f *quiesce.Failure
-	if err := w.Prepare(ctx, quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotPresent {
+	if err := quiescetest.PrepareOnly(ctx, w, quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotPresent {
 		t.Errorf("prepare: %v, want that there is none", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/plugins/writers/postgresql"
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
 
@@ -59,7 +60,7 @@ func (r *rig) runs() {
 
 func (r *rig) freeze() {
 	r.Helper()
-	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); err != nil {
+	if err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}); err != nil {
 		r.Fatal(err)
 	}
 	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); err != nil {
@@ -174,7 +175,7 @@ func askedToEnd(r *rig) {
 
 // A freeze that was given up, and comes after the abort.
 func lateFreeze(r *rig) {
-	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); err != nil {
+	if err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}); err != nil {
 		r.Fatal(err)
 	}
 	if err := postgresql.New(r.guest, r.settings).Abort(r.Context(), quiesce.Request{}); err != nil {
@@ -193,7 +194,7 @@ func lateFreeze(r *rig) {
 func elsewhere(r *rig) {
 	r.guest.Disks = writertest.PartitionedDisk + "23 22 0:50 / " + filepath.Dir(r.db.Data) + " rw - nfs4 filer:/pg rw\n"
 	var f *quiesce.Failure
-	err := r.writer.Prepare(r.Context(), quiesce.Request{})
+	err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{})
 	if !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Component != r.db.Data || !strings.Contains(err.Error(), `"filer:/pg" (nfs4)`) {
 		r.Errorf("prepare: %v, want a failure that names the place", err)
 	}
@@ -220,7 +221,7 @@ func serviceFile(r *rig) {
 		}
 	}
 	write("correct horse")
-	r.await("read its new pg_hba.conf", func() bool { return r.writer.Prepare(r.Context(), quiesce.Request{}) == nil })
+	r.await("read its new pg_hba.conf", func() bool { return quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}) == nil })
 	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); err != nil {
 		r.Fatal(err)
 	}
@@ -229,7 +230,7 @@ func serviceFile(r *rig) {
 	}
 	write("wrong horse")
 	var f *quiesce.Failure
-	if err := r.writer.Prepare(r.Context(), quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Hint() == "" || strings.Contains(err.Error(), "horse") {
+	if err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}); !errors.As(err, &f) || f.Class != quiesce.NotRetryable || f.Hint() == "" || strings.Contains(err.Error(), "horse") {
 		r.Errorf("prepare with a wrong password: %v", err)
 	}
 }
@@ -241,7 +242,7 @@ func TestStandby(t *testing.T) {
 	s := settings(t, primary)
 	s.Only = append(s.Only, standby.Data)
 	w := postgresql.New(writertest.NewHere(primary.Env...), s)
-	if err := w.Prepare(t.Context(), quiesce.Request{}); err != nil {
+	if err := quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Freeze(t.Context(), quiesce.Request{}); err != nil {

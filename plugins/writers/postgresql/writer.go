@@ -61,29 +61,30 @@ func Serve(settings string) error { return inguest.Serve(settings, New) }
 
 // Prepare finds the servers, proves that all their files are on the VM's disks, and has
 // them write a checkpoint, so that recovery has little to do.
-func (w *Writer) Prepare(ctx context.Context, _ quiesce.Request) error {
+func (w *Writer) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quiesce.Component, error) {
 	w.turn, w.clusters, w.facts, w.wal = 0, nil, nil, nil
 	clusters, err := w.find(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := w.checkFiles(ctx, clusters); err != nil {
-		return err
+	components, err := w.checkFiles(ctx, clusters, r.Disks)
+	if err != nil {
+		return nil, err
 	}
 	var all []facts
 	for _, c := range clusters {
 		f, err := w.prepare(ctx, c)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		all = append(all, f)
 	}
 	turn, err := w.Hold.Begin(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w.turn, w.clusters, w.facts = turn, clusters, all
-	return nil
+	return components, nil
 }
 
 func (w *Writer) find(ctx context.Context) ([]cluster, error) {
@@ -119,20 +120,21 @@ func (c cluster) failure(class quiesce.Class, err error, next string) error {
 	return &quiesce.Failure{Class: class, Writer: Name, Component: c.data, Err: err, Next: next}
 }
 
-// checkFiles refuses servers with files that no restore point of this VM would have.
-func (w *Writer) checkFiles(ctx context.Context, clusters []cluster) error {
+// checkFiles refuses servers with files that this restore point of the VM would not have.
+func (w *Writer) checkFiles(ctx context.Context, clusters []cluster, disks []quiesce.Disk) ([]quiesce.Component, error) {
 	storage, err := w.Hold.LookAtStorage(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var all []quiesce.Component
 	for _, c := range clusters {
-		for _, file := range slices.Concat([]string{c.data, c.wal}, c.spaces) {
-			if err := storage.Covered(file); err != nil {
-				return c.failure(quiesce.NotRetryable, err, "move it to a disk of the VM, and back it up by PostgreSQL's own means until then")
-			}
+		one := quiesce.Component{Name: c.data, Files: slices.Concat([]string{c.data, c.wal}, c.spaces)}
+		if one.Disks, err = storage.Covered(one.Files, disks); err != nil {
+			return nil, c.failure(quiesce.NotRetryable, err, inguest.HintMove(err, "PostgreSQL"))
 		}
+		all = append(all, one)
 	}
-	return nil
+	return all, nil
 }
 
 // prepare asks a server who it is, and for a checkpoint. On a standby that is a restart point.

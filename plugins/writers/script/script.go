@@ -110,17 +110,17 @@ func (w *Writer) Identify(context.Context) (quiesce.Identity, error) {
 }
 
 // Prepare looks for the scripts, and undoes what an earlier lull may have left.
-func (w *Writer) Prepare(ctx context.Context, r quiesce.Request) error {
+func (w *Writer) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quiesce.Component, error) {
 	if err := w.present(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := w.thaw(ctx, r); err != nil {
-		return err
+	if _, err := w.thaw(ctx, r.Request); err != nil {
+		return nil, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.document = document{}
-	return nil
+	return nil, nil
 }
 
 // Freeze runs the freeze script.
@@ -189,7 +189,7 @@ func (w *Writer) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) 
 }
 
 // Complete has nothing to do.
-func (w *Writer) Complete(context.Context, quiesce.Request) error { return nil }
+func (w *Writer) Complete(context.Context, quiesce.CompleteRequest) error { return nil }
 
 // PreRestore has nothing to do.
 func (w *Writer) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }

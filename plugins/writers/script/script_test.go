@@ -142,7 +142,7 @@ func TestWordsAndOutput(t *testing.T) {
 func (a *app) cycle(w *script.Writer) {
 	a.t.Helper()
 	ctx := within(a.t)
-	if err := w.Prepare(ctx, request()); err != nil {
+	if err := quiescetest.PrepareOnly(ctx, w, request()); err != nil {
 		a.t.Fatal(err)
 	}
 	if err := w.Freeze(ctx, request()); err != nil {
@@ -285,7 +285,7 @@ func TestAbsent(t *testing.T) {
 	}{{"host", true, quiesce.NotRetryable}, {"guest", false, quiesce.NotPresent}} {
 		a.settings.Host = test.host
 		a.cleanGuestState()
-		err := script.New(a.settings, plugintest.Here()).Prepare(within(t), request())
+		err := quiescetest.PrepareOnly(within(t), script.New(a.settings, plugintest.Here()), request())
 		var f *quiesce.Failure
 		if !errors.As(err, &f) || f.Class != test.class {
 			t.Errorf("%s: %v, want class %v", test.name, err, test.class)

@@ -35,7 +35,7 @@ func (d *Database) Identify(context.Context) (quiesce.Identity, error) {
 }
 
 // Complete has nothing to do: what archives or expires logs is the server's own.
-func (d *Database) Complete(context.Context, quiesce.Request) error { return nil }
+func (d *Database) Complete(context.Context, quiesce.CompleteRequest) error { return nil }
 
 // PreRestore has nothing to do.
 func (d *Database) PreRestore(context.Context, quiesce.RestoreRequest) error { return nil }

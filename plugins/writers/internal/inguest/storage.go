@@ -6,15 +6,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lull-backup/lull/quiesce"
 )
 
 // storageScript prints the mounts, then of those without a device number of their own
 // what their source leads to, then the block devices: number, folder in sysfs, the
-// devices that each is made of, and the file below a loop device.
+// devices that each is made of, and the file below a loop device; of those that are no
+// partitions the size in sectors of 512 bytes, and the serial number. SCSI disks have that
+// in a page that begins with four bytes of its own.
 const storageScript = `
 cat /proc/self/mountinfo || exit 1
 while read -r id parent dev root folder rest; do
@@ -28,6 +34,11 @@ for d in /sys/class/block/*; do
     for s in slaves/*; do [ -e "$s" ] && parts="$parts ${s##*/}"; done
     echo "block $number $PWD$parts"
     [ -r loop/backing_file ] && read -r file <loop/backing_file && echo "loop $number $file"
+    [ ! -e partition ] && read -r size <size || continue
+    serial=
+    for s in serial device/serial; do [ -n "$serial" ] || [ ! -r $s ] || read -r serial <$s; done 2>/dev/null
+    [ -n "$serial" ] || [ ! -r device/vpd_pg80 ] || serial=$(tail -c +5 device/vpd_pg80 | tr -cd '[:graph:]')
+    echo "disk $number $size $serial"
 done
 exit 0`
 
@@ -35,8 +46,9 @@ exit 0`
 const (
 	maxMounts  = 10000
 	maxDevices = 10000
-	maxSteps   = 10000 // from a file to its disks
 )
+
+const sectorSize = 512
 
 // Storage is where the files of a guest lie, by its own word.
 type Storage struct {
@@ -52,6 +64,9 @@ type device struct {
 	folder string   // in sysfs
 	parts  []string // names of devices that it is made of
 	file   string   // below a loop device
+	whole  bool     // it is no partition
+	size   int64    // bytes; 0: not known
+	serial string
 }
 
 // LookAtStorage asks the guest.
@@ -97,6 +112,13 @@ func (s *Storage) line(f []string) error {
 		d := s.devices[f[1]]
 		d.file = strings.Join(f[2:], " ")
 		s.devices[f[1]] = d
+	case f[0] == "disk" && len(f) >= 3:
+		d := s.devices[f[1]]
+		if sectors, err := strconv.ParseInt(f[2], 10, 50); err == nil && sectors > 0 {
+			d.size = sectors * sectorSize
+		}
+		d.whole, d.serial = true, strings.Join(f[3:], " ")
+		s.devices[f[1]] = d
 	default:
 		return s.mountLine(f)
 	}
@@ -141,29 +163,89 @@ func unescape(s string) string {
 	return b.String()
 }
 
+// HintMove is what to do about files that a restore point would not have; whose says whose
+// they are.
+func HintMove(err error, whose string) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) && h.Hint() != "" {
+		return h.Hint()
+	}
+	if errors.Is(err, quiesce.ErrLeftOut) {
+		return "put right why the disk is left out, and back " + whose + " up by its own means until then"
+	}
+	return "move it to a disk of the VM, and back it up by " + whose + "'s own means until then"
+}
+
 // ErrElsewhere: a file is on none of the VM's disks, so no restore point has it.
 var ErrElsewhere = errors.New("which is none of the VM's disks")
 
-// Covered says whether a file or folder, a path without symbolic links, is on disks of
-// the VM, and so are the file systems mounted below it.
-func (s Storage) Covered(file string) error {
-	steps := maxSteps
-	if err := s.covered(file, &steps); err != nil {
-		return err
-	}
-	prefix := strings.TrimSuffix(path.Clean(file), "/") + "/"
-	for _, m := range s.mounts {
-		if strings.HasPrefix(m.folder, prefix) {
-			if err := s.covered(m.folder, &steps); err != nil {
-				return err
+// Covered says whether files or folders, paths without symbolic links, are on disks of
+// the VM that will be in the restore point, and so are the file systems mounted below them:
+// else that is ErrElsewhere or quiesce.ErrLeftOut. It names those disks, as far as they
+// are known.
+func (s Storage) Covered(files []string, disks []quiesce.Disk) (names []string, err error) {
+	way := descent{}
+	for _, file := range files {
+		if err := s.covered(file, way); err != nil {
+			return nil, err
+		}
+		prefix := strings.TrimSuffix(path.Clean(file), "/") + "/"
+		for _, m := range s.mounts {
+			if strings.HasPrefix(m.folder, prefix) {
+				if err := s.covered(m.folder, way); err != nil {
+					return nil, err
+				}
 			}
 		}
 	}
-	return nil
+	return s.inPoint(way, disks)
 }
 
-// covered counts steps down: what a guest says may go round in circles.
-func (s Storage) covered(file string, steps *int) error {
+// inPoint finds the disks at the end of a way among those of the VM.
+func (s Storage) inPoint(way descent, disks []quiesce.Disk) (names []string, err error) {
+	for _, number := range slices.Sorted(maps.Keys(way)) {
+		if !way[number].end {
+			continue
+		}
+		d := s.whole(number)
+		name, err := quiesce.Find(disks, quiesce.Disk{Size: d.size, Serial: d.serial, Address: address(d.folder)})
+		if err != nil {
+			return nil, fmt.Errorf("files are on %.100q: %w", path.Base(d.folder), err)
+		}
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// whole is the disk that a partition is on, or the device itself.
+func (s Storage) whole(number string) device {
+	d := s.devices[number]
+	if parent, ok := s.devices[s.byName[path.Base(path.Dir(d.folder))]]; ok && !d.whole && parent.folder == path.Dir(d.folder) {
+		return parent
+	}
+	return d
+}
+
+// address is the PCI device of a disk that has one to itself: virtio-blk, or NVMe. Behind the
+// controller of other disks there may be several.
+func address(folder string) string {
+	m := regexp.MustCompile(`/([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])/(?:virtio\d+/block|nvme)/`).FindStringSubmatch(folder + "/")
+	if m == nil {
+		return ""
+	}
+	return m[1]
+}
+
+// descent is the way down from files to disks: the devices on it, by their numbers. Each is
+// walked once, since what a guest says may go round in circles.
+type descent map[string]struct {
+	end, onDisks bool // it is a disk of the VM; it consists of such
+}
+
+func (s Storage) covered(file string, way descent) error {
 	m, ok := s.holder(path.Clean(file))
 	if !ok {
 		return fmt.Errorf("%.200q is on no file system that the guest names", file)
@@ -172,7 +254,7 @@ func (s Storage) covered(file string, steps *int) error {
 	if _, ok := s.devices[number]; !ok { // such as Btrfs: its number is no device's
 		number = s.byName[path.Base(s.links[m.source])]
 	}
-	if !s.onDisks(number, steps) {
+	if !s.onDisks(number, way) {
 		return fmt.Errorf("%.200q is on %.100q (%.20s), %w", file, m.source, m.kind, ErrElsewhere)
 	}
 	return nil
@@ -190,18 +272,27 @@ func (s Storage) holder(file string) (found mount, ok bool) {
 }
 
 // onDisks follows a device down to those that the VM gives the guest.
-func (s Storage) onDisks(number string, steps *int) bool {
+func (s Storage) onDisks(number string, way descent) bool {
 	d, ok := s.devices[number]
-	if *steps--; !ok || *steps < 0 {
+	if !ok {
 		return false
 	}
-	if d.file != "" {
-		return s.covered(d.file, steps) == nil
+	step, walked := way[number]
+	if walked {
+		return step.onDisks
 	}
-	if len(d.parts) > 0 {
-		return !slices.ContainsFunc(d.parts, func(name string) bool { return !s.onDisks(s.byName[name], steps) })
+	way[number] = step // for who comes here again on the way down
+	switch {
+	case d.file != "":
+		step.onDisks = s.covered(d.file, way) == nil
+	case len(d.parts) > 0:
+		step.onDisks = !slices.ContainsFunc(d.parts, func(name string) bool { return !s.onDisks(s.byName[name], way) })
+	default:
+		step.onDisks = isDisk(d.folder)
+		step.end = step.onDisks
 	}
-	return isDisk(d.folder)
+	way[number] = step
+	return step.onDisks
 }
 
 // isDisk tells a disk of the VM from what the kernel makes up, and from what comes

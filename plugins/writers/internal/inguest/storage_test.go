@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
+	"github.com/lull-backup/lull/quiesce"
 )
 
 // guestStorage is a guest with a partition, LVM over two disks, Btrfs, a loop device
@@ -51,13 +52,82 @@ func TestCovered(t *testing.T) {
 		"/srv/db/remote/": `"filer:/db" (nfs4)`,
 		"/round/db":       `"/dev/loop1"`,
 	} {
-		err := s.Covered(path)
+		_, err := s.Covered([]string{path}, nil)
 		switch {
 		case want == "" && err != nil:
 			t.Errorf("%s: %v", path, err)
 		case want != "" && (!errors.Is(err, inguest.ErrElsewhere) || !strings.Contains(err.Error(), want)):
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
+	}
+}
+
+// guestDisks is a guest with a virtio-blk disk with a partition, an NVMe and a SCSI disk, and LVM
+// over the latter two.
+const guestDisks = `22 1 254:1 / / rw - ext4 /dev/vda1 rw
+23 22 253:0 / /srv rw - xfs /dev/mapper/vg-srv rw
+block 254:0 /sys/devices/pci0000:00/0000:00:02.0/virtio1/block/vda
+disk 254:0 2097152 system
+block 254:1 /sys/devices/pci0000:00/0000:00:02.0/virtio1/block/vda/vda1
+block 259:0 /sys/devices/pci0000:00/0000:00:03.0/0000:01:00.0/nvme/nvme0/nvme0n1
+disk 259:0 4194304 nvme 1
+block 8:0 /sys/devices/pci0000:00/0000:00:05.0/virtio2/host2/target2:0:1/2:0:1:3/block/sda
+disk 8:0 4194304
+block 253:0 /sys/devices/virtual/block/dm-0 nvme0n1 sda
+disk 253:0 8380416
+`
+
+// Files on disks that the restore point will not have, or which may be such, are refused;
+// the others' disks are named.
+func TestCoveredByThePoint(t *testing.T) {
+	s, err := inguest.ParseStorage([]byte(guestDisks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := func(change func(byName map[string]*quiesce.Disk)) []quiesce.Disk {
+		disks := []quiesce.Disk{
+			{Name: "system", Size: 1 << 30, Address: "0000:00:02.0"}, {Name: "nvme", Size: 2 << 30, Serial: "nvme 1", Address: "0000:01:00.0"},
+			{Name: "scsi", Size: 2 << 30},
+		}
+		byName := map[string]*quiesce.Disk{}
+		for i := range disks {
+			byName[disks[i].Name] = &disks[i]
+		}
+		change(byName)
+		return disks
+	}
+	out := func(names ...string) func(map[string]*quiesce.Disk) {
+		return func(d map[string]*quiesce.Disk) {
+			for _, n := range names {
+				d[n].LeftOut = "not supported"
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		files []string
+		disks []quiesce.Disk
+		want  string // names; or what the error says
+	}{
+		"nothing is known":         {[]string{"/srv/db"}, nil, ""},
+		"on a partition":           {[]string{"/var/lib/mysql"}, all(out()), "system"},
+		"on two disks":             {[]string{"/srv/db", "/var/log"}, all(out()), "nvme system"}, // sda may be either
+		"another is left out":      {[]string{"/var/lib/mysql"}, all(out("nvme", "scsi")), "system"},
+		"it is left out":           {[]string{"/", "/var/lib/mysql"}, all(out("system")), `"vda": the restore point lacks the disk system`},
+		"part of LVM is left out":  {[]string{"/srv/db"}, all(out("nvme")), `"nvme0n1": the restore point lacks the disk`},
+		"it may be one left out":   {[]string{"/srv/db"}, all(out("scsi")), `"sda": the restore point lacks the disk, or cannot tell it from scsi`},
+		"mounted below, left out":  {[]string{"/"}, all(out("nvme")), "the restore point lacks the disk"},
+		"a disk of no known place": {[]string{"/"}, append(all(out()), quiesce.Disk{Name: "vhost", LeftOut: "served by another"}), "cannot tell it from vhost"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			names, err := s.Covered(test.files, test.disks)
+			got := strings.Join(names, " ")
+			if err != nil {
+				got = err.Error()
+			}
+			if errors.Is(err, quiesce.ErrLeftOut) != (err != nil) || err == nil && got != test.want || !strings.Contains(got, test.want) {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
 	}
 }
 
@@ -76,13 +146,14 @@ func TestCoveredEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Covered("/x"); !errors.Is(err, inguest.ErrElsewhere) {
+	if _, err := s.Covered([]string{"/x"}, nil); !errors.Is(err, inguest.ErrElsewhere) {
 		t.Errorf("%v, want %v", err, inguest.ErrElsewhere)
 	}
 }
 
 func FuzzStorage(f *testing.F) {
 	f.Add([]byte(guestStorage), "/srv/db")
+	f.Add([]byte(guestDisks), "/srv/db")
 	f.Add([]byte("1 0 7:0 / / - a b\nblock 7:0 /x\nloop 7:0 /y\n"), "/")
 	f.Add([]byte("36 35 98:0 /a\\04 /b rw - - - -\n"), "b")
 	f.Fuzz(func(t *testing.T, out []byte, path string) {
@@ -90,7 +161,8 @@ func FuzzStorage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if err := s.Covered(path); err != nil && len(err.Error()) > 2000 {
+		disks := []quiesce.Disk{{Name: "a", Size: 1 << 30, Address: "0000:00:02.0"}, {Name: "b", LeftOut: "x"}}
+		if _, err := s.Covered([]string{path, "/"}, disks); err != nil && len(err.Error()) > 2000 {
 			t.Errorf("an error of %d bytes", len(err.Error()))
 		}
 	})
