@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -13,7 +14,7 @@ import (
 type run struct {
 	Job
 	members []*member
-	unknown []string // writers that could not say who they are, and why
+	unknown []stranger
 	report  Report
 	taken   bool
 	armed   inForce // the Guards
@@ -41,7 +42,7 @@ func Do(ctx context.Context, job Job) (held *Held, err error) {
 	r := &run{Job: job, armed: inForce{guards: job.Guards}, report: Report{Asked: job.Policy.Ladder[0]}}
 	defer r.heard()
 	defer func() { r.disarm(ctx, err) }()
-	r.identify(ctx)
+	r.identify(ctx, everyone(job.Writers))
 	for _, level := range job.Policy.Ladder {
 		if level < job.Policy.Floor {
 			break
@@ -103,51 +104,78 @@ func (r *run) hold(ctx context.Context, members []*member) (*Held, error) {
 	return held, nil
 }
 
-// identify asks every writer who it is. Those that fail take no part.
-func (r *run) identify(ctx context.Context) {
+// stranger is a writer that has not said who it is.
+type stranger struct {
+	*member
+	err error // why; nil: it was not asked yet
+}
+
+// everyone are strangers at first. Until they have a name they have their place.
+func everyone(writers []Writer) []stranger {
+	var all []stranger
+	for i, w := range writers {
+		all = append(all, stranger{member: &member{w: w, id: Identity{Name: fmt.Sprint(i + 1)}}})
+	}
+	return all
+}
+
+// identify asks writers who they are. Those that fail take no part.
+func (r *run) identify(ctx context.Context, strangers []stranger) {
 	ctx, cancel := context.WithTimeout(ctx, r.Limits.Identify)
 	defer cancel()
-	members := make([]*member, len(r.Writers))
-	errs := make([]error, len(r.Writers))
 	var wg sync.WaitGroup
-	for i, w := range r.Writers {
-		m := &member{w: w, id: Identity{Name: fmt.Sprint(i + 1)}, log: r.Log}
-		members[i] = m
+	for i := range strangers {
+		s := &strangers[i]
+		s.log = r.Log
 		wg.Go(func() {
-			id, err := call(ctx, m, "identify", w.Identify)
+			id, err := call(ctx, s.member, "identify", s.w.Identify)
 			if err == nil {
-				err = m.failure(ctx, "identify", id.Check())
+				err = s.failure(ctx, "identify", id.Check())
 			}
-			if errs[i] = err; err == nil {
-				m.id, m.log = id, r.Log.With("writer", id.Name)
+			if s.err = err; err == nil {
+				s.id, s.log = id, r.Log.With("writer", id.Name)
 			}
 		})
 	}
 	wg.Wait()
-	r.admit(members, errs)
+	r.admit(strangers)
 }
 
-func (r *run) admit(members []*member, errs []error) {
-	names := map[string]bool{}
-	for i, m := range members {
+func (r *run) admit(strangers []stranger) {
+	r.unknown = nil
+	for _, s := range strangers {
+		taken := slices.ContainsFunc(r.members, func(m *member) bool { return m.id.Name == s.id.Name })
 		switch {
-		case errs[i] != nil && class(errs[i]) == NotPresent:
-		case errs[i] != nil:
-			r.unknown = append(r.unknown, errs[i].Error())
-		case names[m.id.Name]:
-			r.unknown = append(r.unknown, fmt.Sprintf("two writers are named %s", m.id.Name))
+		case s.err != nil && class(s.err) == NotPresent:
+		case s.err == nil && taken:
+			s.err = fmt.Errorf("two writers are named %s", s.id.Name)
+			r.unknown = append(r.unknown, s)
+		case s.err != nil:
+			r.unknown = append(r.unknown, s)
 		default:
-			names[m.id.Name] = true
-			r.members = append(r.members, m)
+			r.members = append(r.members, s.member)
 		}
 	}
+}
+
+// strange is why there are strangers. For a rung that fails for their sake: where all of them
+// may say later who they are, it may pass.
+func (r *run) strange() []string {
+	var why []string
+	passing := len(r.unknown) > 0
+	for _, s := range r.unknown {
+		why = append(why, describe(s.err))
+		passing = passing && class(s.err) == Retryable
+	}
+	r.passing = passing
+	return why
 }
 
 // choose returns the writers of a rung; none, and a reason, when the level
 // cannot be reached with those there are.
 func (r *run) choose(level Level) []*member {
 	if level == LevelApplication && len(r.unknown) > 0 {
-		r.reason(level, strings.Join(r.unknown, "; "))
+		r.reason(level, strings.Join(r.strange(), "; "))
 		return nil
 	}
 	var chosen []*member
@@ -169,7 +197,7 @@ func (r *run) choose(level Level) []*member {
 		r.reason(level, describe(r.NoGuest))
 		return nil
 	}
-	r.reason(level, strings.Join(append([]string{"no writer for it is in this guest"}, r.unknown...), "; "))
+	r.reason(level, strings.Join(append([]string{"no writer for it is in this guest"}, r.strange()...), "; "))
 	return nil
 }
 

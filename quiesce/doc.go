@@ -29,6 +29,13 @@
 // rung that fails ends the attempts of its writers with Abort; the next rung
 // starts new ones.
 //
+// Writers are told of the VM's disks, those that will be left out among them, and name the
+// components that they speak for. The report has an outcome for each component of each
+// writer that was asked to take part; those that did hear their own by Complete.
+//
+// A rung whose failure may pass is tried again (Retry): writers that could not say who they
+// are, too, are asked anew.
+//
 // Every call of a writer runs on a goroutine of its own and is given up when its
 // time is over, whatever the writer does. A call that was given up is followed:
 // Abort is called again and again until it succeeds with no earlier call left

@@ -25,14 +25,15 @@ func EnsureThawed(ctx context.Context, guest Thawer, log *slog.Logger) error {
 // AbortAll has writers undo what those of an earlier process may have left frozen, all
 // at once. They may have nothing to undo: the contract has it that Abort is called any
 // number of times, without a Freeze before. It gives up on who has not answered after the
-// default of Limits.Abort.
-func AbortAll(ctx context.Context, r Request, writers []Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, Limits{}.withDefaults().Abort)
-	defer cancel()
+// default of Limits.Abort, whatever such a writer does meanwhile.
+func AbortAll(ctx context.Context, r Request, writers []Writer, log *slog.Logger) error {
+	limit := Limits{}.withDefaults().Abort
 	errs := make([]error, len(writers))
 	var all sync.WaitGroup
 	for i, w := range writers {
-		all.Go(func() { errs[i] = w.Abort(ctx, r) })
+		all.Go(func() {
+			_, errs[i] = askWithin(ctx, log, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, w.Abort(ctx, r) })
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)

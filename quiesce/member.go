@@ -94,6 +94,20 @@ func ask[T any](ctx context.Context, log *slog.Logger, fn func(context.Context) 
 	return answers, ended
 }
 
+// askWithin is ask for whoever is waited for no longer than limit, whatever it does.
+func askWithin[T any](ctx context.Context, log *slog.Logger, limit time.Duration, fn func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	answers, _ := ask(ctx, log, fn)
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
+}
+
 // failure types an error and puts the writer's own name on it, whatever name
 // the writer gave itself in there.
 func (m *member) failure(ctx context.Context, what string, err error) error {

@@ -55,6 +55,7 @@ func (r *run) attempts(ctx context.Context, level Level) ([]*member, error) {
 		if err := sleep(ctx, r.Policy.Retry.Delay); err != nil {
 			return nil, err
 		}
+		r.identify(ctx, r.unknown)
 	}
 }
 

@@ -29,6 +29,7 @@ func TestRetry(t *testing.T) {
 	}{
 		{"freeze passes", quiescetest.Freeze, 2, quiesce.Retry{Attempts: 3, Delay: time.Minute, Until: time.Hour}, quiesce.LevelApplication, 2, "", 2 * time.Minute},
 		{"prepare passes", quiescetest.Prepare, 1, quiesce.Retry{Attempts: 3, Delay: time.Minute, Until: time.Hour}, quiesce.LevelApplication, 1, "", time.Minute},
+		{"identify passes", quiescetest.Identify, 2, quiesce.Retry{Attempts: 3, Delay: time.Minute, Until: time.Hour}, quiesce.LevelApplication, 2, "", 2 * time.Minute},
 		{"too few", quiescetest.Freeze, 0, quiesce.Retry{Attempts: 3, Delay: time.Minute, Until: time.Hour}, quiesce.LevelFilesystem, 2, "(attempt 3)", 2 * time.Minute},
 		{"too late", quiescetest.Freeze, 0, quiesce.Retry{Attempts: 100, Delay: time.Minute, Until: 150 * time.Second}, quiesce.LevelFilesystem, 2, "(attempt 3)", 2 * time.Minute},
 		{"none", quiescetest.Freeze, 1, quiesce.Retry{}, quiesce.LevelFilesystem, 0, "a checkpoint runs", 0},
@@ -52,7 +53,8 @@ func TestRetry(t *testing.T) {
 					t.Errorf("reasons %q, want %q", got, test.last)
 				}
 				for _, a := range r.Attempts {
-					if !strings.Contains(a, "application: writer db: retryable") {
+					// One that has not said who it is has its place for a name.
+					if !strings.Contains(a, "application: writer db: retryable") && !strings.Contains(a, "application: writer 2: retryable: identify") {
 						t.Errorf("attempt %q", a)
 					}
 				}

@@ -51,13 +51,11 @@ func (r *run) canSave(ctx context.Context) error {
 	if r.Saved == nil {
 		return errCannotSave
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.Limits.CheckSaved)
-	defer cancel()
-	answers, _ := ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.Saved.Check(ctx) })
-	select {
-	case a := <-answers:
-		return a.err
-	case <-ctx.Done():
-		return fmt.Errorf("no answer whether the memory can be saved: %w", context.Cause(ctx))
+	_, err := askWithin(ctx, r.Log, r.Limits.CheckSaved, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.Saved.Check(ctx)
+	})
+	if err != nil && (ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)) {
+		return fmt.Errorf("no answer whether the memory can be saved: %w", err)
 	}
+	return err
 }

@@ -148,7 +148,7 @@ func (r *run) thawGuest(ctx context.Context) error {
 }
 
 func (r *run) thawGuestOnce(ctx context.Context) error {
-	if _, err := askGuest(ctx, r, r.Guest.ThawFilesystems); err != nil && !errors.Is(err, snapshot.ErrGone) {
+	if _, err := askWithin(ctx, r.Log, oneTry, r.Guest.ThawFilesystems); err != nil && !errors.Is(err, snapshot.ErrGone) {
 		return err
 	}
 	frozen, err := r.guestFrozen(ctx)
@@ -159,26 +159,11 @@ func (r *run) thawGuestOnce(ctx context.Context) error {
 }
 
 func (r *run) guestFrozen(ctx context.Context) (bool, error) {
-	frozen, err := askGuest(ctx, r, r.Guest.FilesystemsFrozen)
+	frozen, err := askWithin(ctx, r.Log, oneTry, r.Guest.FilesystemsFrozen)
 	if errors.Is(err, snapshot.ErrGone) {
 		return false, nil
 	}
 	return frozen, err
-}
-
-// askGuest gives one question a deadline that holds even where the guest's side
-// ignores it.
-func askGuest[T any](ctx context.Context, r *run, fn func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, oneTry)
-	defer cancel()
-	answers, _ := ask(ctx, r.Log, fn)
-	select {
-	case a := <-answers:
-		return a.value, a.err
-	case <-ctx.Done():
-		var none T
-		return none, context.Cause(ctx)
-	}
 }
 
 func anyFroze(members []*member) bool {
