@@ -132,24 +132,18 @@ func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
 	if w.guest == nil || w.clean() {
 		return nil
 	}
-	var last error
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	err := quiesce.Insist(ctx, firstPause, lastPause, func() (bool, error) {
 		err := w.thawOnce(ctx)
-		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
-			w.proven()
-			return nil
+		if errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
+			err = nil
 		}
-		if last == nil || ctx.Err() == nil {
-			last = err // and not that time is over
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return failure(fmt.Errorf("thaw guest: %w", last))
-		}
+		return true, err
+	})
+	if err != nil {
+		return failure(fmt.Errorf("thaw guest: %w", err))
 	}
+	w.proven()
+	return nil
 }
 
 func (w *Writer) thawOnce(ctx context.Context) error {

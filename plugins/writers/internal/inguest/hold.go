@@ -145,24 +145,17 @@ func (h Hold) ReleaseSurely(ctx context.Context, after string, args ...string) e
 	if h.Guest == nil {
 		return nil
 	}
-	var last error
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		_, err := h.Release(ctx, after, args...)
-		if err == nil || errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) || errors.Is(err, ErrMissing) {
-			return nil
+	return quiesce.Insist(ctx, firstPause, lastPause, func() (again bool, err error) {
+		_, err = h.Release(ctx, after, args...)
+		if errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) || errors.Is(err, ErrMissing) {
+			return false, nil
 		}
-		if errors.Is(err, sdk.ErrDenied) {
-			return err // and will be
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err // and not that time is over
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return last
-		}
-	}
+		return !errors.Is(err, sdk.ErrDenied), err // what is denied will be
+	})
 }
+
+// Tries of a release come faster at first.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 2 * time.Second
+)
