@@ -167,7 +167,7 @@ func (r *Runner) undo(ctx context.Context, e journal.Entry, guest snapshot.Guest
 	if err != nil {
 		return fmt.Errorf("start writers: %w", err)
 	}
-	return errors.Join(quiesce.AbortAll(ctx, quiesce.Request{Run: e.Run, VM: e.VM}, writers), stop())
+	return errors.Join(quiesce.AbortAll(ctx, quiesce.Request{Run: e.Run, VM: e.VM}, writers, r.Log), stop())
 }
 
 // runsOn tells whether the VM still is in the process that the run met.

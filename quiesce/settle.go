@@ -128,23 +128,11 @@ func (r *run) proveThawed(ctx context.Context, members []*member) error {
 func (r *run) thawGuest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Limits.Follow)
 	defer cancel()
-	var last error
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := r.thawGuestOnce(ctx)
-		if err == nil {
-			return nil
-		}
-		if last == nil || ctx.Err() == nil {
-			last = err // and not that time is over
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return fmt.Errorf("thaw guest: %w", last)
-		}
+	err := Insist(ctx, firstPause, lastPause, func() (bool, error) { return true, r.thawGuestOnce(ctx) })
+	if err != nil {
+		return fmt.Errorf("thaw guest: %w", err)
 	}
+	return nil
 }
 
 func (r *run) thawGuestOnce(ctx context.Context) error {

@@ -150,5 +150,5 @@ func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, r recip
 		specs = append(specs, wanted{Spec: spec})
 	}
 	writers, stop := in.startWriters(ctx, specs, guest)
-	return errors.Join(quiesce.AbortAll(ctx, quiesce.Request{Run: r.Run, VM: r.Name}, writers), stop())
+	return errors.Join(quiesce.AbortAll(ctx, quiesce.Request{Run: r.Run, VM: r.Name}, writers, in.logger(slog.LevelWarn)), stop())
 }
