@@ -94,6 +94,36 @@ download_databases() {
     mv -T "$partial" "$dir"
 }
 
+# MySQL is in no stable Debian: unstable has it. Its packages are only unpacked, with their
+# own libc, and never installed. apt finds and verifies them by a list and folders of
+# its own, which the host's apt does not see.
+mysql_roots=(mysql-server-core mysql-client-core)
+not_needed_by_mysql='perl|libperl|libdb5|libgdbm|gcc-.*-base|openssl-provider-legacy|libc-gconv-modules|libsasl2-modules-db|.*-common$'
+
+download_mysql() {
+    local dir=.cache/guest/mysql partial packages own
+    [ "$(cat "$dir/roots" 2>/dev/null)" != "${mysql_roots[*]}" ] || return 0
+    mkdir -p .cache/guest
+    partial=$(mktemp -d "$PWD/.cache/guest/partial.XXXXXX")
+    mkdir -p "$partial/apt/lists/partial" "$partial/apt/archives/partial"
+    chmod 755 "$partial"
+    echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >"$partial/apt/sources.list"
+    : >"$partial/apt/status"
+    own=(-qq -o Dir::Etc::SourceList="$partial/apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$partial/apt"
+        -o Dir::State::status="$partial/apt/status" -o Dir::Cache="$partial/apt" -o APT::Sandbox::User=root -o Acquire::Languages=none
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Architectures=amd64)
+    say "downloading MySQL of Debian unstable for the tests"
+    apt-get "${own[@]}" update
+    packages=$(apt-get "${own[@]}" -s --no-install-recommends install "${mysql_roots[@]}" |
+        awk '/^Inst / {print $2}' | sort -u | grep -Ev "^($not_needed_by_mysql)")
+    # shellcheck disable=SC2086 # names of packages have no spaces
+    (cd "$partial" && apt-get "${own[@]}" download $packages)
+    rm -rf "$partial/apt"
+    echo "${mysql_roots[*]}" >"$partial/roots"
+    rm -rf "$dir"
+    mv -T "$partial" "$dir"
+}
+
 build_s3_server() {
     [ ! -x .cache/bin/versitygw ] || return 0
     mkdir -p .cache/bin
@@ -108,6 +138,7 @@ setup_part() {
         install_missing "${guest_packages[@]}"
         download_guest
         download_databases
+        download_mysql
         ;;
     s3)
         install_missing "${s3_packages[@]}"

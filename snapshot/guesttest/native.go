@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	osuser "os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -21,6 +22,7 @@ type Native struct {
 	Tree   string
 	Env    []string // what its programs need
 
+	client  string // of MySQL, which runs in an environment of its own; else empty
 	process *process
 }
 
@@ -28,7 +30,7 @@ const nativeLimit = time.Minute
 
 // NativePostgres starts a PostgreSQL that ends with the test.
 func NativePostgres(t testing.TB) *Native {
-	n := newNative(t)
+	n := newNative(t, BuiltDatabases(t).Tree)
 	n.Socket = filepath.Dir(n.Data)
 	ctx, cancel := context.WithTimeout(t.Context(), nativeLimit)
 	defer cancel()
@@ -48,7 +50,7 @@ func (n *Native) startPostgres(ctx context.Context, t testing.TB) {
 
 // NativeStandby starts a PostgreSQL that follows another.
 func NativeStandby(t testing.TB, primary *Native) *Native {
-	n := newNative(t)
+	n := newNative(t, BuiltDatabases(t).Tree)
 	n.Socket = filepath.Dir(n.Data)
 	ctx, cancel := context.WithTimeout(t.Context(), nativeLimit)
 	defer cancel()
@@ -62,7 +64,7 @@ func NativeStandby(t testing.TB, primary *Native) *Native {
 
 // NativeMariaDB starts a MariaDB that ends with the test.
 func NativeMariaDB(t testing.TB) *Native {
-	n := newNative(t)
+	n := newNative(t, BuiltDatabases(t).Tree)
 	n.Socket = filepath.Join(filepath.Dir(n.Data), "socket")
 	ctx, cancel := context.WithTimeout(t.Context(), nativeLimit)
 	defer cancel()
@@ -76,19 +78,17 @@ func NativeMariaDB(t testing.TB) *Native {
 }
 
 // newNative makes folders that another user can reach: no database runs as root.
-func newNative(t testing.TB) *Native {
+func newNative(t testing.TB, built string) *Native {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "lull-db-")
+	dir, err := os.MkdirTemp("", workPattern)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	own := filepath.Join(dir, "own")
 	n := &Native{Tree: filepath.Join(dir, "tree"), Data: filepath.Join(own, "data")}
-	built := BuiltDatabases(t).Tree
-	// Links where they can be: nobody writes there.
-	if out, err := exec.CommandContext(t.Context(), "sh", "-c", `cp -al "$1" "$2" 2>/dev/null || { rm -rf "$2"; cp -a "$1" "$2"; }`, "cp", built, n.Tree).CombinedOutput(); err != nil {
-		t.Fatalf("copy %s: %v: %s", built, err, out)
+	if err := linkTree(t.Context(), built, n.Tree); err != nil {
+		t.Fatal(err)
 	}
 	for _, step := range []error{os.Chmod(dir, 0o755), os.Mkdir(own, 0o755), OrdinaryUser().own(own)} {
 		if step != nil {
@@ -99,10 +99,15 @@ func newNative(t testing.TB) *Native {
 	return n
 }
 
+// linkTree copies a tree that nobody writes to, by links where they can be.
+func linkTree(ctx context.Context, from, to string) error {
+	return tool(ctx, "coreutils", "sh", "-c", `cp -al "$1" "$2" 2>/dev/null || { rm -rf "$2"; cp -a "$1" "$2"; }`, "cp", from, to)
+}
+
 func (n *Native) start(t testing.TB, end syscall.Signal, program string, args ...string) {
 	t.Helper()
 	cmd := TreeCommand(context.WithoutCancel(t.Context()), n.Tree, program, args...)
-	log := filepath.Join(filepath.Dir(n.Tree), "log")
+	log := filepath.Join(filepath.Dir(n.Data), "log")
 	var err error
 	if n.process, err = spawn(log, cmd); err != nil {
 		t.Fatal(err)
@@ -150,14 +155,27 @@ func (n *Native) Postgres(ctx context.Context, sql string) (string, error) {
 	return n.output(TreeCommand(ctx, n.Tree, "usr/lib/postgresql/15/bin/psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-h", n.Socket, "-d", "postgres", "-c", sql))
 }
 
-// MariaDB runs SQL.
+// MariaDB runs SQL, in MySQL too where that is what it is.
 func (n *Native) MariaDB(ctx context.Context, sql string) (string, error) {
+	if n.client != "" {
+		cmd := exec.CommandContext(ctx, n.client, "--no-defaults", "--batch", "--skip-column-names", "--socket="+n.Socket, "--user="+user(), "-e", sql)
+		cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+		return n.output(cmd)
+	}
 	cmd := TreeCommand(ctx, n.Tree, "usr/bin/mariadb", "--no-defaults", "--batch", "--skip-column-names", "--socket="+n.Socket, "-e", sql)
 	if os.Geteuid() == 0 { // and not nobody, as the server
 		cmd.SysProcAttr.Credential = nil
 		cmd.Args = append(cmd.Args, "--user=root")
 	}
 	return n.output(cmd)
+}
+
+// user is who runs the test.
+func user() string {
+	if u, err := osuser.Current(); err == nil {
+		return u.Username
+	}
+	return "root"
 }
 
 func (n *Native) output(cmd *exec.Cmd) (string, error) {
