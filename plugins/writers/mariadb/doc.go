@@ -9,7 +9,7 @@
 //
 // The lock is BACKUP STAGE up to BLOCK_COMMIT in MariaDB 10.4 and newer, where it lets
 // open transactions and long SELECTs be; LOCK INSTANCE FOR BACKUP with FLUSH TABLES WITH
-// READ LOCK in MySQL 8; the latter alone in older MariaDBs. All of them
+// READ LOCK in MySQL 8 and 9; the latter alone in older MariaDBs. All of them
 // hold tables that are not transactional, too: what was not in use is closed.
 //
 // The wait for the lock is bounded, since commits queue behind it. What is in the way

@@ -21,14 +21,17 @@ import (
 
 // TestReal is what the kit does not ask of a real server.
 func TestReal(t *testing.T) {
-	db := guesttest.NativeMariaDB(t)
+	realServer(t, guesttest.NativeMariaDB(t), map[string]func(*rig){
+		"Document": document, "LeaderKilled": leaderKilled, "ConnectionKilled": connectionKilled, "AskedToEnd": askedToEnd,
+		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,
+	})
+}
+
+func realServer(t *testing.T, db *guesttest.Native, tests map[string]func(*rig)) {
 	if _, err := db.MariaDB(t.Context(), "CREATE DATABASE t; CREATE TABLE t.t (n int) ENGINE=InnoDB; CREATE TABLE t.m (n int) ENGINE=MyISAM"); err != nil {
 		t.Fatal(err)
 	}
-	for name, run := range map[string]func(*rig){
-		"Document": document, "LeaderKilled": leaderKilled, "ConnectionKilled": connectionKilled, "AskedToEnd": askedToEnd,
-		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,
-	} {
+	for name, run := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := &rig{T: t, db: db, settings: settings(t, db), guest: writertest.NewHere(db.Env...)}
 			r.writer = mariadb.New(r.guest, r.settings)
@@ -52,6 +55,8 @@ type rig struct {
 	guest    *writertest.Here
 	writer   *mariadb.Writer
 }
+
+func (r *rig) mySQL() bool { return !strings.Contains(r.sql("SELECT VERSION()"), "MariaDB") }
 
 func (r *rig) prepare() {
 	r.Helper()
@@ -131,8 +136,12 @@ func document(r *rig) {
 		r.Fatalf("%s: %v", doc, err)
 	}
 	s := d.Servers[0]
-	now := strings.Fields(r.sql("SHOW MASTER STATUS"))
-	if s.Product != "MariaDB" || s.DataDirectory != r.db.Data || s.BinlogFile != now[0] || s.BinlogPosition == "" || s.GTID == "" || s.Engines["MyISAM"] != 1 {
+	product, question := "MariaDB", "SHOW MASTER STATUS"
+	if r.mySQL() {
+		product, question = "MySQL", "SHOW BINARY LOG STATUS"
+	}
+	now := strings.Fields(r.sql(question))
+	if s.Product != product || s.DataDirectory != r.db.Data || s.BinlogFile != now[0] || s.BinlogPosition == "" || s.GTID == "" || s.Engines["MyISAM"] != 1 {
 		r.Errorf("%+v, the binary log is at %q", s, now)
 	}
 }
@@ -256,7 +265,11 @@ func pipe(r *rig) {
 
 // An options file is used where it is there, and its password stays in it.
 func optionsFile(r *rig) {
-	r.sql("CREATE USER IF NOT EXISTS backup@localhost IDENTIFIED BY 'correct horse'; GRANT RELOAD, PROCESS, SELECT ON *.* TO backup@localhost; GRANT BINLOG MONITOR ON *.* TO backup@localhost")
+	further := "BINLOG MONITOR"
+	if r.mySQL() {
+		further = "BACKUP_ADMIN"
+	}
+	r.sql("CREATE USER IF NOT EXISTS backup@localhost IDENTIFIED BY 'correct horse'; GRANT RELOAD, PROCESS, SELECT ON *.* TO backup@localhost; GRANT " + further + " ON *.* TO backup@localhost")
 	file := filepath.Join(r.TempDir(), "lull.cnf")
 	write := func(password string) {
 		if err := os.WriteFile(file, []byte("[client]\nuser=backup\npassword="+password+"\n"), 0o600); err != nil {

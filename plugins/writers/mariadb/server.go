@@ -122,7 +122,7 @@ type variables map[string]string
 
 // variablesSQL asks for them; a server leaves out what it does not know.
 const variablesSQL = `SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'datadir', 'innodb_data_home_dir',
- 'innodb_log_group_home_dir', 'innodb_undo_directory', 'innodb_data_file_path', 'aria_log_dir_path', 'log_bin', 'log_bin_basename', 'relay_log_basename',
+ 'innodb_log_group_home_dir', 'innodb_undo_directory', 'innodb_doublewrite_dir', 'innodb_data_file_path', 'aria_log_dir_path', 'log_bin', 'log_bin_basename', 'relay_log_basename',
  'server_id', 'server_uuid', 'innodb_flush_log_at_trx_commit', 'sync_binlog')`
 
 // rows reads what a client prints with --batch: fields with tabs between them.
@@ -197,7 +197,7 @@ func (v variables) version() (major, minor int, err error) {
 // logs stand for their folders.
 func (v variables) folders() []string {
 	var out []string
-	for _, key := range []string{"innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path"} {
+	for _, key := range []string{"innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "innodb_doublewrite_dir", "aria_log_dir_path"} {
 		if v[key] != "" {
 			out = append(out, v[key])
 		}
@@ -276,9 +276,16 @@ type busy struct {
 	command string
 }
 
-// busySQL never asks for the text of a statement, which may hold data.
-const busySQL = `SELECT ID, TIME, COMMAND FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()
+// busySQL never asks for the text of a statement, which may hold data. MySQL 9 is to lose the
+// table that MySQL 8 had first.
+func (v variables) busySQL() string {
+	table := "information_schema.PROCESSLIST"
+	if major, _, err := v.version(); err == nil && !v.mariaDB() && major > oldestMySQL {
+		table = "performance_schema.processlist"
+	}
+	return `SELECT ID, TIME, COMMAND FROM ` + table + ` WHERE ID <> CONNECTION_ID()
  AND COMMAND NOT IN ('Daemon', 'Sleep', 'Binlog Dump', 'Binlog Dump GTID', 'Slave_IO', 'Slave_SQL', 'Slave_worker') AND TIME >= 1 ORDER BY TIME DESC LIMIT 3`
+}
 
 func parseBusy(out []byte) ([]busy, error) {
 	all, err := rows(out, 3, 3)

@@ -27,7 +27,7 @@ end
 `
 
 const (
-	mysqlIs   = "datadir\t/var/lib/mysql/\nversion\t8.0.36-0ubuntu0.22.04.1\nversion_comment\t(Ubuntu)\nlog_bin_basename\t/logs/bin\nserver_uuid\tabc\ninnodb_data_file_path\tibdata1:12M;/srv/i/ibdata2:1G\ninnodb_undo_directory\t./\n"
+	mysqlIs   = "datadir\t/var/lib/mysql/\nversion\t8.0.36-0ubuntu0.22.04.1\nversion_comment\t(Ubuntu)\nlog_bin_basename\t/logs/bin\nserver_uuid\tabc\ninnodb_data_file_path\tibdata1:12M;/srv/i/ibdata2:1G\ninnodb_undo_directory\t./\ninnodb_doublewrite_dir\t/dw\n"
 	mariadbIs = "datadir\t/var/lib/mysql/\nversion\t10.11.6-MariaDB\n"
 )
 
@@ -51,11 +51,15 @@ func TestParseServers(t *testing.T) {
 }
 
 func TestToldApart(t *testing.T) {
+	if old, now := (variables{"version": "8.4.3"}).busySQL(), (variables{"version": "9.7.4-2"}).busySQL(); !strings.Contains(old, "information_schema") || !strings.Contains(now, "performance_schema") {
+		t.Errorf("%s\n%s", old, now)
+	}
 	for version, want := range map[string]struct {
 		product, lock string
 		old           bool
 	}{
 		"8.0.36-0ubuntu0.22.04.1":      {"MySQL", "LOCK INSTANCE FOR BACKUP", false},
+		"9.7.4-2":                      {"MySQL", "LOCK INSTANCE FOR BACKUP", false},
 		"8.4.3":                        {"MySQL", "LOCK INSTANCE FOR BACKUP", false},
 		"5.7.44-log":                   {"MySQL", "", true},
 		"10.11.6-MariaDB-log":          {"MariaDB", "BACKUP STAGE BLOCK_COMMIT", false},
@@ -79,7 +83,7 @@ func TestFolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"./", "/logs", "/srv/i"}, v.folders()); diff != "" {
+	if diff := cmp.Diff([]string{"./", "/dw", "/logs", "/srv/i"}, v.folders()); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -274,14 +274,23 @@ func waitIn(ctx context.Context) time.Duration {
 	return min(longestWait, max(shortestWait, (time.Until(deadline)/2).Truncate(time.Second)))
 }
 
+// explainIn bounds the search for what is in the way, while the others of the window hold
+// still: a second, or a quarter of what is left of the call where that is more.
+func explainIn(ctx context.Context) time.Duration {
+	deadline, _ := ctx.Deadline()
+	return max(time.Second, time.Until(deadline)/4)
+}
+
 // explain says of a lock that was not to be had which statements are in the way.
 func (w *Writer) explain(ctx context.Context, err error) error {
 	var exit *inguest.ExitError
 	if !errors.As(err, &exit) || !strings.Contains(exit.Said, "ERROR 1205 ") {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, explainIn(ctx))
+	defer cancel()
 	for _, f := range w.found {
-		out, askErr := w.ask(ctx, f, busySQL)
+		out, askErr := w.ask(ctx, f, f.is.busySQL())
 		if askErr != nil {
 			continue
 		}
