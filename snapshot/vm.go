@@ -127,6 +127,8 @@ type Plan struct {
 	Hardware Hardware `json:"hardware"`
 	// Saved is where a Saver puts the VM's memory. Other hosts leave it empty.
 	Saved SavedPlan `json:"saved,omitzero"`
+	// Slowdown is when a Merger may slow the guest down. Who makes the plan's run sets it.
+	Slowdown Slowdown `json:"slowdown,omitzero"`
 	// Instance tells this start of the hypervisor process from any other, so
 	// that recovery knows whether the chain it sees can still be the planned one.
 	Instance string `json:"instance,omitempty"`
@@ -157,6 +159,11 @@ type DiskPlan struct {
 	Record string `json:"record,omitempty"`
 	// Track is how a Tracker records what changes on the disk.
 	Track TrackPlan `json:"track,omitzero"`
+	// Key names what the hypervisor holds the key of an encrypted disk in, never the key. Its
+	// delta is encrypted with the same.
+	Key string `json:"key,omitempty"`
+	// Limits are what the disk may do while nobody slows it down.
+	Limits Limits `json:"limits,omitzero"`
 	// Local: all layers are files that can be read without the hypervisor.
 	Local bool `json:"local,omitempty"`
 }

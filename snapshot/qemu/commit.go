@@ -12,12 +12,12 @@ import (
 // commit merges a delta that is on the device into the image below it, from
 // whatever point an earlier attempt has reached. It returns how the disk lies
 // then: with the image on the device.
-func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view, error) {
+func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view, w *commitWatch) (view, error) {
 	if m.vm.Manager != nil {
 		return m.commitManaged(ctx, d, v)
 	}
 	for range mergeTries {
-		err := m.commitOnce(ctx, d, v)
+		err := m.commitOnce(ctx, d, v, w)
 		if errors.Is(err, errJob) { // the pivot did not happen
 			if err := fileOf(d).unmark(); err != nil {
 				return v, err
@@ -46,14 +46,15 @@ func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view) (view
 }
 
 // commitOnce takes one commit job to its end.
-func (m *monitor) commitOnce(ctx context.Context, d snapshot.DiskPlan, v view) error {
+func (m *monitor) commitOnce(ctx context.Context, d snapshot.DiskPlan, v view, w *commitWatch) error {
 	if !v.committing {
 		if err := m.startCommit(ctx, d, v); err != nil {
 			return err
 		}
 	}
 	id := commitJob(d.DeltaNode)
-	j, err := m.awaitJob(ctx, id, "ready")
+	show := func(j *job) error { return w.look(ctx, m, j) }
+	j, err := m.watchJob(ctx, id, show, "ready")
 	if err != nil {
 		return err
 	}
@@ -62,18 +63,37 @@ func (m *monitor) commitOnce(ctx context.Context, d snapshot.DiskPlan, v view) e
 			return err
 		}
 	}
-	return m.finish(ctx, id)
+	return m.finishTelling(ctx, id, show)
 }
 
 func (m *monitor) startCommit(ctx context.Context, d snapshot.DiskPlan, v view) error {
 	if v.below == "" {
 		return fmt.Errorf("no node of %s under the delta: %w", d.Path, snapshot.ErrUnsupported)
 	}
+	if err := m.unread(ctx, v.below); err != nil {
+		return err
+	}
 	if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 		return err // without room the commit, which makes some, matters more
 	}
 	return m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,
 		"base-node": v.below, "auto-dismiss": false}, nil)
+}
+
+// unread fails while somebody is served the image: a commit would change it under the
+// reader, and QEMU lets that happen. Our own exports are closed by now.
+func (m *monitor) unread(ctx context.Context, node string) error {
+	exports, err := m.exports(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range exports {
+		if e.Node == node {
+			return snapshot.WithHint(fmt.Errorf("QEMU serves %s to somebody (export %q), whom a merge would give a changing disk: %w", node, e.ID, snapshot.ErrBusy),
+				fmt.Sprintf(`end the other tool's export, or send {"execute": "block-export-del", "arguments": {"id": %q}} to the monitor`, e.ID))
+		}
+	}
+	return nil
 }
 
 // pivot makes the image take all writes again. The file is renamed first: after

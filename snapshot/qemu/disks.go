@@ -23,11 +23,12 @@ type disk struct {
 	snapshot.Disk
 	block
 	layers  []snapshot.Layer
-	regular bool // the top layer is a regular file
-	moved   bool // the file at its path is not the one that QEMU has open
-	plain   bool // all layers are files that lull reads itself
-	thread  bool // its nodes may run in an I/O thread
-	passed  bool // the guest's commands go past QEMU's layers to the device
+	regular bool   // the top layer is a regular file
+	moved   bool   // the file at its path is not the one that QEMU has open
+	plain   bool   // all layers are files that lull reads itself
+	thread  bool   // its nodes may run in an I/O thread
+	key     string // the object that holds the key of an encrypted disk
+	passed  bool   // the guest's commands go past QEMU's layers to the device
 }
 
 // found is what a look at a VM's drives gives.
@@ -58,6 +59,11 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 			if err := m.follow(&d); err != nil {
 				return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
 			}
+			if b.Inserted.Encrypted {
+				if d.key, err = m.keyOf(ctx, b); err != nil {
+					return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
+				}
+			}
 		}
 		if d.passed, err = m.passed(ctx, b.QDev); err != nil {
 			return found{}, fmt.Errorf("disk %s: %w", d.Name, err)
@@ -72,6 +78,9 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 		}
 		if action != "" {
 			f.warnings = append(f.warnings, risky(d.Name, action))
+		}
+		if d.key != "" {
+			f.warnings = append(f.warnings, ciphered(d.Name))
 		}
 	}
 	return f, nil
@@ -120,8 +129,8 @@ func (d disk) unfit() (reason string, expected bool) {
 		return "drive without a device", true
 	case d.passed:
 		return "SCSI passthrough: the guest's commands go past QEMU's layers, and would fail on a delta", false
-	case d.Inserted.Encrypted:
-		return "encrypted by QEMU: its delta would not be", false
+	case d.Inserted.Encrypted && d.key == "":
+		return "encrypted by QEMU, and it cannot be told with which of its keys: name it in -blockdev or -drive (key-secret)", false
 	case d.thread && !d.plain:
 		return "in a VM with I/O threads only disks that are files can be read safely", false
 	case d.moved:
@@ -230,6 +239,12 @@ func (m *monitor) follow(d *disk) error {
 		d.plain = d.plain && ok && err == nil && direct(formatOf(l.Format)) && !m.moved(info)
 		d.layers = append(d.layers, snapshot.Layer{Path: path, Format: formatOf(l.Format)})
 	}
+	if in.Encrypted {
+		d.plain = false
+	}
+	if d.Format == formatLUKS {
+		d.Format = snapshot.FormatRaw
+	}
 	if path, ok := m.path(in.Image.Filename); ok {
 		d.Path = path
 		info, err := os.Stat(path)
@@ -259,6 +274,8 @@ func formatOf(driver string) snapshot.Format {
 		return snapshot.FormatVHDX
 	case "vmdk":
 		return snapshot.FormatVMDK
+	case "luks":
+		return formatLUKS
 	}
 	return ""
 }

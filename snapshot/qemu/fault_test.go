@@ -291,22 +291,10 @@ func (r *run) allocate(image string) {
 // goesOn waits until the guest has written some more.
 func (r *run) goesOn() {
 	r.t.Helper()
-	writes := func() int {
-		var stats []struct {
-			Stats struct {
-				Ops int `json:"wr_operations"`
-			}
-		}
-		r.ask("query-blockstats", nil, &stats)
-		if len(stats) == 0 {
-			return 0
-		}
-		return stats[0].Stats.Ops
-	}
 	var s struct{ Status string }
 	r.ask("query-status", nil, &s)
-	before := writes()
-	eventually(r.t, "the guest goes on writing, it is "+s.Status, func() bool { return writes() > before })
+	before := r.guestWrote()
+	eventually(r.t, "the guest goes on writing, it is "+s.Status, func() bool { return r.guestWrote() > before })
 }
 
 func TestCancelled(t *testing.T) {

@@ -226,7 +226,7 @@ func (f *frozen) Watch(ctx context.Context) error {
 				}
 				return false, f.watchRoom()
 			},
-				"BLOCK_IO_ERROR", "STOP", "SHUTDOWN", "DEVICE_DELETED")
+				"BLOCK_IO_ERROR", "STOP", "SHUTDOWN", "DEVICE_DELETED", "MIGRATION")
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -257,6 +257,9 @@ func (m *monitor) deltaNodes(ctx context.Context, p snapshot.Plan) (map[string]s
 
 // trouble is what must end the run, or nil.
 func (m *monitor) trouble(ctx context.Context, p snapshot.Plan) error {
+	if err := errors.Join(m.movedAway(ctx, p), m.underway(ctx)); err != nil {
+		return err
+	}
 	d, err := m.outOfSpace(ctx, p)
 	if d != nil {
 		return fmt.Errorf("QEMU stopped the VM: no room for the delta of disk %s in %s: %w", d.Name, filepath.Dir(d.Delta), snapshot.ErrNoSpace)

@@ -190,7 +190,7 @@ func newNode(was option, path string, format snapshot.Format) string {
 
 // newDrive describes a restored disk in the drive of the one before.
 func newDrive(was option, path string, format snapshot.Format) string {
-	kv := parseKeyval(was.value, false).without("file", "format", "driver", "backing", "snapshot")
+	kv := parseKeyval(was.value, false).without("file", "format", "driver", "backing", "snapshot", "encrypt", "key-secret")
 	return kv.with("file", path).with("format", string(format)).String()
 }
 

@@ -11,7 +11,7 @@ import (
 // hardware describes the VM as far as its monitor tells.
 func (m *monitor) hardware(ctx context.Context, f found) (snapshot.Hardware, error) {
 	hw := snapshot.Hardware{Hypervisor: Kind, Version: m.Version().String(), Firmware: "bios",
-		CommandLine: m.proc.commandLine()}
+		CommandLine: withoutSecrets(m.proc.commandLine())}
 	if f.uefi {
 		hw.Firmware = "uefi"
 	}

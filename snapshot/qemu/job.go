@@ -62,6 +62,11 @@ func (m *monitor) findJob(ctx context.Context, id string) (*job, error) {
 // awaitJob waits until a job has one of the states; "concluded" and that it is
 // gone always count.
 func (m *monitor) awaitJob(ctx context.Context, id string, states ...string) (*job, error) {
+	return m.watchJob(ctx, id, func(*job) error { return nil }, states...)
+}
+
+// watchJob is awaitJob that shows the job each time that it is looked at.
+func (m *monitor) watchJob(ctx context.Context, id string, show func(*job) error, states ...string) (*job, error) {
 	var found *job
 	err := m.await(ctx, func() (bool, error) {
 		j, err := m.findJob(ctx, id)
@@ -69,6 +74,9 @@ func (m *monitor) awaitJob(ctx context.Context, id string, states ...string) (*j
 			return false, err
 		}
 		found = j
+		if err := show(j); err != nil {
+			return false, err
+		}
 		return j == nil || j.Status == "concluded" || slices.Contains(states, j.Status), nil
 	}, "JOB_STATUS_CHANGE", "BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED")
 	return found, err
@@ -77,7 +85,12 @@ func (m *monitor) awaitJob(ctx context.Context, id string, states ...string) (*j
 // finish waits for the end of a job, if there is one, removes it and returns
 // what it failed with.
 func (m *monitor) finish(ctx context.Context, id string) error {
-	j, err := m.awaitJob(ctx, id)
+	return m.finishTelling(ctx, id, func(*job) error { return nil })
+}
+
+// finishTelling is finish that shows the job each time that it is looked at.
+func (m *monitor) finishTelling(ctx context.Context, id string, show func(*job) error) error {
+	j, err := m.watchJob(ctx, id, show)
 	if err != nil || j == nil {
 		return err
 	}

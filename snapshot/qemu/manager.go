@@ -131,6 +131,11 @@ func (h *Host) freezeManaged(ctx context.Context, m *monitor, p snapshot.Plan, r
 
 // commitManaged has the manager do it, and looks.
 func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view) (view, error) {
+	if v.top != "" && !v.committing {
+		if err := m.unread(ctx, v.below); err != nil {
+			return v, err
+		}
+	}
 	for range mergeTries {
 		if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 			return v, err // without room the commit, which makes some, matters more

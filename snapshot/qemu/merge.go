@@ -22,7 +22,10 @@ const mergeTries = 3
 
 // Merge looks at what is there and does what is left to do; see the package's
 // table. The connection that Prepare kept is given up.
-func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
+func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error { return h.MergeTelling(ctx, p, nil) }
+
+// MergeTelling is Merge that says how far it is.
+func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snapshot.Merging)) error {
 	l, err := h.line(p.VM)
 	if err != nil {
 		return snapshot.WithHint(fmt.Errorf("merge: %w", err),
@@ -35,7 +38,7 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 			if err := h.resumeStopped(ctx, m, p); err != nil {
 				return err
 			}
-			return h.mergeLive(ctx, m, p)
+			return h.mergeLive(ctx, m, h.newTelling(p, tell))
 		})
 		if l.off(err) {
 			err = nil
@@ -60,8 +63,11 @@ func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
 }
 
 // mergeLive merges with QEMU there, this one or another than the plan's.
-func (h *Host) mergeLive(ctx context.Context, m *monitor, p snapshot.Plan) error {
-	err := h.mergeDisks(ctx, m, p)
+func (h *Host) mergeLive(ctx context.Context, m *monitor, t *telling) error {
+	err := m.movedAway(ctx, t.plan)
+	if err == nil {
+		err = h.mergeDisks(ctx, m, t)
+	}
 	if errors.Is(err, qmp.ErrClosed) {
 		return errors.Join(err, m.awaitExit(ctx))
 	}
@@ -84,19 +90,25 @@ func (m *monitor) awaitExit(ctx context.Context) error {
 	return nil
 }
 
-func (h *Host) mergeDisks(ctx context.Context, m *monitor, p snapshot.Plan) error {
+func (h *Host) mergeDisks(ctx context.Context, m *monitor, t *telling) error {
+	p := t.plan
 	if err := h.unserve(ctx, m, p); err != nil {
 		return err
 	}
 	same := p.Instance != "" && m.proc.instance == p.Instance
 	var errs []error
-	for _, d := range p.Disks {
-		if err := m.mergeDisk(ctx, d, same); err != nil {
+	for i, d := range p.Disks {
+		t.begin(i)
+		if err := m.mergeDisk(ctx, d, same, t); err != nil {
 			errs = append(errs, fmt.Errorf("disk %s: %w", d.Name, err))
 		}
 	}
+	errs = append(errs, m.unslow(ctx, p))
 	if err := errors.Join(errs...); err != nil {
 		return m.stopped(ctx, p, err)
+	}
+	if err := m.weighAnchor(ctx, p); err != nil {
+		return err
 	}
 	// Only now: it may have happened while the delta was committed.
 	full, err := m.outOfSpace(ctx, p)
@@ -125,7 +137,7 @@ func (m *monitor) stopped(ctx context.Context, p snapshot.Plan, err error) error
 }
 
 // mergeDisk brings one disk back to its chain.
-func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool) error {
+func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool, t *telling) error {
 	if err := ignoreRefused(m.finish(ctx, createJob(d.DeltaNode))); err != nil {
 		return err // of a Prepare that was given up; how it ended does not matter
 	}
@@ -143,7 +155,7 @@ func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool)
 	}
 	committed := v.committing || v.top != ""
 	if committed {
-		if v, err = m.commit(ctx, d, v); err != nil {
+		if v, err = m.commit(ctx, d, v, t.commit(d)); err != nil {
 			return err
 		}
 		seen = true
@@ -252,7 +264,16 @@ func (m *monitor) isImage(d snapshot.DiskPlan, n *inserted) bool {
 		return n.Node == d.Node
 	}
 	path, ok := m.path(n.File)
-	return ok && path == d.Path && formatOf(n.Driver) == d.Format
+	return ok && path == d.Path && formatOf(n.Driver) == imageFormat(d)
+}
+
+// imageFormat is the format of the image, which for a LUKS container is not what its guest
+// sees.
+func imageFormat(d snapshot.DiskPlan) snapshot.Format {
+	if d.Key != "" && d.Chain[0].Format == formatLUKS {
+		return formatLUKS
+	}
+	return d.Format
 }
 
 // imageNode finds the image under a delta. Of a raw image and the file node below
@@ -267,7 +288,7 @@ func (m *monitor) imageNode(d snapshot.DiskPlan, nodes []inserted) string {
 		if n.Node == d.Node {
 			return n.Node
 		}
-		if name == "" || n.Driver == string(d.Format) {
+		if name == "" || n.Driver == string(imageFormat(d)) {
 			name = n.Node
 		}
 	}
@@ -338,8 +359,8 @@ func closed(path string) error {
 func uncertain(d snapshot.DiskPlan) error {
 	err := fmt.Errorf("%s holds writes, and its VM ended while they were merged, or before it was noted what the disk was like: %w",
 		d.Delta, snapshot.ErrUncertain)
-	return snapshot.WithHint(err, fmt.Sprintf("if the VM has not run since, finish it: qemu-img commit -d %[1]s && rm %[1]s; "+
-		"if it ran, to keep the disk as it is now: rm %[1]s", snapshot.ShellWord(d.Delta)))
+	return snapshot.WithHint(err, fmt.Sprintf("if the VM has not run since, finish it: %s; if it ran, to keep the disk as it is now: rm %s",
+		commitCommand(d, d.Delta), snapshot.ShellWord(d.Delta)))
 }
 
 // diverged: the VM of a delta runs, or ran, from the image alone. Never is the advice
@@ -361,6 +382,6 @@ func overwritten(d snapshot.DiskPlan) error {
 // halfway: the pivot of a delta was ordered, and the image is not the same.
 func halfway(d snapshot.DiskPlan, delta string) error {
 	err := fmt.Errorf("%s says other than %s, and QEMU ended as it moved from one to the other: %w", delta, d.Path, snapshot.ErrUncertain)
-	return snapshot.WithHint(err, fmt.Sprintf("if the VM has not run since, finish it: qemu-img commit -d %[1]s && rm %[1]s; "+
-		"if it ran, to keep the disk as it is now: rm %[1]s", snapshot.ShellWord(delta)))
+	return snapshot.WithHint(err, fmt.Sprintf("if the VM has not run since, finish it: %s; if it ran, to keep the disk as it is now: rm %s",
+		commitCommand(d, delta), snapshot.ShellWord(delta)))
 }

@@ -30,7 +30,7 @@ func (h *Host) mergeOffline(ctx context.Context, p snapshot.Plan, seen bool) err
 			errs = append(errs, fmt.Errorf("disk %s: %w", d.Name, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeAnchor(p))...)
 }
 
 func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan, seen bool) error {
@@ -74,10 +74,16 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 	case unknown:
 		// A commit that was carried to its end leaves nothing to commit, whoever
 		// wrote later, elsewhere.
+		if d.Key != "" {
+			return uncertain(d)
+		}
 		if same, err := sameContent(ctx, d, d.Delta); err != nil || !same {
 			return errors.Join(uncertain(d), err)
 		}
 		return nil
+	}
+	if d.Key != "" {
+		return sealed(d, d.Delta)
 	}
 	if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 		return err
@@ -155,6 +161,9 @@ func dropMerged(ctx context.Context, d snapshot.DiskPlan, f deltaFile) error {
 	empty, err := untouched(f.merged)
 	if err != nil {
 		return err
+	}
+	if !empty && d.Key != "" {
+		return halfway(d, f.merged)
 	}
 	if !empty {
 		same, err := sameContent(ctx, d, f.merged)

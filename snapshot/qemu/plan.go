@@ -45,11 +45,16 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	if len(f.disks) == 0 {
 		return p, fmt.Errorf("it has no disk that can be backed up: %w", snapshot.ErrUnsupported)
 	}
+	limits, err := m.limits(ctx)
+	if err != nil {
+		return p, err
+	}
 	for i, d := range f.disks {
 		dp, err := h.planDisk(m, d, run, i)
 		if err != nil {
 			return p, err
 		}
+		dp.Limits = limits[d.QDev]
 		p.Disks = append(p.Disks, dp)
 	}
 	if err := m.addRecords(ctx, p.Disks); err != nil {
@@ -86,7 +91,7 @@ func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPla
 	node := deltaNode(m.vm.Name, run, i)
 	p := snapshot.DiskPlan{
 		Disk: d.Disk, Device: d.QDev, Node: d.Inserted.Node,
-		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers, Local: d.plain && !h.opt.Served,
+		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers, Local: d.plain && !h.opt.Served, Key: d.key,
 	}
 	if d.thread {
 		p.Export = "" // read from its files, see the package's documentation

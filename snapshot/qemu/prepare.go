@@ -38,6 +38,9 @@ func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
 				return fmt.Errorf("disk %d, %s: %w", i, d.Name, err)
 			}
 		}
+		if err := h.dropAnchor(ctx, m, p); err != nil {
+			return err
+		}
 		h.lines[p.VM].hold(true)
 		_ = holdVariables(p) // Take finds them in memory
 		return nil
@@ -88,14 +91,28 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	if in.DetectZeroes != "" {
 		node["detect-zeroes"] = in.DetectZeroes
 	}
+	if d.Key != "" {
+		node["encrypt"] = encryption(d)
+	}
 	return m.Execute(ctx, "blockdev-add", node, nil)
 }
 
 // format makes the file a qcow2 image whose header names the disk, for the road
 // without QEMU.
 func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
-	err := m.create(ctx, createJob(d.DeltaNode), args{"driver": "qcow2", "file": fileNode(d.DeltaNode), "size": d.Size,
-		"backing-file": d.Chain[0].Path, "backing-fmt": d.Format})
+	options := args{"driver": "qcow2", "file": fileNode(d.DeltaNode), "size": d.Size, "backing-file": d.Chain[0].Path, "backing-fmt": d.Format}
+	if d.Key != "" {
+		cipher := encryption(d)
+		cipher["iter-time"] = deltaIteration
+		options["encrypt"], options["backing-fmt"] = cipher, d.Chain[0].Format
+	}
+	err := m.create(ctx, createJob(d.DeltaNode), options)
+	for range deriveTries {
+		if err == nil || d.Key == "" || !strings.Contains(err.Error(), deriveFailed) {
+			break
+		}
+		err = m.create(ctx, createJob(d.DeltaNode), options)
+	}
 	if err != nil {
 		return fmt.Errorf("format delta %s: %w", d.Delta, err)
 	}
@@ -151,6 +168,9 @@ func (h *Host) freeze(ctx context.Context, p snapshot.Plan) error {
 	err := h.during(ctx, p, func(m *monitor) error {
 		if m.vm.Manager != nil {
 			return h.freezeManaged(ctx, m, p, records)
+		}
+		if err := m.unanchored(ctx, p); err != nil {
+			return err
 		}
 		err := m.Execute(ctx, "transaction", args{"actions": slices.Concat(records, actions)}, nil)
 		if len(records) > 0 && refused(err) {

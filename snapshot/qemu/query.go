@@ -69,6 +69,9 @@ type job struct {
 	Type   string `json:"type"`
 	Status string `json:"status"`
 	Error  string `json:"error"`
+	// How far it is, in bytes; the total of a commit grows as the guest writes.
+	Current int64 `json:"current-progress"`
+	Total   int64 `json:"total-progress"`
 }
 
 // export is a node that is served, as query-block-exports shows it.

@@ -126,6 +126,8 @@ func (r *rewriter) option(i int, o option) {
 			return
 		}
 		r.out.options = append(r.out.options, o)
+	case "object":
+		r.object(o)
 	case "chardev":
 		r.chardev(o)
 	case "serial", "parallel", "debugcon":
@@ -151,6 +153,17 @@ func (r *rewriter) machine(o option) {
 	if o.value != "" {
 		r.out.options = append(r.out.options, o)
 	}
+}
+
+// object leaves out keys that were not recorded. Disks need none: they are restored
+// without encryption.
+func (r *rewriter) object(o option) {
+	kv := parseKeyval(o.value, true)
+	if strings.HasPrefix(kv.first("qom-type"), "secret") && !kv.has("file") && !kv.has("keyid") && !kv.has("data") {
+		r.remark("the secret %s is not recorded: give it with -object if anything but a disk needs it", kv.get("id"))
+		return
+	}
+	r.out.options = append(r.out.options, o)
 }
 
 // file puts the restored file of a role in the place of the one before.

@@ -120,8 +120,8 @@ func (m *monitor) migratable(ctx context.Context) error {
 	if err := m.ask(ctx, "query-migrate", nil, &now); err != nil {
 		return err
 	}
-	if len(now.Blocked) > 0 {
-		return fmt.Errorf("QEMU cannot: %s: %w", strings.Join(now.Blocked, "; "), snapshot.ErrUnsupported)
+	if blocked := withoutAnchor(now.Blocked); len(blocked) > 0 {
+		return fmt.Errorf("QEMU cannot: %s: %w", strings.Join(blocked, "; "), snapshot.ErrUnsupported)
 	}
 	var abilities []struct {
 		Name string `json:"capability"`
@@ -176,6 +176,7 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
 	}
 	h.throttle(ctx, p)
+	h.anchorAgain(ctx, p)
 	if done == diskFrozen {
 		s.settled()
 	}
@@ -206,6 +207,9 @@ const (
 func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (diskState, error) {
 	err := h.during(ctx, p, func(m *monitor) error {
 		if err := m.openThrottle(ctx, p); err != nil {
+			return err
+		}
+		if err := m.weighAnchor(ctx, p); err != nil {
 			return err
 		}
 		if err := m.stop(ctx); err != nil {
@@ -249,6 +253,16 @@ func (h *Host) throttle(ctx context.Context, p snapshot.Plan) {
 	})
 	if err != nil {
 		h.opt.Log.Warn("give back migration bandwidth", "vm", p.VM, "bandwidth", p.Saved.Bandwidth, "error", err)
+	}
+}
+
+// anchorAgain drops the anchor that a VM cannot have while its memory is saved. The guest
+// goes on already, and the run with it.
+func (h *Host) anchorAgain(ctx context.Context, p snapshot.Plan) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
+	defer cancel()
+	if err := h.during(ctx, p, func(m *monitor) error { return h.dropAnchor(ctx, m, p) }); err != nil {
+		h.opt.Log.Warn("anchor against migration", "vm", p.VM, "error", err)
 	}
 }
 

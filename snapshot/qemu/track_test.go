@@ -160,6 +160,7 @@ func trackedShapes() []shape {
 		{format: snapshot.FormatQcow2, bus: "virtio", disks: 1},
 		{format: snapshot.FormatQcow2, bus: "scsi", disks: 1, backing: true},
 		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 1, served: true},
+		{format: snapshot.FormatQcow2, compat: "0.10", bus: "virtio", disks: 1},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1},
 		{format: snapshot.FormatRaw, bus: "virtio", disks: 1, served: true},
 		{format: snapshot.FormatVMDK, bus: "virtio", disks: 1},
@@ -234,7 +235,10 @@ func TestTrackRestart(t *testing.T) {
 		s.again()
 		s.wants(s.point(), mib, 2*mib)
 	})
-	for name, image := range map[string]shape{"raw": {format: snapshot.FormatRaw, bus: "virtio", disks: 1}} {
+	for name, image := range map[string]shape{
+		"raw":             {format: snapshot.FormatRaw, bus: "virtio", disks: 1},
+		"qcow2 version 2": {format: snapshot.FormatQcow2, compat: "0.10", bus: "virtio", disks: 1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSeries(t, image)
 			s.point()

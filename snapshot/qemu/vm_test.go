@@ -35,6 +35,10 @@ type shape struct {
 	backing bool // the disks have a backing file
 	served  bool // disks are read from QEMU's NBD server
 	disks   int
+	compat  string // of qcow2 images; empty: the usual
+	// luks: the disks are encrypted, as images of the format or, where it is raw, as LUKS
+	// containers.
+	luks bool
 }
 
 func (s shape) String() string {
@@ -48,6 +52,12 @@ func (s shape) String() string {
 	}
 	if s.served {
 		name += "-served"
+	}
+	if s.compat != "" {
+		name += "-compat" + s.compat
+	}
+	if s.luks {
+		name += "-luks"
 	}
 	return name
 }
@@ -66,8 +76,9 @@ type testVM struct {
 	drive map[string]block // by the name that lull gives a disk, as at the start
 	// ejected: there is no medium in the CD-ROM drive.
 	ejected bool
-	free    int64  // that deltas leave, as in Options
-	extra   string // of the drive, where there is -drive, else of the device
+	free    int64    // that deltas leave, as in Options
+	more    []string // options of QEMU
+	extra   string   // of the drive, where there is -drive, else of the device
 }
 
 func tool(t testing.TB, name, pkg string) string {
@@ -112,6 +123,9 @@ func mountedVM(t testing.TB, s shape, setUp func(*testVM)) *testVM {
 		t.Fatal(err)
 	}
 	setUp(v)
+	if s.luks {
+		v.more = append(v.more, "-object", "secret,id=key0,data="+diskKey)
+	}
 	for i := range s.disks {
 		v.disks = append(v.disks, v.makeDisk(i))
 	}
@@ -141,7 +155,14 @@ func (v *testVM) makeDisk(i int) string {
 		shell(v.t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", golden, "-F", "qcow2", path)
 		return path
 	}
-	shell(v.t, "qemu-img", "convert", "-f", "raw", "-O", string(v.shape.format), plain, path)
+	options := []string{"convert", "-f", "raw", "-O", string(v.shape.format), plain, path}
+	switch {
+	case v.shape.luks:
+		return v.makeLUKS(plain, path)
+	case v.shape.compat != "":
+		options = slices.Insert(options, 5, "-o", "compat="+v.shape.compat)
+	}
+	shell(v.t, "qemu-img", options...)
 	return path
 }
 
@@ -149,6 +170,7 @@ func (v *testVM) makeDisk(i int) string {
 func (v *testVM) arguments(images []string, format snapshot.Format) []string {
 	a := []string{"-machine", "q35", "-accel", "tcg", "-m", "64", "-S", "-display", "none", "-nodefaults",
 		"-qmp", "unix:" + v.dir + "/qmp,server=on,wait=off", "-qmp", "unix:" + v.dir + "/hands,server=on,wait=off"}
+	a = append(a, v.more...)
 	switch v.shape.bus {
 	case "scsi":
 		a = append(a, "-device", "virtio-scsi-pci,id=scsi0")
@@ -168,7 +190,7 @@ func (v *testVM) arguments(images []string, format snapshot.Format) []string {
 			continue
 		}
 		a = append(a, "-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s", i, image),
-			"-blockdev", fmt.Sprintf("driver=%s,node-name=fmt%d,file=file%d", format, i, i),
+			"-blockdev", fmt.Sprintf("driver=%s,node-name=fmt%d,file=file%d%s", v.driver(format), i, i, v.keyed()),
 			"-device", fmt.Sprintf("%s,id=%s,drive=fmt%d%s", device, id, i, v.extra))
 	}
 	if v.ejected {
