@@ -146,6 +146,9 @@ type Group struct {
 	CatchUp     bool           // a run missed while the agent was off is made up for
 
 	Tracking Tracking
+	// Slowdown is when its guests may be slowed down so that their deltas can be merged;
+	// zero: never.
+	Slowdown snapshot.Slowdown
 }
 
 // Tracking is whether runs read only what changed on the disks, where that is known.

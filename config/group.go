@@ -31,7 +31,7 @@ type groups struct {
 
 func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	what := fmt.Sprintf("group %s", quote(name))
-	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up", "tracking")
+	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up", "tracking", "merge")
 	g := Group{Name: name, Policy: defaultPolicy(), Tracking: Tracking{Enabled: true}}
 	if !s.ok {
 		return g
@@ -51,6 +51,9 @@ func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	g.CatchUp = s.boolean("catch_up", true)
 	if n, ok := s.get("tracking"); ok {
 		g.Tracking = p.tracking(n, s.line("tracking"), s.of("tracking"))
+	}
+	if n, ok := s.get("merge"); ok {
+		g.Slowdown = p.merge(n, s.line("merge"), s.of("merge"))
 	}
 	p.overlap(g, line)
 	return g
