@@ -8,6 +8,7 @@ import (
 
 	"github.com/lull-backup/lull/agent/control"
 	"github.com/lull-backup/lull/agent/journal"
+	"github.com/lull-backup/lull/snapshot"
 )
 
 // Board is what the daemon shows of itself: it hears the events of the runs and
@@ -24,6 +25,7 @@ type Board struct {
 	runs   map[string]control.RunStatus    // by VM
 	owes   map[string]control.RepairStatus // by VM
 	upkeep map[string]control.UpkeepStatus // by repository
+	found  map[string][]control.Finding    // by VM; as it was when it was looked at last
 }
 
 // NewBoard makes the board of a daemon that started now.
@@ -31,6 +33,7 @@ func NewBoard(version string, pid int, started time.Time, j *journal.Journal, gr
 	return &Board{
 		version: version, pid: pid, started: started, journal: j, groups: slices.Clone(groups),
 		due: map[string]time.Time{}, runs: map[string]control.RunStatus{}, upkeep: map[string]control.UpkeepStatus{},
+		found: map[string][]control.Finding{},
 	}
 }
 
@@ -40,6 +43,9 @@ func (b *Board) Hear(e Event) {
 	defer b.mu.Unlock()
 	if e.Step == StepRecovered {
 		delete(b.owes, e.VM)
+	}
+	if e.Step == StepDone { // it warns of what is there now
+		delete(b.found, e.VM)
 	}
 	switch e.Step {
 	case StepDone, StepFailed, StepRecovered:
@@ -52,10 +58,10 @@ func (b *Board) Hear(e Event) {
 	if !running {
 		r = control.RunStatus{VM: e.VM, Run: e.Run, Group: b.groupOf(e.VM), Since: e.Time}
 	}
-	r.Step = string(e.Step)
-	if e.Total > 0 {
+	if r.Step != string(e.Step) || e.Total > 0 { // how far a step is says nothing of the next
 		r.Done, r.Total = e.Done, e.Total
 	}
+	r.Step = string(e.Step)
 	b.runs[e.VM] = r
 }
 
@@ -92,6 +98,16 @@ func (b *Board) owed(owes map[string]control.RepairStatus) {
 	b.owes = maps.Clone(owes)
 }
 
+// looked notes what was found of a VM.
+func (b *Board) looked(vm string, found []snapshot.Finding) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.found, vm)
+	for _, f := range found {
+		b.found[vm] = append(b.found[vm], control.Finding{VM: vm, Kind: string(f.Kind), Disk: f.Disk, Path: f.Path, Text: f.Text, Next: f.Next})
+	}
+}
+
 // kept notes how the maintenance of a repository goes.
 func (b *Board) kept(u control.UpkeepStatus) {
 	b.mu.Lock()
@@ -111,6 +127,9 @@ func (b *Board) Status() (control.Status, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.upkeep)) {
 		s.Upkeep = append(s.Upkeep, b.upkeep[name])
+	}
+	for _, vm := range slices.Sorted(maps.Keys(b.found)) {
+		s.Found = append(s.Found, b.found[vm]...)
 	}
 	due := maps.Clone(b.due)
 	running := maps.Clone(b.runs)

@@ -65,6 +65,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		all.Go(func() { d.keepUp(ctx, u) })
 	}
 	all.Go(func() { d.keepRepairing(ctx) })
+	all.Go(func() { d.lookAround(ctx) })
 	d.Ready()
 	<-ctx.Done()
 	d.Log.Info("stopping: runs in progress are ended and merged")

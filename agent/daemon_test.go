@@ -40,6 +40,7 @@ func newTower(t *testing.T, j *journal.Journal, groups ...agent.Group) *tower {
 	w.daemon = &agent.Daemon{
 		Runner: &agent.Runner{Journal: j, Log: log, Now: time.Now},
 		Groups: groups, Parallel: 1, Log: log, Ready: func() {},
+		Resolve: func(name string) (snapshot.Host, string, error) { return nil, name, snapshot.ErrNotFound },
 		Board: agent.NewBoard("test", os.Getpid(), time.Now(), j, groups),
 	}
 	return w

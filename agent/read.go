@@ -41,6 +41,7 @@ func (b *backup) read(ctx context.Context) (repo.Point, error) {
 		return point, because(watched, err)
 	}
 	b.step(StepRead, tracked(point))
+	b.drift(ctx, &point)
 	return point, nil
 }
 

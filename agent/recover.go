@@ -97,7 +97,10 @@ func (r *Runner) thawAndMerge(ctx context.Context, e journal.Entry, host snapsho
 	thaw.Go(func() { proven, thawErr = r.thaw(ctx, e, host, vm) })
 	mergeCtx, cancel := context.WithTimeout(ctx, mergeTimeout)
 	defer cancel()
-	mergeErr = host.Merge(mergeCtx, e.Plan)
+	mergeErr = r.mergeTelling(mergeCtx, host, e.Plan, func(told Event) {
+		told.Run, told.VM = e.Run, e.VM
+		r.emit(told)
+	})
 	thaw.Wait()
 	return proven, thawErr, mergeErr
 }

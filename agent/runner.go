@@ -38,6 +38,8 @@ type Job struct {
 	DeadMan func(snapshot.Plan) quiesce.Guard
 	// Tracking says how far the run relies on what the host knows of changes.
 	Tracking Tracking
+	// Slowdown is when the merge may slow the guest down.
+	Slowdown snapshot.Slowdown
 }
 
 // Runner backs up VMs and repairs what an interrupted run left. Its methods are
@@ -106,9 +108,13 @@ func (b *backup) do(ctx context.Context) (err error) {
 	if err := b.recoverCheckpoints(ctx, b.job.Host, b.job.VM); err != nil {
 		return Interrupted(ctx, err)
 	}
+	if err := b.compareBefore(ctx); err != nil {
+		return err
+	}
 	if b.plan, err = b.job.Host.Plan(ctx, b.job.VM, b.run); err != nil {
 		return Interrupted(ctx, err) // a host's errors say what it did to which VM
 	}
+	b.plan.Slowdown = b.job.Slowdown
 	b.step(StepPlanned, fmt.Sprintf("%d disks", len(b.plan.Disks)))
 	// The repository is met before the guest: one that is out of reach costs
 	// the guest nothing.
@@ -129,6 +135,9 @@ func (b *backup) do(ctx context.Context) (err error) {
 	defer b.letGo()
 	point, readErr := b.snapshotAndRead(ctx)
 	mergeErr := b.merge(ctx)
+	if mergeErr == nil {
+		b.compareAfter(ctx)
+	}
 	if readErr == nil {
 		// A point whose every byte is stored is worth keeping even when the
 		// merge must be tried again later.
@@ -163,7 +172,7 @@ func (b *backup) merge(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mergeTimeout)
 	defer cancel()
 	b.step(StepMerging, "")
-	if err := b.job.Host.Merge(ctx, b.plan); err != nil {
+	if err := b.mergeTelling(ctx, b.job.Host, b.plan, b.heard); err != nil {
 		return err
 	}
 	b.step(StepMerged, "")

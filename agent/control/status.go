@@ -11,6 +11,8 @@ type Status struct {
 	VMs     []VMStatus  `json:"vms"`  // one for each VM of each group
 	// Repairs is what earlier runs still owe, sorted by VM.
 	Repairs []RepairStatus `json:"repairs,omitempty"`
+	// Found is what the agent found at its start that should not be there, sorted by VM.
+	Found []Finding `json:"found,omitempty"`
 	// Upkeep is the maintenance of repositories, sorted by their names.
 	Upkeep []UpkeepStatus `json:"upkeep,omitempty"`
 }
@@ -22,6 +24,16 @@ type UpkeepStatus struct {
 	LastStart  time.Time `json:"last_start,omitzero"`
 	LastError  string    `json:"last_error,omitempty"` // empty when it ended well, or was left to another host
 	Next       time.Time `json:"next,omitzero"`
+}
+
+// Finding is something that lull left beside or in a VM, as `lull doctor` shows it.
+type Finding struct {
+	VM   string `json:"vm"`   // host/name
+	Kind string `json:"kind"` // snapshot.FindingKind
+	Disk string `json:"disk,omitempty"`
+	Path string `json:"path,omitempty"`
+	Text string `json:"text"`
+	Next string `json:"next,omitempty"` // what to do
 }
 
 // RunStatus is a run under way.

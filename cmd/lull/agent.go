@@ -189,7 +189,7 @@ func (in *invocation) openGroup(ctx context.Context, cfg *config.Config, hosts m
 		jobs = append(jobs, agent.Job{
 			Name: name, VM: vm, Host: host, Repository: repository.Repository,
 			Policy: g.Policy, Writers: in.writers(cfg, g), DeadMan: in.deadMan(cfg, g, name),
-			Tracking: tracking(g),
+			Tracking: tracking(g), Slowdown: g.Slowdown,
 		})
 	}
 	return jobs, repository.Close, nil

@@ -84,7 +84,7 @@ func (in *invocation) backupOne(ctx context.Context, job vmJob, repositories *sh
 	return runner.Backup(ctx, agent.Job{
 		Name: job.name, VM: job.vm, Host: job.host, Repository: repository.Repository,
 		Policy: job.policy, Writers: job.writers, DeadMan: job.deadMan,
-		Tracking: job.tracking,
+		Tracking: job.tracking, Slowdown: job.slowdown,
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/probe"
 	"github.com/lull-backup/lull/transport/repo"
@@ -23,6 +24,8 @@ func (in *invocation) doctorCommand() *cobra.Command {
 		Long: "Look at every repository of the configuration, or at the one that is named: can it\n" +
 			"be reached and opened, does its store keep its promises, is its clock right, are\n" +
 			"objects locked as they should be, is anything hidden, which role does its key play?\n\n" +
+			"Then look at every VM of the configuration: hold its chain, the files beside its disks\n" +
+			"and the journal against each other, and tell what an earlier run has left.\n\n" +
 			"It writes nothing but a few objects under probe/, which it deletes again.",
 		Args: argCount(0, 0, ""),
 		RunE: in.run(func(cmd *cobra.Command, _ []string) error { return in.doctor(cmd.Context(), locks) }),
@@ -46,6 +49,7 @@ type diagnosis struct {
 	Result  string `json:"result"`
 	Detail  string `json:"detail,omitempty"`
 	Hint    string `json:"hint,omitempty"`
+	Path    string `json:"path,omitempty"` // of the file that it is about
 }
 
 func (in *invocation) doctor(ctx context.Context, locks bool) error {
@@ -61,6 +65,13 @@ func (in *invocation) doctor(ctx context.Context, locks bool) error {
 			return fmt.Errorf("doctor: %w", ctx.Err())
 		}
 		all = append(all, e.found...)
+	}
+	if in.flags.repoDir == "" && in.flags.repository == "" && len(targets) > 0 {
+		found, err := in.doctorVMs(ctx, targets[0].config)
+		if err != nil {
+			return fmt.Errorf("doctor: %w", agent.Interrupted(ctx, err))
+		}
+		all = append(all, found...)
 	}
 	return in.conclude("doctor", all)
 }
@@ -123,7 +134,7 @@ type examination struct {
 }
 
 func (e *examination) add(check, result, detail, hint string) {
-	e.found = append(e.found, diagnosis{e.subject, check, result, detail, hint})
+	e.found = append(e.found, diagnosis{Subject: e.subject, Check: check, Result: result, Detail: detail, Hint: hint})
 }
 
 // fail adds a check that an error ended; a right that lacks is no disease.

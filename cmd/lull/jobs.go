@@ -33,6 +33,7 @@ type vmJob struct {
 	target  target
 
 	tracking agent.Tracking
+	slowdown snapshot.Slowdown
 }
 
 // backupJobs turns the arguments of `lull backup` into jobs.
@@ -112,7 +113,7 @@ func (in *invocation) configuredJob(cfg *config.Config, hosts map[string]snapsho
 		job.target.repository, _ = cfg.Repository(group.Repository)
 	}
 	if grouped {
-		job.policy, job.tracking = group.Policy, tracking(group)
+		job.policy, job.tracking, job.slowdown = group.Policy, tracking(group), group.Slowdown
 	} else {
 		group.Writers = cfg.Writers()
 	}

@@ -30,7 +30,7 @@ func (in *invocation) rootCommand() *cobra.Command {
 		in.initCommand(), in.vmsCommand(), in.backupCommand(), in.pointsCommand(),
 		in.restoreCommand(), in.checkCommand(), in.copyCommand(), in.statsCommand(), in.agentCommand(), in.statusCommand(),
 		in.forgetCommand(), in.holdCommand(), in.releaseCommand(), in.pruneCommand(),
-		in.checkpointCommand(), in.chainCommand(), in.keyCommand(), in.repoCommand(), in.lockCommand(), in.doctorCommand(),
+		in.checkpointCommand(), in.chainCommand(), in.keyCommand(), in.repoCommand(), in.lockCommand(), in.doctorCommand(), in.recoverCommand(),
 		in.pluginCommand(), in.configCommand(), in.versionCommand(), in.completionCommand(),
 		in.manCommand(), in.pluginServeCommand(), in.deadManCommand(),
 	)

@@ -127,6 +127,11 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 			return err
 		}
 	}
+	if len(res.Found) > 0 {
+		if err := findingTable(res.Found).write(in.Stdout); err != nil {
+			return err
+		}
+	}
 	if err := vmStatusTable(res.VMs).write(in.Stdout); err != nil {
 		return err
 	}
@@ -160,6 +165,15 @@ func trackingTable(vms []control.VMStatus) *table {
 			t.add(v.VM, v.LastTracking)
 		}
 		seen[v.VM] = true
+	}
+	return t
+}
+
+// findingTable shows what should not be there.
+func findingTable(list []control.Finding) *table {
+	t := newTable("FOUND", "KIND", "WHAT", "NEXT")
+	for _, f := range list {
+		t.add(f.VM, f.Kind, f.Text, f.Next)
 	}
 	return t
 }

@@ -32,6 +32,7 @@ type story struct {
 	mu   sync.Mutex
 	bars *mpb.Progress // nil until there is progress to draw
 	bar  *mpb.Bar
+	step agent.Step // that the bar is of
 }
 
 func (in *invocation) newStory(what string) *story { return &story{in: in, what: what} }
@@ -49,7 +50,7 @@ func (s *story) hear(e agent.Event) {
 		_ = s.in.line(eventLine{Event: e})
 	case s.in.flags.quiet:
 	case e.Total > 0:
-		s.draw(e.Done, e.Total)
+		s.draw(e)
 	default:
 		s.tell(e)
 	}
@@ -93,8 +94,8 @@ func (s *story) tell(e agent.Event) {
 		}
 		s.endBar(true)
 		text = e.Message
-	case agent.StepMerging:
-		s.endBar(true)
+	case agent.StepMerging, agent.StepMerged:
+		s.endBar(e.Step == agent.StepMerging)
 		return
 	case agent.StepWarning:
 		text = "warning: " + e.Message
@@ -115,19 +116,27 @@ func (s *story) out() io.Writer {
 	return s.in.Stderr
 }
 
-func (s *story) draw(done, total int64) {
+func (s *story) draw(e agent.Event) {
 	if !s.in.Terminal {
 		return
 	}
+	if s.step != e.Step {
+		s.endBar(true)
+	}
 	if s.bar == nil {
+		what := s.what
+		if e.Step == agent.StepMerging {
+			what += " merging"
+		}
+		s.step = e.Step
 		s.bars = mpb.New(mpb.WithOutput(s.in.Stderr), mpb.WithWidth(40), mpb.WithAutoRefresh())
-		s.bar = s.bars.AddBar(total,
-			mpb.PrependDecorators(decor.Name(s.what, decor.WCSyncSpaceR), decor.Percentage(decor.WC{W: 5})),
+		s.bar = s.bars.AddBar(e.Total,
+			mpb.PrependDecorators(decor.Name(what, decor.WCSyncSpaceR), decor.Percentage(decor.WC{W: 5})),
 			mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Name("  "),
 				decor.AverageSpeed(decor.SizeB1024(0), "% .1f"), decor.Name("  "), decor.AverageETA(decor.ET_STYLE_GO)))
 	}
-	s.bar.SetTotal(total, false)
-	s.bar.SetCurrent(done)
+	s.bar.SetTotal(e.Total, false)
+	s.bar.SetCurrent(e.Done)
 }
 
 // endBar stops drawing; an unfinished bar stays as it was.

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/config"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+// guestPatience is how long the doctor waits for a guest's agent.
+const guestPatience = 5 * time.Second
+
+// doctorVMs looks at the VMs of a configuration: is anything of an earlier run left in
+// their chains, beside their disks, in QEMU, in the journal or in the guest?
+func (in *invocation) doctorVMs(ctx context.Context, cfg *config.Config) ([]diagnosis, error) {
+	state, err := in.openJournal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	hosts := in.openHosts(cfg)
+	d := &vmDoctor{
+		runner:  &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Version: in.Version, Now: time.Now},
+		resolve: resolver(cfg, hosts),
+	}
+	names := cfg.Match("*")
+	for _, name := range names {
+		d.look(ctx, name)
+		if ctx.Err() != nil {
+			return d.found, ctx.Err()
+		}
+	}
+	entries, err := state.Pending()
+	if err != nil {
+		d.add("journal", "read", resultFailed, plainError(err), hintOf(err))
+	}
+	for _, e := range entries {
+		if !slices.Contains(names, e.VM) {
+			d.add("VM "+e.VM, "journal", resultFailed, fmt.Sprintf("run %s was cut off, and the VM is not in %s", e.Run, cfg.Path),
+				"put the VM back into the configuration until what the run left of it is merged")
+		}
+	}
+	return d.found, nil
+}
+
+// vmDoctor collects what is found of VMs.
+type vmDoctor struct {
+	runner  *agent.Runner
+	resolve agent.Resolve
+	found   []diagnosis
+}
+
+func (d *vmDoctor) add(subject, check, result, detail, hint string) {
+	d.found = append(d.found, diagnosis{Subject: subject, Check: check, Result: result, Detail: detail, Hint: hint})
+}
+
+func (d *vmDoctor) look(ctx context.Context, name string) {
+	subject := "VM " + name
+	found, busy, err := d.runner.Look(ctx, name, d.resolve)
+	switch {
+	case err != nil && errors.Is(err, snapshot.ErrUnreachable):
+		d.add(subject, "leftovers", resultUnknown, plainError(err), hintOf(err))
+		return
+	case err != nil:
+		d.add(subject, "leftovers", resultFailed, plainError(err), hintOf(err))
+		return
+	case busy:
+		d.add(subject, "leftovers", resultUnknown, "a run is under way, which looks itself", "")
+		return
+	}
+	for _, f := range found {
+		hint := f.Next
+		if f.Adopt != nil {
+			hint = "merge it: lull recover " + name
+		}
+		d.found = append(d.found, diagnosis{Subject: subject, Check: string(f.Kind), Result: weight(f), Detail: f.Text, Hint: hint, Path: f.Path})
+	}
+	if len(found) == 0 {
+		d.add(subject, "leftovers", resultOK, "none", "")
+	}
+	d.guest(ctx, name)
+}
+
+// weight is how bad a finding is: what lull merges by itself, or what holds no data, is
+// no disease.
+func weight(f snapshot.Finding) string {
+	if f.Kind == snapshot.FindingOwed || !f.Blocks() {
+		return resultWarning
+	}
+	return resultFailed
+}
+
+// guest asks the guest whether it holds still, although nobody asks it to.
+func (d *vmDoctor) guest(ctx context.Context, name string) {
+	host, vm, err := d.resolve(name)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, guestPatience)
+	defer cancel()
+	guest, err := host.Guest(ctx, vm)
+	if errors.Is(err, snapshot.ErrNoGuest) {
+		return
+	}
+	var frozen bool
+	if err == nil {
+		defer guest.Close()
+		frozen, err = guest.FilesystemsFrozen(ctx)
+	}
+	switch {
+	case err != nil:
+		d.add("VM "+name, "guest", resultUnknown, plainError(err), hintOf(err))
+	case frozen:
+		d.add("VM "+name, "guest", resultFailed, "its file systems are frozen, and no run is under way",
+			"thaw it: lull recover "+name+", or guest-fsfreeze-thaw on its agent")
+	default:
+		d.add("VM "+name, "guest", resultOK, "its file systems are not frozen", "")
+	}
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/snapshot"
+)
+
+func (in *invocation) recoverCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "recover VM...",
+		Short: "Repair what an interrupted run left of VMs",
+		Long: "Thaw the guests and merge the deltas that an interrupted run left, as the agent does by\n" +
+			"itself and a backup of the VM does first. Deltas that the VM writes to although no\n" +
+			"journal has them, as after the loss of the state folder, are merged too; `lull doctor`\n" +
+			"shows them. What only an administrator can decide stays as it is, and is told.",
+		Args: argCount(1, -1, "the VM"),
+		RunE: in.run(func(cmd *cobra.Command, args []string) error { return in.recover(cmd.Context(), args) }),
+	}
+}
+
+func (in *invocation) recover(ctx context.Context, args []string) error {
+	cfg, err := in.loadConfig()
+	if err != nil {
+		return err
+	}
+	state, err := in.openJournal(cfg)
+	if err != nil {
+		return err
+	}
+	resolve := resolver(cfg, in.openHosts(cfg))
+	for _, name := range in.chooseVMs(cfg, args) {
+		story := in.newStory(name)
+		runner := &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Observe: story.hear, Version: in.Version, Now: time.Now,
+			Writers: in.allWriters(cfg)}
+		left, err := runner.RecoverVM(ctx, name, resolve)
+		story.close()
+		in.failVM(name, errors.Join(agent.Interrupted(ctx, err), stillLeft(name, left)))
+	}
+	return nil
+}
+
+// stillLeft is the error of a VM that recovery could not repair.
+func stillLeft(name string, left []snapshot.Finding) error {
+	for _, f := range left {
+		if f.Blocks() {
+			return withHint(fmt.Errorf("recover %s: %s: %w", name, f.Text, snapshot.ErrMergePending), "%s", f.Next)
+		}
+	}
+	return nil
+}
