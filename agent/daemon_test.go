@@ -14,6 +14,7 @@ import (
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/agent/schedule"
+	"github.com/lull-backup/lull/snapshot"
 )
 
 // tower is a daemon whose groups note when they run, and run nothing.
@@ -41,7 +42,7 @@ func newTower(t *testing.T, j *journal.Journal, groups ...agent.Group) *tower {
 		Runner: &agent.Runner{Journal: j, Log: log, Now: time.Now},
 		Groups: groups, Parallel: 1, Log: log, Ready: func() {},
 		Resolve: func(name string) (snapshot.Host, string, error) { return nil, name, snapshot.ErrNotFound },
-		Board: agent.NewBoard("test", os.Getpid(), time.Now(), j, groups),
+		Board:   agent.NewBoard("test", os.Getpid(), time.Now(), j, groups),
 	}
 	return w
 }
