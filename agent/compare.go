@@ -22,7 +22,7 @@ func compare(ctx context.Context, host snapshot.Host, vm string, owned *snapshot
 }
 
 // compareBefore looks at the VM before anything is done to it, when nothing is owed to it
-// any more. What blocks a backup is its error, anything else a warning.
+// any more. What blocks a backup is its error, anything else goes to the log.
 func (b *backup) compareBefore(ctx context.Context) error {
 	found, err := compare(ctx, b.job.Host, b.job.VM, nil)
 	if err != nil {
@@ -34,7 +34,7 @@ func (b *backup) compareBefore(ctx context.Context) error {
 		}
 	}
 	for _, f := range found {
-		b.warn(said(f))
+		b.Log.Warn("something is left", "vm", b.job.Name, "kind", f.Kind, "disk", f.Disk, "path", f.Path, "what", f.Text, "next", f.Next)
 	}
 	return nil
 }

@@ -83,7 +83,37 @@ func (d *vmDoctor) look(ctx context.Context, name string) {
 	if len(found) == 0 {
 		d.add(subject, "leftovers", resultOK, "none", "")
 	}
+	d.checkpoints(ctx, name)
 	d.guest(ctx, name)
+}
+
+// checkpoints tells of files that no tree of checkpoints owns, or that one lacks.
+func (d *vmDoctor) checkpoints(ctx context.Context, name string) {
+	host, vm, err := d.resolve(name)
+	c, ok := host.(snapshot.Checkpointer)
+	if err != nil || !ok {
+		return
+	}
+	tree, err := c.Checkpoints(ctx, vm)
+	if errors.Is(err, snapshot.ErrUnsupported) {
+		return
+	}
+	subject := "VM " + name
+	if err != nil {
+		d.add(subject, "checkpoints", resultUnknown, plainError(err), hintOf(err))
+		return
+	}
+	for _, path := range tree.Unowned {
+		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultWarning, Path: path,
+			Detail: path + " looks like a checkpoint's, and no tree owns it", Hint: "look what it is, then rm " + snapshot.ShellWord(path)})
+	}
+	for _, path := range tree.Missing {
+		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultFailed, Path: path,
+			Detail: path + " is missing, and a checkpoint rests upon it", Hint: "bring it back, or restore a point of the VM"})
+	}
+	if tree.Pending != "" {
+		d.add(subject, "checkpoints", resultWarning, "an operation was interrupted: "+tree.Pending, "finish it: lull recover "+name+", or any lull checkpoint command")
+	}
 }
 
 // weight is how bad a finding is: what lull merges by itself, or what holds no data, is

@@ -234,15 +234,17 @@ func (s *survey) ownsFile(path string) bool {
 	return s.owned != nil && runOf(path) == s.owned.Run
 }
 
-// runOf is the run in the name of a file of lull's; empty: it is none.
+// runOf is the run in the name of a file that a run makes beside a disk; empty: it is
+// none. Checkpoints have files there, too, with names like these.
 func runOf(path string) string {
 	name := filepath.Base(path)
 	i := strings.LastIndex(name, ".lull-")
 	if i < 0 {
 		return ""
 	}
-	run, _, ok := strings.Cut(name[i+len(".lull-"):], ".")
-	if !ok || checkRun(run) != nil {
+	run, kind, _ := strings.Cut(name[i+len(".lull-"):], ".")
+	ours := slices.Contains([]string{"delta", "delta" + mergedSuffix, "delta" + stampSuffix, "delta" + mapSuffix, "delta" + anchorSuffix}, kind)
+	if !ours || checkRun(run) != nil {
 		return ""
 	}
 	return run

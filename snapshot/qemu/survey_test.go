@@ -300,6 +300,7 @@ func TestStrayFiles(t *testing.T) {
 		must(t, os.WriteFile(stem+ending, nil, 0o600))
 	}
 	must(t, os.WriteFile(filepath.Join(v.dir, "disks", "unrelated.lull-x.delta.stamp"), nil, 0o600))
+	must(t, os.WriteFile(v.disks[0]+".lull-01234567.place", nil, 0o600)) // of a checkpoint
 	list := r.compare(nil)
 	if len(list) != 3 {
 		t.Errorf("found: %+v", list)
