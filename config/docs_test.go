@@ -50,7 +50,7 @@ func TestReference(t *testing.T) {
 		"tracking", "enabled", "audit", "keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",
 		"agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter",
 		"plugins", "sha256", "grants", "args", "env", "user", "writers",
-		"mount_points", "retry", "attempts", "delay", "until", "scripts", "where", "freeze", "thaw", "limit", "tier",
+		"merge", "slow_after", "slow_to", "mount_points", "retry", "attempts", "delay", "until", "scripts", "where", "freeze", "thaw", "limit", "tier",
 		"checkpoints", "max_age", "max_growth_gib", "max_depth",
 		"databases", "postgresql", "service_file", "only", "mariadb", "defaults_file",
 	} {

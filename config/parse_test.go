@@ -242,7 +242,9 @@ func TestOneErrorEach(t *testing.T) {
 		"backslash":  {"repositories:\n  m:\n    dir: \"C:\\x\"\n", "x:3: a backslash in double quotes; use single quotes, or write it twice"},
 		"deep":       {strings.Repeat("[", 20000), "x:1: brackets or indentation go thousands deep; write the sections as in docs/configuration.md"},
 		"many lines": {strings.Repeat("#\n", 1500) + "repositories:\n\tm: {dir: /x}\n", "x:1502: a tab stands in the indentation; indent with spaces"},
-		"large":      {strings.Repeat("#", config.MaxSize+1), "x:1: the file is larger than 1024 KiB; keep to the configuration of one host"},
+		"merge": {"repositories: {m: {dir: /x}}\ngroups:\n  g: {vms: [\"*\"], repository: m, schedule: manual, merge: {slow_after: 10m, slow_to: 1KiB}}\n",
+			"x:3: slow_to of merge of group \"g\" is 1KiB, out of range; write bytes a second with their unit, from 64KiB to 1024GiB, such as 20MiB"},
+		"large": {strings.Repeat("#", config.MaxSize+1), "x:1: the file is larger than 1024 KiB; keep to the configuration of one host"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want+"\n", said(config.Parse("x", []byte(c.data)))); diff != "" {

@@ -53,7 +53,7 @@ func (m *machine) start() {
 		"-qmp", "unix:"+m.dir+"/qmp,server=on,wait=off", "-qmp", "unix:"+m.dir+"/hands,server=on,wait=off",
 		"-blockdev", fmt.Sprintf("driver=file,node-name=file0,filename=%s,discard=unmap", m.image),
 		"-blockdev", fmt.Sprintf("driver=%s,node-name=fmt0,file=file0,discard=unmap", m.format),
-		"-device", "virtio-blk-pci,id=root,drive=fmt0")
+		"-device", "virtio-blk-pci,id=root,drive=fmt0", "-device", "virtio-scsi-pci,id=scsi0")
 	if err := m.qemu.Start(); err != nil {
 		m.t.Fatalf("%v: apt-get install qemu-system-x86", err)
 	}

@@ -56,6 +56,10 @@
 // under that name in the same process, it ends the migration and resumes the VM before
 // all else, as a VM after a migration has let go of its images.
 //
+// While a run has deltas its VM cannot be migrated away (anchor.go). Compare says what
+// Merge would meet (survey.go); slow.go is how a guest is slowed down that writes faster
+// than it is merged; cipher.go tells of encrypted disks.
+//
 // Invariants:
 //
 //   - A delta that holds a write which the image may lack is never removed, and
