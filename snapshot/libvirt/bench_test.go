@@ -22,6 +22,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/libvirt/libvirttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/snapshot/qmp"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
 
@@ -32,8 +33,10 @@ const diskSize = 4 << 20
 // bench is a daemon with one domain, which the cases of a test share. Its "guest" writes by
 // qemu-io in QEMU.
 type bench struct {
-	t      *testing.T
+	t      *testing.T // of the case
+	whole  *testing.T // of all cases
 	daemon *libvirttest.Daemon
+	fill   byte // of the last writes
 	conn   *rpc.Conn
 	dom    *libvirttest.Domain
 	paused bool
@@ -43,7 +46,7 @@ type bench struct {
 func newBench(t *testing.T, paused bool, disks ...guesttest.Disk) *bench {
 	t.Helper()
 	d := libvirttest.Start(t)
-	b := &bench{t: t, daemon: d, conn: d.Dial(t), paused: paused}
+	b := &bench{t: t, whole: t, daemon: d, conn: d.Dial(t), paused: paused}
 	b.dom = libvirttest.Define(t, d, b.conn, libvirttest.Options{
 		Options: guesttest.Options{Name: "web", Disks: disks, Memory: 64 << 20, Pause: -1},
 		OS:      "<type arch='x86_64' machine='q35'>hvm</type>",
@@ -112,12 +115,25 @@ func (b *bench) pid() int {
 	return pid
 }
 
+// killQEMU ends the domain's QEMU.
+func (b *bench) killQEMU() {
+	b.t.Helper()
+	pid := b.pid()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		b.t.Fatal(err)
+	}
+	eventually(b.t, "end of QEMU", func() error {
+		if isDomain(pid, b.dom.ID) {
+			return errors.New("it lives")
+		}
+		return nil
+	})
+}
+
 // crash kills the domain's QEMU, and waits until libvirt knows.
 func (b *bench) crash(t testing.TB) {
 	t.Helper()
-	if err := syscall.Kill(b.pid(), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	b.killQEMU()
 	eventually(t, "end of the domain", func() error {
 		state, _, err := b.conn.State(t.Context(), b.dom.ID)
 		if err == nil && state != rpc.StateShutoff {
@@ -251,6 +267,11 @@ func formatIn(record string) string {
 	return "qcow2"
 }
 
+// quiet is a monitor that says nothing.
+type quiet struct{ qmp.Monitor }
+
+func (quiet) Subscribe(names ...string) *qmp.Subscription { return new(qmp.Hub).Subscribe(names...) }
+
 func shell(t testing.TB, name string, arg ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(context.WithoutCancel(t.Context()), name, arg...).CombinedOutput()
@@ -264,7 +285,7 @@ func (b *bench) files(t testing.TB) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(b.dom.Dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
+		if err == nil && d.Type().IsRegular() { // sockets come and go with QEMU
 			list = append(list, path)
 		}
 		return err
@@ -273,6 +294,12 @@ func (b *bench) files(t testing.TB) []string {
 		t.Fatal(err)
 	}
 	return list
+}
+
+// node is a block node, or a job.
+type node struct {
+	File string `json:"file"`
+	ID   string `json:"id"`
 }
 
 // chain is what libvirt and QEMU say of the disks, and what of it must not be a delta.
@@ -295,14 +322,11 @@ func (b *bench) chain(t testing.TB) string {
 	if b.pid() == 0 {
 		return s.String()
 	}
-	var nodes, jobs []struct {
-		Node string `json:"node-name"`
-		File string `json:"file"`
-		ID   string `json:"id"`
-	}
+	var nodes, jobs []node
 	if err := errors.Join(b.monitor("query-named-block-nodes", map[string]bool{"flat": true}, &nodes), b.monitor("query-jobs", nil, &jobs)); err != nil {
 		t.Fatal(err)
 	}
+	slices.SortFunc(nodes, func(a, b node) int { return strings.Compare(a.File, b.File) }) // their order is that of opening
 	fmt.Fprintln(&s, nodes, jobs)
 	return s.String()
 }
