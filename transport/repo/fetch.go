@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -61,10 +60,7 @@ func (f *fetcher) run(ctx context.Context, b *batch, write Write) error {
 // read fills in the wants, as many at a time as one range read is to serve. It
 // returns those that were asked from a damaged pack, and why.
 func (f *fetcher) read(ctx context.Context, wants []want, serve func([]want) int) (lost []want, err error) {
-	slices.SortFunc(wants, func(x, y want) int {
-		return cmp.Or(bytes.Compare(x.loc.Pack[:], y.loc.Pack[:]),
-			cmp.Compare(x.loc.SegmentOffset, y.loc.SegmentOffset), cmp.Compare(x.loc.BlockOffset, y.loc.BlockOffset))
-	})
+	inPacks(wants)
 	for len(wants) > 0 {
 		n := serve(wants)
 		err := objectErr(packObject(wants[0].loc.Pack), f.readRange(ctx, wants[:n]))
@@ -147,7 +143,7 @@ func without(runs []run, lost []want) []run {
 // inSegment is how many of the wants, in order, lie in the first one's segment.
 func inSegment(wants []want) int {
 	n := 1
-	for n < len(wants) && wants[n].loc.Pack == wants[0].loc.Pack && wants[n].loc.SegmentOffset == wants[0].loc.SegmentOffset {
+	for n < len(wants) && wants[n].sameSegment(&wants[0]) {
 		n++
 	}
 	return n

@@ -1,9 +1,12 @@
 package repo
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,6 +21,10 @@ const (
 	batchSize = 16 << 20
 	// batchBlocks bounds a batch of small blocks.
 	batchBlocks = 16 << 10
+	// planBlocks is how many blocks of a stream are put in order of packs before any is
+	// read. What was written over many nights lies scattered among the segments of all of
+	// them: with fewer blocks at a time each segment would be opened again and again.
+	planBlocks = 96 << 10
 )
 
 // Write takes a range of a stream. data is valid until it returns.
@@ -28,7 +35,7 @@ type Write = func(ctx context.Context, off int64, data []byte) error
 // the same time, and never ends inside a page but at the stream's end. Every byte
 // has been authenticated, and compared with the name of its block. ReadStream ends
 // with the first error, after all calls of write have returned; ErrCorrupt names
-// the object. It holds about 32 MiB a worker.
+// the object. It holds about 32 MiB a worker, and as much for the plan.
 func (r *Repository) ReadStream(ctx context.Context, root Root, workers int, write Write) error {
 	return r.readStream(ctx, root, workers, &planner{r: r, root: root}, write)
 }
@@ -100,7 +107,7 @@ func (r *Repository) readStream(ctx context.Context, root Root, workers int, p *
 }
 
 // batch is a part of a stream that one worker reads. Its runs lie one after the
-// other in one buffer, in the stream's order.
+// other in one buffer.
 type batch struct {
 	wants []want
 	runs  []run
@@ -117,6 +124,18 @@ type want struct {
 	length int
 }
 
+func (w *want) sameSegment(o *want) bool {
+	return w.loc.Pack == o.loc.Pack && w.loc.SegmentOffset == o.loc.SegmentOffset
+}
+
+// inPacks puts wants in order of packs and of places in them.
+func inPacks(wants []want) {
+	slices.SortFunc(wants, func(x, y want) int {
+		return cmp.Or(bytes.Compare(x.loc.Pack[:], y.loc.Pack[:]),
+			cmp.Compare(x.loc.SegmentOffset, y.loc.SegmentOffset), cmp.Compare(x.loc.BlockOffset, y.loc.BlockOffset))
+	})
+}
+
 // run is a range of the stream that is written at once.
 type run struct {
 	off  int64 // in the stream
@@ -124,16 +143,21 @@ type run struct {
 	size int
 }
 
-// add puts one more block at the end.
-func (b *batch) add(w want) {
-	w.at = b.size
-	b.wants = append(b.wants, w)
-	b.size += w.length
-	if n := len(b.runs); n > 0 && b.runs[n-1].off+int64(b.runs[n-1].size) == w.off {
-		b.runs[n-1].size += w.length
-		return
+// newBatch has the wants in order of the stream.
+func newBatch(wants []want) *batch {
+	slices.SortFunc(wants, func(x, y want) int { return cmp.Compare(x.off, y.off) })
+	b := &batch{wants: wants}
+	for i := range wants {
+		w := &wants[i]
+		w.at = b.size
+		b.size += w.length
+		if n := len(b.runs); n > 0 && b.runs[n-1].off+int64(b.runs[n-1].size) == w.off {
+			b.runs[n-1].size += w.length
+			continue
+		}
+		b.runs = append(b.runs, run{off: w.off, at: w.at, size: w.length})
 	}
-	b.runs = append(b.runs, run{off: w.off, at: w.at, size: w.length})
+	return b
 }
 
 // addWindow puts a whole window at the end, whose blocks follow.
@@ -143,7 +167,8 @@ func (b *batch) addWindow(off int64, length int) {
 	b.size += length
 }
 
-// planner walks over a map and hands out batches.
+// planner walks over a map and hands out batches: of whole windows in the stream's order,
+// or of blocks in that of the packs, so that each segment is opened once for a plan.
 type planner struct {
 	r       *Repository
 	root    Root
@@ -151,12 +176,42 @@ type planner struct {
 	windows *Windows // nil: by runs of blocks
 	holes   *holes   // nil: the first damage ends it
 
-	out  chan *batch
-	next *batch
+	out   chan *batch
+	next  *batch      // with windows
+	plans chan []want // without
+	plan  []want
 }
 
 func (p *planner) run(ctx context.Context) error {
-	p.next = new(batch)
+	if p.windows != nil {
+		p.next = new(batch)
+		if err := p.walk(ctx); err != nil {
+			return err
+		}
+		return p.sendNext(ctx)
+	}
+	// One plan is read while the next is made.
+	p.plans = make(chan []want)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(p.plans)
+		if err := p.walk(ctx); err != nil {
+			return err
+		}
+		return hand(ctx, p.plans, p.plan)
+	})
+	g.Go(func() error {
+		for wants := range p.plans {
+			if err := p.handOut(ctx, wants); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (p *planner) walk(ctx context.Context) error {
 	w := tree.Walker{Load: p.r.nodes(p.r.store).load, Base: p.base}
 	w.Leaf = func(window int64, entries []tree.Entry) error { return p.leaf(ctx, window, entries) }
 	if p.windows != nil {
@@ -169,24 +224,56 @@ func (p *planner) run(ctx context.Context) error {
 			return p.holes.add(off, length, err)
 		}
 	}
-	if err := w.Walk(ctx, tree.Root(p.root)); err != nil {
-		return err
-	}
-	return p.send(ctx)
+	return w.Walk(ctx, tree.Root(p.root))
 }
 
-// send hands the batch out and begins the next.
-func (p *planner) send(ctx context.Context) error {
-	if len(p.next.wants) == 0 {
-		return nil
-	}
+// hand gives v to who takes from out.
+func hand[T any](ctx context.Context, out chan<- T, v T) error {
 	select {
-	case p.out <- p.next:
-		p.next = new(batch)
+	case out <- v:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// sendNext hands the batch of windows out and begins another.
+func (p *planner) sendNext(ctx context.Context) error {
+	b := p.next
+	p.next = new(batch)
+	if len(b.wants) == 0 {
+		return nil
+	}
+	return hand(ctx, p.out, b)
+}
+
+// handOut makes batches of a plan.
+func (p *planner) handOut(ctx context.Context, wants []want) error {
+	inPacks(wants)
+	for len(wants) > 0 {
+		n := inBatch(wants)
+		if err := hand(ctx, p.out, newBatch(wants[:n:n])); err != nil {
+			return err
+		}
+		wants = wants[n:]
+	}
+	return nil
+}
+
+// inBatch is how many of the wants, in order of the packs, one batch takes: whole
+// segments, unless one alone is asked for more than that.
+func inBatch(wants []want) int {
+	size, whole := 0, 0
+	for i := range wants {
+		if i > 0 && !wants[i].sameSegment(&wants[i-1]) {
+			whole = i
+		}
+		size += wants[i].length
+		if size > batchSize || i == batchBlocks {
+			return max(cmp.Or(whole, i), 1)
+		}
+	}
+	return len(wants)
 }
 
 // leaf adds the blocks of a window.
@@ -195,7 +282,7 @@ func (p *planner) leaf(ctx context.Context, window int64, entries []tree.Entry) 
 	start := window * block.WindowSize
 	if p.windows != nil {
 		if p.next.size+length > batchSize || len(p.next.wants)+len(entries) > batchBlocks {
-			if err := p.send(ctx); err != nil {
+			if err := p.sendNext(ctx); err != nil {
 				return err
 			}
 		}
@@ -220,11 +307,10 @@ func (p *planner) block(ctx context.Context, w want) (err error) {
 		p.next.wants = append(p.next.wants, w)
 		return nil
 	}
-	if p.next.size+w.length > batchSize || len(p.next.wants) == batchBlocks {
-		if err := p.send(ctx); err != nil {
-			return err
-		}
+	if p.plan = append(p.plan, w); len(p.plan) < planBlocks {
+		return nil
 	}
-	p.next.add(w)
-	return nil
+	full := p.plan
+	p.plan = make([]want, 0, planBlocks)
+	return hand(ctx, p.plans, full)
 }
