@@ -118,7 +118,7 @@ func (b *backup) tracking(c snapshot.Changes, before *repo.Disk, stored transpor
 	t.Changed = c.Since.Bytes()
 	switch {
 	case !stored.Inherited:
-		t.Reason, t.Changed = "the restore point before cannot be built upon: it is damaged, being maintained, or its maps are not here", 0
+		t.Reason, t.Changed = "the restore point before cannot be built upon: it is damaged, being maintained, from before a key was removed, or its maps are not here", 0
 	case stored.Untrue > 0:
 		t.Reason = fmt.Sprintf("the record was untrue: %s changed unseen, from %s on",
 			humanize.IBytes(uint64(stored.Untrue)), humanize.IBytes(uint64(stored.UntrueAt)))

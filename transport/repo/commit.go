@@ -75,7 +75,8 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 
 // link chains a point to its parent and to the points of other VMs.
 func (s *Session) link(ctx context.Context, vm [16]byte, p *Point) (err error) {
-	p.SignedBy, p.Signer, p.Deduplicated = s.r.Label(), s.r.signer(), s.r.domain.String()
+	p.SignedBy, p.Signer = s.r.Label(), s.r.signer()
+	p.Deduplicated, p.Removed = s.r.domain.String(), s.removed
 	p.Heads = s.r.memory.heads(hex.EncodeToString(vm[:]))
 	p.Heads = p.Heads[:min(len(p.Heads), maxHeads)]
 	if p.Parent == "" {

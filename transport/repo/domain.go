@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -38,6 +39,20 @@ func (d Domain) String() string {
 	return "trusted " + strings.Join(slices.Compact(labels), " ")
 }
 
+// domainOf is the domain that a point says it was made in.
+func domainOf(deduplicated string) Domain {
+	labels, trusted := strings.CutPrefix(deduplicated, "trusted ")
+	if trusted {
+		return Domain{Trusted: strings.Fields(labels)}
+	}
+	return Domain{Own: deduplicated == "own"}
+}
+
+// takes tells whether packs of another key than the session's own belong to the domain.
+func (d Domain) takes(c *keys.Certificate) bool {
+	return c.Roles.Has(RoleMaintain) || c.Roles.Has(RoleBackup) && (d.all() || slices.Contains(d.Trusted, c.Label))
+}
+
 // domain is a Domain with the signing keys that belong to it.
 type domain struct {
 	Domain
@@ -57,7 +72,7 @@ func (r *Repository) openDomain(ctx context.Context, d Domain) error {
 		return err // a damaged key file keeps its packs out, no more
 	}
 	for _, k := range all {
-		if k.Roles.Has(RoleMaintain) || slices.Contains(d.Trusted, k.Label) {
+		if d.takes(k.file.Certificate) {
 			r.domain.signers[k.file.Certificate.Signer] = true
 		}
 	}
@@ -91,11 +106,29 @@ func (r *Repository) adopt(p *Point, by *keys.Certificate) {
 	}
 }
 
+// removedFrom stands for the keys of a domain that were removed: the hash of their signers,
+// in order; zero for none. A point has that of when its session began. No clock is asked for
+// what came first, the host's or the store's: where a removal was hidden for a while, or is
+// under way beside a session, the two differ, and a disk is read in full.
+func (r *Repository) removedFrom(deduplicated string) Hash {
+	gone := r.trust.removedFrom(domainOf(deduplicated))
+	if len(gone) == 0 {
+		return Hash{}
+	}
+	slices.SortFunc(gone, func(a, b keys.Signer) int { return bytes.Compare(a[:], b[:]) })
+	var all []byte
+	for _, s := range gone {
+		all = append(all, s[:]...)
+	}
+	return sum(all)
+}
+
 // mayInherit tells whether a map of a point may be a parent. Windows that are equal to a
 // parent's are not looked up: so what a removed key has made is none in any domain, for its
-// packs count no more.
+// packs count no more. Nor is what anybody has made who still counted the packs of such a key:
+// the leaves may name blocks that are nowhere but there.
 func (r *Repository) mayInherit(p *Point, root *Root) bool {
-	if !r.trust.knows(p.Signer) {
+	if !r.trust.knows(p.Signer) || p.Removed != r.removedFrom(p.Deduplicated) {
 		return false
 	}
 	if r.domain.all() {

@@ -144,6 +144,98 @@ func TestPointOfARemovedKeyIsNoParent(t *testing.T) {
 	wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
 }
 
+// Nor is a point of a good host from before the removal, in a domain that had the removed key
+// in it: it has inherited what only that key's packs claim to hold. One full reading is enough.
+func TestPointFromBeforeARemovalIsNoParent(t *testing.T) {
+	for name, c := range map[string]struct {
+		domain repo.Domain
+		hit    bool
+	}{
+		"all":                  {repo.Domain{}, true},
+		"trusts it":            {repo.Domain{Trusted: []string{"evil", "friend"}}, true},
+		"trusts somebody else": {repo.Domain{Trusted: []string{"friend"}}, false},
+		"own":                  {repo.Domain{Own: true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, disk := poisoned(t)
+			cache := t.TempDir() // the maps of a key that only backs up
+			good := func() *repo.Repository {
+				return openAs(t, store, "good", repo.OpenOptions{Domain: c.domain, Cache: cache})
+			}
+			before := again(t, good(), "lab/web", disk, 0)
+			if hit := before.Stats.New == 0; hit != c.hit {
+				t.Fatalf("%d new bytes: the test poisons nothing", before.Stats.New)
+			}
+			if !inherits(t, good(), 1) {
+				t.Error("the point is no parent before the removal")
+			}
+			if _, err := openRepo(t, store).RemoveKey(t.Context(), "evil"); err != nil {
+				t.Fatal(err)
+			}
+			if inherits(t, good(), 2) == c.hit {
+				t.Errorf("the point is a parent: %v", !c.hit)
+			}
+			p := again(t, good(), "lab/web", disk, 3)
+			if stored := p.Stats.New == int64(len(disk)); stored != c.hit {
+				t.Errorf("%d new bytes, want all %d: %v", p.Stats.New, len(disk), c.hit)
+			}
+			if !inherits(t, good(), 4) {
+				t.Error("the point after the removal is no parent")
+			}
+			wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+		})
+	}
+}
+
+// Where a removal comes beside a session that does not know of it, its point is none either,
+// whatever any clock says. That a key which packs are not signed by is removed concerns nobody.
+func TestPointOfASessionBesideARemovalIsNoParent(t *testing.T) {
+	store, disk := poisoned(t)
+	addKey(t, store, "office", repo.RoleRestore)
+	good := openAs(t, store, "good", repo.OpenOptions{Cache: t.TempDir()})
+	if _, err := openRepo(t, store).RemoveKey(t.Context(), "evil"); err != nil {
+		t.Fatal(err)
+	}
+	if p := again(t, good, "lab/web", disk, 1); p.Stats.New != 0 {
+		t.Fatalf("%d new bytes: the test poisons nothing", p.Stats.New)
+	}
+	both := func() *repo.Repository { return openRepo(t, store) }
+	if inherits(t, both(), 2) {
+		t.Error("the point is a parent")
+	}
+	p := again(t, both(), "lab/web", disk, 3)
+	wantDisk(t, both(), p.Disks[0].Root, disk)
+	if _, err := both().RemoveKey(t.Context(), "office"); err != nil {
+		t.Fatal(err)
+	}
+	if !inherits(t, both(), 4) {
+		t.Error("after the removal of a key that reads the point is no parent")
+	}
+}
+
+// inherits tells whether a backup of lab/web would build on the point before.
+func inherits(t *testing.T, r *repo.Repository, hour int) bool {
+	t.Helper()
+	s, err := r.Begin(t.Context(), "lab/web", clock().Add(hours(hour)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	parent, err := s.Parent()
+	if err != nil || len(parent.Disks) != 1 {
+		t.Fatalf("the parent is %+v, %v", parent, err)
+	}
+	st, err := s.Stream(t.Context(), parent.Disks[0].Root.Size, &parent.Disks[0].Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Inherits()
+}
+
 // A parent that another host made is none where its word does not count: its map may name
 // anything.
 func TestParentOfAStrangerIsNone(t *testing.T) {

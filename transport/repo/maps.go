@@ -295,7 +295,7 @@ func (k *keeper) close() error {
 
 // bare is the point without what no later backup needs.
 func (p *Point) bare() Point {
-	b := Point{ID: p.ID, VM: p.VM, Parent: p.Parent, ParentHash: p.ParentHash, SignedBy: p.SignedBy, Deduplicated: p.Deduplicated, Frozen: p.Frozen, Hash: p.Hash}
+	b := Point{ID: p.ID, VM: p.VM, Parent: p.Parent, ParentHash: p.ParentHash, SignedBy: p.SignedBy, Deduplicated: p.Deduplicated, Removed: p.Removed, Frozen: p.Frozen, Hash: p.Hash}
 	for _, d := range p.Disks {
 		b.Disks = append(b.Disks, Disk{Root: d.Root, Tracking: d.Tracking})
 		b.Disks[len(b.Disks)-1].Name = d.Name

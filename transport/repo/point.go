@@ -33,6 +33,9 @@ type Point struct {
 	Signer string `json:"-"`
 	// Deduplicated is the domain whose packs the point builds on; "" for all.
 	Deduplicated string `json:"deduplicated,omitempty"`
+	// Removed stands for the keys of that domain that had been removed when the session of
+	// the point began; zero for none. Once more are the point is no parent.
+	Removed Hash `json:"removed,omitzero"`
 	// Origin is where a point comes from that was copied from another repository.
 	Origin *Origin `json:"origin,omitempty"`
 	// Frozen is the instant that the point shows, by the host's clock, in UTC.

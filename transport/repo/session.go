@@ -63,6 +63,7 @@ type Session struct {
 	damaged error  // of points that are newer
 	follows string // id of the parent, though it cannot be read
 	trusted bool   // the parent's blocks stay where they are
+	removed Hash   // see Point.Removed
 	mark    uint64
 
 	began    time.Time // by the host's clock
@@ -153,6 +154,7 @@ func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error)
 		keep:   keep,
 	}
 	s.index.Only(r.usable)
+	s.removed = r.removedFrom(r.domain.String())
 	s.doubts = r.doubts.count()
 	s.parents = r.nodes(s.store)
 	s.data.init(s, wire.DataPack, r.limits.dataPack, r.limits.uploaders+1)

@@ -22,8 +22,9 @@ type Stream struct {
 // Stream begins a disk or file of size bytes. parent is the same disk in the
 // session's Parent, and may be nil. It is taken for none when it is of another point, as
 // long as anything in the repository is known to be damaged, when maintenance that is
-// under way has not seen the parent, when that was made in another deduplication domain,
-// or by a key that was removed since, or when this key cannot read maps and the host does not keep that one.
+// under way has not seen the parent, when that was made in another deduplication domain, or
+// by a key that was removed since, or before a key of its domain was removed, or when this key
+// cannot read maps and the host does not keep that one.
 func (s *Session) Stream(ctx context.Context, size int64, parent *Root) (*Stream, error) {
 	st := &Stream{s: s, size: size}
 	if err := s.alive(ctx); err != nil {

@@ -128,6 +128,18 @@ func (t *trust) signers() (all []string) {
 	return all
 }
 
+// removedFrom are the keys of a domain that were removed.
+func (t *trust) removedFrom(d Domain) (gone []keys.Signer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for s, m := range t.revoked {
+		if d.takes(m.certificate) {
+			gone = append(gone, s)
+		}
+	}
+	return gone
+}
+
 // removed lists the keys that were removed.
 func (t *trust) removed() []Key {
 	t.mu.Lock()
