@@ -60,9 +60,9 @@ type recompression struct {
 // that are being rewritten anyway, and returns those that it did so for. As with rewrite, a
 // session that makes no point does it.
 func (p *pruner) recompress(ctx context.Context, but [][32]byte) (done [][32]byte, err error) {
-	names, err := p.compressible(ctx, but)
-	if err != nil || len(names) == 0 {
-		return nil, err
+	names := p.compressible(but)
+	if len(names) == 0 {
+		return nil, nil
 	}
 	s, err := p.r.begin(ctx, maintenance, newPointID(p.r.now()))
 	if err != nil {
@@ -94,13 +94,9 @@ func (p *pruner) recompress(ctx context.Context, but [][32]byte) (done [][32]byt
 
 // foreseeRecompressed says what recompress would do.
 func (p *pruner) foreseeRecompressed(ctx context.Context) error {
-	names, err := p.compressible(ctx, p.thin())
-	if err != nil {
-		return err
-	}
 	c := p.recompression()
 	c.saved = func(n int64) { p.report.Saved += n }
-	err = c.each(ctx, names, func(context.Context, [32]byte) error { return nil })
+	err := c.each(ctx, p.compressible(p.thin()), func(context.Context, [32]byte) error { return nil })
 	p.report.Recompressed = len(c.done)
 	return err
 }
@@ -111,28 +107,26 @@ func (p *pruner) recompression() *recompression {
 
 // compressible are the packs that may be worth it, in no order: whatever the budget, all have
 // their turn in the end.
-func (p *pruner) compressible(ctx context.Context, but [][32]byte) (names [][32]byte, err error) {
+func (p *pruner) compressible(but [][32]byte) (names [][32]byte) {
 	if p.o.Recompress <= 0 {
-		return nil, nil
+		return nil
+	}
+	rewritten := make(map[[32]byte]bool, len(but))
+	for _, name := range but {
+		rewritten[name] = true
 	}
 	for name, u := range p.survey.packs {
-		if u.live == 0 || u.bad || slices.Contains(but, name) {
-			continue
-		}
-		until, err := p.locks.until(ctx, u.info.Name, p.now)
-		if err != nil {
-			return nil, err
-		}
-		if until.IsZero() {
+		if u.live > 0 && !u.bad && !rewritten[name] {
 			names = append(names, name)
 		}
 	}
 	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
-	return names[:min(len(names), maxMarkedPacks/2)], nil
+	return names[:min(len(names), maxMarkedPacks/2)]
 }
 
 // each calls fn for the packs that are worth it, several at a time, until the budget is
-// spent. Damaged ones stay as they are.
+// spent. Damaged ones stay as they are, and so do those that the store keeps: what is asked of
+// the store is bounded by the budget, too.
 func (c *recompression) each(ctx context.Context, names [][32]byte, fn func(context.Context, [32]byte) error) error {
 	g, work := errgroup.WithContext(ctx)
 	g.SetLimit(min(recompressors, runtime.GOMAXPROCS(0)))
@@ -142,6 +136,13 @@ func (c *recompression) each(ctx context.Context, names [][32]byte, fn func(cont
 		}
 		if !c.spend(0) || work.Err() != nil {
 			break
+		}
+		until, err := c.p.locks.until(work, packObject(name), c.p.now)
+		if err != nil {
+			return cmp.Or(g.Wait(), err)
+		}
+		if !until.IsZero() {
+			continue
 		}
 		g.Go(func() error {
 			err := objectErr(packObject(name), c.one(work, name, fn))

@@ -1,6 +1,7 @@
 package repo_test
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
@@ -105,6 +106,32 @@ func TestRecompress(t *testing.T) {
 	wantClean(t, again)
 	for i, p := range points {
 		wantDisk(t, openRepo(t, f.store), p.Disks[0].Root, disks[i])
+	}
+}
+
+// askedForLocks counts the objects whose locks a store is asked for.
+type askedForLocks struct {
+	*mem.Store
+	locks int
+}
+
+func (s *askedForLocks) Retention(ctx context.Context, name string) (blob.Lock, error) {
+	s.locks++
+	return s.Store.Retention(ctx, name)
+}
+
+// The store is asked for the locks of those packs alone whose turn comes, not of millions.
+func TestRecompressAsksForFewLocks(t *testing.T) {
+	f := &fast{at: clock()}
+	f.store = mem.NewLocking(f.now, blob.Locking{Enabled: true, Versioned: true})
+	initRepo(t, f.store)
+	store := &askedForLocks{Store: f.store}
+	r := f.open(t, store, repo.CompressFast)
+	mustCommit(t, r, "lab/a", digits(1, 8*block.WindowSize))
+	store.locks = 0
+	packs := len(objects(f.store, "packs/"))
+	if prune(t, r, repo.PruneOptions{DryRun: true, Recompress: 1}); store.locks == 0 || store.locks > packs/2 {
+		t.Errorf("asked for the locks of %d of %d packs", store.locks, packs)
 	}
 }
 
