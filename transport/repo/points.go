@@ -191,6 +191,11 @@ func (r *Repository) openPoint(info blob.Info, b []byte) (Point, error) {
 	if err != nil {
 		return Point{}, err
 	}
+	return r.openSealed(info, b, sealed)
+}
+
+// openSealed opens a manifest whose signature is good, if its signer may make points.
+func (r *Repository) openSealed(info blob.Info, b []byte, sealed *keys.SealedPoint) (Point, error) {
 	if err := r.trust.allows(sealed.Signer, RoleBackup, info, b); err != nil {
 		return Point{}, err
 	}

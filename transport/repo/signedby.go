@@ -46,7 +46,7 @@ func (r *Repository) SignedBy(ctx context.Context, key string, vms ...string) ([
 			prefixes = append(prefixes, vmPrefix(r.ring.VM(vm)))
 		}
 	}
-	s := signedSearch{r: r, key: key, held: held}
+	s := signedSearch{r: r, key: key, held: held, others: map[string]bool{}}
 	for _, prefix := range prefixes {
 		infos, err := listPoints(ctx, r.store, prefix)
 		if err != nil {
@@ -86,13 +86,11 @@ func (s *signedSearch) look(ctx context.Context, info blob.Info) error {
 	if err != nil || sealed.Signer == nil {
 		return nil // a fence, or garbage
 	}
-	p, err := s.r.openPoint(info, b)
 	if sealed.Signer.Label != s.key && sealed.Signer.Signer.String() != s.key {
-		if err == nil {
-			s.other(info)
-		}
+		s.other(info, b, sealed)
 		return nil
 	}
+	p, err := s.r.openSealed(info, b, sealed)
 	if !slices.Contains(s.signers, sealed.Signer.Signer) {
 		s.signers = append(s.signers, sealed.Signer.Signer)
 	}
@@ -121,11 +119,15 @@ func vmOfObject(object string) string {
 	return Head{Point: strings.TrimPrefix(object, pointPrefix)}.vmOf()
 }
 
-func (s *signedSearch) other(info blob.Info) {
-	if s.others == nil {
-		s.others = map[string]bool{}
+// other takes down a point of another key, if it can be read: one of each VM is enough.
+func (s *signedSearch) other(info blob.Info, b []byte, sealed *keys.SealedPoint) {
+	vm := vmOfObject(info.Name)
+	if s.others[vm] {
+		return
 	}
-	s.others[vmOfObject(info.Name)] = true
+	if _, err := s.r.openSealed(info, b, sealed); err == nil {
+		s.others[vm] = true
+	}
 }
 
 func (s *signedSearch) result() ([]SignedPoint, error) {
