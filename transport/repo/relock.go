@@ -28,7 +28,8 @@ type LockOptions struct {
 	// the time that the store took the point.
 	Period time.Duration
 	// Until says of the points of a VM, oldest first, until when each is to stay locked if
-	// that is longer; the zero time where it is not. Nil: none is.
+	// that is longer; the zero time where it is not. Of the points there are the outlines, and
+	// who signed them. Nil: none is.
 	Until func(points []Point) []time.Time
 	// Slack is how much longer than needed a lock is made when it must be renewed,
 	// so that the next points that reuse a pack ask for no renewal.
@@ -160,6 +161,8 @@ func (l *relock) pointsToLock(ctx context.Context, infos []blob.Info) (points []
 		if err != nil {
 			return nil, err
 		}
+		p = short(&p)
+		p.Heads = nil // nothing else of thousands is held in memory
 		points = append(points, lockedPoint{p, info.Name, info.Created, until})
 	}
 	if l.o.Until != nil {
