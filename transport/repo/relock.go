@@ -154,7 +154,7 @@ func (l *relock) pointsToLock(ctx context.Context, infos []blob.Info) (points []
 				return nil, failed
 			}
 			if err = reported(err); err != nil && !is {
-				l.damaged = append(l.damaged, err)
+				l.note(err)
 			}
 			continue
 		}
