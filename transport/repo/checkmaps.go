@@ -72,14 +72,8 @@ func (p *Point) streams() iter.Seq[checkedStream] {
 func (c *checker) checkPoints(ctx context.Context) error {
 	gone := givenUp{r: c.r}
 	for _, info := range c.manifests {
-		p, err := c.r.readPoint(ctx, c.r.store, info)
+		p, err := gone.read(ctx, c.r.store, info)
 		if errors.Is(err, errFence) {
-			continue
-		}
-		if is, failed := gone.is(ctx, c.r.store, info, err); is || failed != nil {
-			if failed != nil {
-				return failed
-			}
 			continue
 		}
 		if err != nil {

@@ -16,8 +16,24 @@ import (
 type givenUp struct {
 	r *Repository
 
-	mu   sync.Mutex
-	read buried // nil: not asked for yet
+	mu     sync.Mutex
+	buried buried // nil: not asked for yet
+}
+
+// read is readPoint, but that a point that was given up is none: errFence.
+func (g *givenUp) read(ctx context.Context, store blob.Store, info blob.Info) (Point, error) {
+	p, err := g.r.readPoint(ctx, store, info)
+	if err == nil {
+		return p, nil
+	}
+	is, failed := g.is(ctx, store, info, err)
+	switch {
+	case failed != nil:
+		return Point{}, failed
+	case is:
+		return Point{}, errFence
+	}
+	return p, err
 }
 
 // is tells it of a point that was read with an error.
@@ -40,10 +56,10 @@ func (g *givenUp) is(ctx context.Context, store blob.Store, info blob.Info, err 
 func (g *givenUp) all(ctx context.Context) (_ buried, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.read == nil {
-		g.read, err = g.r.forgotten(ctx)
+	if g.buried == nil {
+		g.buried, err = g.r.forgotten(ctx)
 	}
-	return g.read, err
+	return g.buried, err
 }
 
 // hashOf is the hash of a point's object, zero of one that is too large to be any.

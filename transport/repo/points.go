@@ -83,16 +83,13 @@ func (r *Repository) readPoints(ctx context.Context, infos []blob.Info) ([]Point
 	g.SetLimit(pointReaders)
 	for i, info := range infos {
 		g.Go(func() error {
-			p, err := r.readPoint(ctx, r.store, info)
+			p, err := gone.read(ctx, r.store, info)
 			points[i] = p
 			if !passable(err) {
 				return err
 			}
-			is, failed := gone.is(ctx, r.store, info, err)
-			if !is {
-				errs[i] = reported(err)
-			}
-			return failed
+			errs[i] = reported(err)
+			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -138,20 +135,14 @@ func (r *Repository) newest(ctx context.Context, store blob.Store, infos []blob.
 	var damaged []error
 	gone := givenUp{r: r}
 	for _, info := range infos {
-		p, err := r.readPoint(ctx, store, info)
+		p, err := gone.read(ctx, store, info)
 		if err == nil {
 			return p, damaged, nil
 		}
 		if !passable(err) {
 			return Point{}, nil, err
 		}
-		is, failed := gone.is(ctx, store, info, err)
-		if failed != nil {
-			return Point{}, nil, failed
-		}
-		if !is {
-			damaged = append(damaged, reported(err))
-		}
+		damaged = append(damaged, reported(err))
 	}
 	return Point{}, damaged, nil
 }

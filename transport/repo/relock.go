@@ -147,13 +147,9 @@ func (l *relock) pointsToLock(ctx context.Context, infos []blob.Info) (points []
 		if l.o.Until == nil && !until.After(now) {
 			continue
 		}
-		p, err := l.r.readPoint(ctx, l.r.store, info)
+		p, err := gone.read(ctx, l.r.store, info)
 		if passable(err) {
-			is, failed := gone.is(ctx, l.r.store, info, err)
-			if failed != nil {
-				return nil, failed
-			}
-			if err = reported(err); err != nil && !is {
+			if err = reported(err); err != nil {
 				l.note(err)
 			}
 			continue

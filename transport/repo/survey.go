@@ -104,18 +104,12 @@ func (s *survey) readPoints(ctx context.Context, witness []sid) (all []Point, er
 	var stopped stoppedError
 	gone := givenUp{r: s.r}
 	for _, info := range infos {
-		p, err := s.r.readPoint(ctx, s.r.store, info)
+		p, err := gone.read(ctx, s.r.store, info)
 		switch {
 		case errors.Is(err, errFence) || errors.Is(err, blob.ErrNotFound):
-			// never to be, or forgotten meanwhile
+			// never to be, given up, or forgotten meanwhile
 		case passable(err):
-			is, failed := gone.is(ctx, s.r.store, info, err)
-			if failed != nil {
-				return nil, failed
-			}
-			if !is {
-				stopped.unreadable(info.Name, s.r.signerLabel(ctx, info), err)
-			}
+			stopped.unreadable(info.Name, s.r.signerLabel(ctx, info), err)
 		case err != nil:
 			return nil, err
 		default:
