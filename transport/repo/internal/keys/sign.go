@@ -65,28 +65,52 @@ func (r *Ring) appendTrailer(object []byte, purpose, name string) ([]byte, error
 	return append(object, s...), err
 }
 
+// trailer is the end of a signed object, and what is before it.
+type trailer struct {
+	rest      []byte // without the certificate
+	signed    []byte // with it
+	by        *Certificate
+	signature []byte
+}
+
+// cutTrailer takes the trailer off a signed object. The certificate is good; the signature is
+// still to be verified.
+func (r *Ring) cutTrailer(object []byte) (t trailer, err error) {
+	if len(object) < signatureSize {
+		return t, fmt.Errorf("%w: no signature", wire.ErrDamaged)
+	}
+	t.signed, t.signature = object[:len(object)-signatureSize], object[len(object)-signatureSize:]
+	rest, certificate, err := CutCertificate(t.signed)
+	if err != nil {
+		return t, err
+	}
+	t.rest = rest
+	t.by, err = r.ParseCertificate(certificate)
+	return t, err
+}
+
+// verifyTrailer checks the signature of an object of a name.
+func (r *Ring) verifyTrailer(t *trailer, purpose, name string) error {
+	return r.verify(t.by, purpose, t.signature, []byte(name+"\x00"), t.signed)
+}
+
 // openTrailer takes the trailer off a signed object, and verifies it.
 func (r *Ring) openTrailer(object []byte, purpose, name string) (rest []byte, c *Certificate, err error) {
-	if len(object) < signatureSize {
-		return nil, nil, fmt.Errorf("%w: no signature", wire.ErrDamaged)
-	}
-	signed, signature := object[:len(object)-signatureSize], object[len(object)-signatureSize:]
-	rest, certificate, err := CutCertificate(signed)
+	t, err := r.cutTrailer(object)
 	if err != nil {
 		return nil, nil, err
 	}
-	if c, err = r.ParseCertificate(certificate); err != nil {
-		return nil, nil, err
-	}
-	return rest, c, r.verify(c, purpose, signature, []byte(name+"\x00"), signed)
+	return t.rest, t.by, r.verifyTrailer(&t, purpose, name)
 }
 
 // Signed tells whether a key has signed an object: a point of that name, or a document of one
-// of some names. Whether it is otherwise as it should be is not looked at.
+// of some names. Whether it is otherwise as it should be is not looked at. Of the objects of
+// other keys, most of them, only the certificate is looked at.
 func (r *Ring) Signed(by Signer, object []byte, point string, names ...string) bool {
-	is := func(purpose, name string) bool {
-		_, c, err := r.openTrailer(object, purpose, name)
-		return err == nil && c.Signer == by
+	t, err := r.cutTrailer(object)
+	if err != nil || t.by.Signer != by {
+		return false
 	}
+	is := func(purpose, name string) bool { return r.verifyTrailer(&t, purpose, name) == nil }
 	return is(signPoint, point) || slices.ContainsFunc(names, func(name string) bool { return is(signDocument, name) })
 }
