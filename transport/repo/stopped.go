@@ -46,30 +46,41 @@ func (s *stoppedError) Hint() string {
 	return hint
 }
 
-// unreadable takes down a point that cannot be read.
-func (s *stoppedError) unreadable(object, signer string, err error) {
-	if id, ok := pointID(object); s.room(signer, err) && ok {
+// unreadable takes down a point that cannot be read. Whose it is is asked for one that is
+// named only: the object is read once more for that.
+func (s *stoppedError) unreadable(object string, signer func() string, err error) {
+	if !s.room() {
+		return
+	}
+	s.add(signer(), err)
+	if id, ok := pointID(object); ok {
 		s.damaged = append(s.damaged, id)
 	}
 }
 
 // incomplete takes down a point that has lost a part of its maps.
 func (s *stoppedError) incomplete(p *Point, err error) {
-	if s.room(p.SignedBy, fmt.Errorf("point %s of %s: %w", p.ID, p.VM, err)) {
-		s.lost = append(s.lost, p.ID)
+	if !s.room() {
+		return
 	}
+	s.add(p.SignedBy, fmt.Errorf("point %s of %s: %w", p.ID, p.VM, err))
+	s.lost = append(s.lost, p.ID)
 }
 
-func (s *stoppedError) room(signer string, err error) bool {
+// room tells whether one more is named; else it is counted.
+func (s *stoppedError) room() bool {
 	if len(s.errs) == maxStopping {
 		s.more++
 		return false
 	}
+	return true
+}
+
+func (s *stoppedError) add(signer string, err error) {
 	s.errs = append(s.errs, err)
 	if signer != "" && !slices.Contains(s.signers, signer) {
 		s.signers = append(s.signers, signer)
 	}
-	return true
 }
 
 // err is nil when nothing was taken down.

@@ -109,7 +109,7 @@ func (s *survey) readPoints(ctx context.Context, witness []sid) (all []Point, er
 		case errors.Is(err, errFence) || errors.Is(err, blob.ErrNotFound):
 			// never to be, given up, or forgotten meanwhile
 		case passable(err):
-			stopped.unreadable(info.Name, s.r.signerLabel(ctx, info), err)
+			stopped.unreadable(info.Name, func() string { return s.r.signerLabel(ctx, info) }, err)
 		case err != nil:
 			return nil, err
 		default:
