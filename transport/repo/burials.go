@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/lull-backup/lull/transport/repo/internal/wire"
+	"github.com/lull-backup/lull/transport/blob"
 )
 
 // undertaker makes the burials of points. A tombstone stays for ever and is followed by
@@ -95,7 +95,8 @@ func (u *undertaker) proves(ctx context.Context, h Head) (bool, error) {
 	if u.buried.excuses(object, h.Hash) {
 		return true, nil
 	}
-	if _, there := u.there[object]; !there {
+	info, there := u.there[object]
+	if !there {
 		return false, nil
 	}
 	if h.Hash == (Hash{}) {
@@ -104,11 +105,8 @@ func (u *undertaker) proves(ctx context.Context, h Head) (bool, error) {
 	is, known := u.hashes[object]
 	if !known {
 		var err error
-		is, err = u.r.parentHash(ctx, u.r.store, object)
-		if passable(err) || errors.Is(err, wire.ErrDamaged) {
-			err = nil // too large to be a point: no hash of it is known
-		}
-		if err != nil {
+		is, err = hashOf(ctx, u.r.store, info)
+		if err != nil && !errors.Is(err, blob.ErrNotFound) { // gone meanwhile: no hash of it is known
 			return false, err
 		}
 		u.hashes[object] = is
