@@ -22,7 +22,7 @@ type revocation struct {
 	Certificate []byte `json:"certificate"`
 	// Signed are the hashes, 32 bytes each, of the objects that the key had signed. They
 	// alone stay good. Nil in records of before.
-	Signed *[]byte `json:"signed,omitempty"`
+	Signed []byte `json:"signed,omitzero"`
 }
 
 // maxSigned bounds what a key has signed: what a record has room for.
@@ -64,14 +64,14 @@ func (r *Repository) removeKey(ctx context.Context, label string, room int) (Key
 	for _, o := range signed[:len(signed)-k.Unlisted] {
 		hashes = append(hashes, o.hash[:]...)
 	}
-	plain, err := json.Marshal(revocation{Certificate: k.file.Certificate.Bytes(), Signed: &hashes})
+	plain, err := json.Marshal(revocation{Certificate: k.file.Certificate.Bytes(), Signed: hashes})
 	if err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
 	if err := r.createNamed(ctx, wire.Revocation, revokedPrefix, plain); err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
-	r.trust.revoke(removal{k.file.Certificate, r.now(), setOf(&hashes)})
+	r.trust.revoke(removal{k.file.Certificate, r.now(), setOf(hashes)})
 	gone, err := remove(ctx, r.store, k.object)
 	if err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)
@@ -158,12 +158,12 @@ func (r *Repository) isBy(ctx context.Context, info blob.Info, signer keys.Signe
 }
 
 // setOf is nil for nil.
-func setOf(hashes *[]byte) map[Hash]bool {
+func setOf(hashes []byte) map[Hash]bool {
 	if hashes == nil {
 		return nil
 	}
 	set := map[Hash]bool{}
-	for h := range slices.Chunk(*hashes, len(Hash{})) {
+	for h := range slices.Chunk(hashes, len(Hash{})) {
 		set[Hash(h)] = true
 	}
 	return set
@@ -246,7 +246,7 @@ func (r *Repository) readRecord(ctx context.Context, info blob.Info) (rec record
 		return rec, objectErr(info.Name, err)
 	}
 	var doc revocation
-	if json.Unmarshal(plain, &doc) != nil || doc.Signed != nil && len(*doc.Signed)%len(Hash{}) != 0 {
+	if json.Unmarshal(plain, &doc) != nil || len(doc.Signed)%len(Hash{}) != 0 {
 		return rec, objectErr(info.Name, fmt.Errorf("%w: no revocation", wire.ErrDamaged))
 	}
 	c, err := r.ring.ParseCertificate(doc.Certificate)
