@@ -86,18 +86,26 @@ func (r *Repository) endedBy(ctx context.Context, start, end blob.Info) (bool, e
 
 // announcer is the key that has signed an object of a session.
 func (r *Repository) announcer(ctx context.Context, info blob.Info) (keys.Signer, error) {
-	b, err := readSized(ctx, r.store, info, maxNote)
-	if err != nil {
-		return keys.Signer{}, objectErr(info.Name, err)
-	}
-	_, c, err := r.ring.OpenDocument(wire.Session, info.Name, b)
+	b, by, err := r.openSession(ctx, info)
 	if err == nil {
-		err = r.trust.allows(c, signersOf(wire.Session), info, b)
+		err = r.trust.allows(by, signersOf(wire.Session), info, b)
 	}
 	if err != nil {
 		return keys.Signer{}, objectErr(info.Name, err)
 	}
-	return c.Signer, nil
+	return by.Signer, nil
+}
+
+// openSession reads an object of a session, of a key that may make one, or could until it was
+// removed.
+func (r *Repository) openSession(ctx context.Context, info blob.Info) (b []byte, by *keys.Certificate, err error) {
+	if b, err = readSized(ctx, r.store, info, maxNote); err != nil {
+		return nil, nil, err
+	}
+	if _, by, err = r.ring.OpenDocument(wire.Session, info.Name, b); err != nil {
+		return nil, nil, err
+	}
+	return b, by, mayMake(by, signersOf(wire.Session))
 }
 
 // overwritten takes for under way, whatever is said of its end, a session of which the

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/lull-backup/lull/transport/blob"
-	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
@@ -48,13 +47,7 @@ func (c *checker) small() []smallObjects {
 // checkSession reads an object of a session. Of a key that was removed it is no damage: the
 // session is waited for until the grace is over.
 func (c *checker) checkSession(ctx context.Context, info blob.Info) error {
-	b, err := readSized(ctx, c.r.store, info, maxNote)
-	if err == nil {
-		var by *keys.Certificate
-		if _, by, err = c.r.ring.OpenDocument(wire.Session, info.Name, b); err == nil {
-			err = mayMake(by, signersOf(wire.Session))
-		}
-	}
+	_, _, err := c.r.openSession(ctx, info)
 	return objectErr(info.Name, err)
 }
 
