@@ -57,6 +57,21 @@ type sessionsDoc struct {
 	Sessions []sid `json:"sessions"`
 }
 
+// sessionsAt reads which sessions were under way at mark n; not there: nobody has written
+// that down yet.
+func (r *Repository) sessionsAt(ctx context.Context, store blob.Store, n uint64) (all []sid, there bool, err error) {
+	info, err := store.Stat(ctx, markObject(n)+markSessions)
+	if errors.Is(err, blob.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	var doc sessionsDoc
+	err = r.readJSON(ctx, store, wire.Mark, info, maxMark, &doc)
+	return doc.Sessions, true, err
+}
+
 // decision is the content of marks/<n>.done.
 type decision struct {
 	Number uint64 `json:"number"`

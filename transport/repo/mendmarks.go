@@ -26,7 +26,8 @@ func (r *Repository) mendMarks(ctx context.Context) (decided uint64, err error) 
 	m, err := list.read(ctx, nil)
 	switch {
 	case err == nil && m.open != nil:
-		if err = p.readableSessions(ctx, m.open.number); !passable(err) {
+		// What the mark waits for may be there, and not readable.
+		if _, _, err = r.sessionsAt(ctx, r.store, m.open.number); !passable(err) {
 			return 0, err
 		}
 		return m.open.number, p.drop(ctx, m)
@@ -36,18 +37,6 @@ func (r *Repository) mendMarks(ctx context.Context) (decided uint64, err error) 
 		return list.top, p.drop(ctx, m)
 	}
 	return p.decideAnew(ctx, list)
-}
-
-// readableSessions fails when what a mark waits for is there and cannot be read.
-func (p *pruner) readableSessions(ctx context.Context, n uint64) error {
-	info, err := p.r.store.Stat(ctx, markObject(n)+markSessions)
-	if errors.Is(err, blob.ErrNotFound) {
-		return nil
-	}
-	if err == nil {
-		err = p.r.readJSON(ctx, p.r.store, wire.Mark, info, maxMark, new(sessionsDoc))
-	}
-	return err
 }
 
 // drop decides that nothing of the open mark goes: the next mark says it anew.

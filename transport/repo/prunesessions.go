@@ -94,15 +94,14 @@ func (p *pruner) ripe(ctx context.Context) ([]sid, error) {
 	if p.marks.open == nil {
 		return nil, nil
 	}
-	object := markObject(p.marks.open.number)
-	info, err := p.r.store.Stat(ctx, object)
+	info, err := p.r.store.Stat(ctx, markObject(p.marks.open.number))
 	if err != nil {
 		return nil, err
 	}
 	if end := info.Created.Add(p.o.Grace); p.now.Before(end) {
 		p.report.Waiting, p.report.Until = "the grace", end
 	}
-	witness, err := p.witness(ctx, object+markSessions)
+	witness, err := p.witness(ctx, p.marks.open.number)
 	if err != nil {
 		return nil, err
 	}
@@ -119,25 +118,24 @@ func (p *pruner) ripe(ctx context.Context) ([]sid, error) {
 	return witness, p.fenceVanished(ctx, witness)
 }
 
-// witness are the sessions that were under way when the mark was there, as whoever looked
+// witness are the sessions that were under way when mark n was there, as whoever looked
 // first has written down.
-func (p *pruner) witness(ctx context.Context, object string) ([]sid, error) {
-	info, err := p.r.store.Stat(ctx, object)
-	if errors.Is(err, blob.ErrNotFound) {
-		doc := sessionsDoc{Sessions: slices.Sorted(maps.Keys(p.alive))}
-		if p.o.DryRun {
-			return doc.Sessions, nil
-		}
-		err = p.r.createJSON(ctx, p.r.store, wire.Mark, object, doc)
-		if err == nil || !errors.Is(err, blob.ErrExists) {
-			return doc.Sessions, err
-		}
-		info, err = p.r.store.Stat(ctx, object)
+func (p *pruner) witness(ctx context.Context, n uint64) ([]sid, error) {
+	seen, there, err := p.r.sessionsAt(ctx, p.r.store, n)
+	if there || err != nil {
+		return seen, err
 	}
-	if err != nil {
-		return nil, err
+	doc := sessionsDoc{Sessions: slices.Sorted(maps.Keys(p.alive))}
+	if p.o.DryRun {
+		return doc.Sessions, nil
 	}
-	var doc sessionsDoc
-	err = p.r.readJSON(ctx, p.r.store, wire.Mark, info, maxMark, &doc)
-	return doc.Sessions, err
+	err = p.r.createJSON(ctx, p.r.store, wire.Mark, markObject(n)+markSessions, doc)
+	if err == nil || !errors.Is(err, blob.ErrExists) {
+		return doc.Sessions, err
+	}
+	seen, there, err = p.r.sessionsAt(ctx, p.r.store, n)
+	if err == nil && !there {
+		err = blob.ErrNotFound // the mark is over
+	}
+	return seen, err
 }

@@ -103,25 +103,20 @@ func (s *Session) witnessed(ctx context.Context) error {
 	if m.done > s.mark {
 		return gone
 	}
-	object := markObject(m.number()) + markSessions
-	info, err := s.store.Stat(ctx, object)
-	if errors.Is(err, blob.ErrNotFound) { // they are listed only now
-		if _, err = s.store.Stat(ctx, s.sid.object(0)); errors.Is(err, blob.ErrNotFound) {
-			err = gone
-		}
+	seen, there, err := s.r.sessionsAt(ctx, s.store, m.number())
+	switch {
+	case err != nil:
 		return err
-	}
-	if err != nil {
-		return err
-	}
-	var doc sessionsDoc
-	if err := s.r.readJSON(ctx, s.store, wire.Mark, info, maxMark, &doc); err != nil {
-		return err
-	}
-	if !slices.Contains(doc.Sessions, s.sid) {
+	case there && !slices.Contains(seen, s.sid):
 		return gone
+	case there:
+		return nil
 	}
-	return nil
+	// They are listed only now.
+	if _, err = s.store.Stat(ctx, s.sid.object(0)); errors.Is(err, blob.ErrNotFound) {
+		err = gone
+	}
+	return err
 }
 
 // choose finds the parent: it is there although the session is announced, so nothing
