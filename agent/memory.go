@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -38,22 +39,19 @@ func (m *restoreMemory) need() int64 {
 }
 
 // writeMemory stages the memory; it gets its name with the disks.
-func (r *restore) writeMemory(ctx context.Context) (err error) {
+func (r *restore) writeMemory(ctx context.Context) error {
 	if r.memory == nil {
 		return nil
 	}
-	f, err := os.CreateTemp(r.Dir, ".lull-*.partial")
+	s, err := stage(r.memory.path, func(f io.Writer) error {
+		w := bufio.NewWriterSize(f, 1<<20)
+		if err := r.takeMemory(ctx, w); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
 	if err != nil {
-		return fmt.Errorf("create file of memory: %w", err)
-	}
-	_ = lockPartial(f)
-	s := staged{f, r.memory.path}
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err = r.takeMemory(ctx, w); err == nil {
-		err = errors.Join(w.Flush(), f.Sync())
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("memory: %w", err), s.abort())
+		return fmt.Errorf("memory: %w", err)
 	}
 	r.staged = append(r.staged, s)
 	r.files = append(r.files, snapshot.RestoredFile{File: r.memory.File.File, Now: r.memory.path})

@@ -373,7 +373,7 @@ func (r *restore) writeFiles(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
-		s, err := stage(r.files[i].Now, data)
+		s, err := stageBytes(r.files[i].Now, data)
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}

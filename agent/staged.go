@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 )
@@ -12,14 +13,14 @@ type staged struct {
 	path string
 }
 
-func stage(path string, data []byte) (s staged, err error) {
+// stage makes such a file of what write writes into it.
+func stage(path string, write func(io.Writer) error) (s staged, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".lull-*.partial")
 	if err != nil {
 		return s, err
 	}
 	_ = lockPartial(f) // a file system without locks does without
-	_, err = f.Write(data)
-	if err == nil {
+	if err = write(f); err == nil {
 		err = f.Sync()
 	}
 	s = staged{f, path}
@@ -27,6 +28,14 @@ func stage(path string, data []byte) (s staged, err error) {
 		return staged{}, errors.Join(err, s.abort())
 	}
 	return s, nil
+}
+
+// stageBytes is stage of what is in memory already.
+func stageBytes(path string, data []byte) (staged, error) {
+	return stage(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
 }
 
 func (s staged) commit() error {
