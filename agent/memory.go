@@ -54,7 +54,7 @@ func (r *restore) writeMemory(ctx context.Context) error {
 		return fmt.Errorf("memory: %w", err)
 	}
 	r.staged = append(r.staged, s)
-	r.files = append(r.files, snapshot.RestoredFile{File: r.memory.File.File, Now: r.memory.path})
+	r.written = append(r.written, snapshot.RestoredFile{File: r.memory.File.File, Now: r.memory.path})
 	return nil
 }
 

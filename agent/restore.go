@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -79,8 +78,9 @@ type restore struct {
 	RestoreJob
 	started time.Time
 	disks   []restoreDisk
-	files   []snapshot.RestoredFile
+	files   []restoreFile
 	memory  *restoreMemory // nil: none
+	written []snapshot.RestoredFile
 	staged  []staged
 	writers []restoreWriter
 	result  RestoreResult
@@ -94,6 +94,12 @@ type restoreDisk struct {
 	target snapshot.Target
 
 	incomplete bool // it has holes
+}
+
+// restoreFile is a small file and the path that it is written to.
+type restoreFile struct {
+	repo.File
+	path string
 }
 
 // written is the path under which the disk comes to be.
@@ -183,7 +189,7 @@ func (r *restore) commit() (err error) {
 		}
 		r.result.Disks = append(r.result.Disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
 	}
-	r.result.Files = r.files
+	r.result.Files = r.written
 	return nil
 }
 
@@ -225,7 +231,7 @@ func (r *restore) place() {
 			r.placeMemory(f, names)
 			continue
 		}
-		r.files = append(r.files, snapshot.RestoredFile{File: f.File, Now: filepath.Join(r.Dir, names.pick(f.Path, string(f.Role)))})
+		r.files = append(r.files, restoreFile{f, filepath.Join(r.Dir, names.pick(f.Path, string(f.Role)))})
 	}
 }
 
@@ -294,7 +300,7 @@ func (r *restore) paths() []string {
 		}
 	}
 	for _, f := range r.files {
-		all = append(all, f.Now)
+		all = append(all, f.path)
 	}
 	if r.memory != nil {
 		all = append(all, r.memory.path)
@@ -363,24 +369,21 @@ func (r *restore) writeDisk(ctx context.Context, d *restoreDisk, o transport.Opt
 
 // writeFiles stages the small files; they get their names with the disks.
 func (r *restore) writeFiles(ctx context.Context) error {
-	var kept []snapshot.RestoredFile
-	small := slices.DeleteFunc(slices.Clone(r.Point.Files), func(f repo.File) bool { return f.Role == snapshot.RoleSavedState })
-	for i, f := range small {
+	for _, f := range r.files {
 		data, err := transport.RestoreBytes(ctx, r.Repository, f.Root, snapshot.MaxFileSize)
-		if err != nil && r.dropFile(f, err) {
+		if err != nil && r.dropFile(f.File, err) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
-		s, err := stageBytes(r.files[i].Now, data)
+		s, err := stageBytes(f.path, data)
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
 		r.staged = append(r.staged, s)
-		kept = append(kept, r.files[i])
+		r.written = append(r.written, snapshot.RestoredFile{File: f.File.File, Now: f.path})
 	}
-	r.files = kept
 	return nil
 }
 
@@ -398,7 +401,7 @@ func (r *restore) define(ctx context.Context) error {
 		disks = append(disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
 	}
 	err := r.Definer.Define(ctx, r.Dir, snapshot.Restored{
-		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: disks, Files: r.files, Overwrite: r.Overwrite,
+		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: disks, Files: r.written, Overwrite: r.Overwrite,
 	})
 	if err != nil {
 		return fmt.Errorf("describe the VM for this host: %w", err)
