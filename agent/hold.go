@@ -103,12 +103,8 @@ func (b *backup) saved() *quiesce.Saved {
 	if !ok {
 		return nil
 	}
-	var guards []quiesce.Guard
-	if b.job.DeadMan != nil {
-		guards = append(guards, b.job.DeadMan(b.plan))
-	}
 	return &quiesce.Saved{
-		Guards: guards,
+		Guards: b.deadMan(),
 		Check:  func(ctx context.Context) error { return host.CanSave(ctx, b.plan) },
 		Take: func(ctx context.Context) error {
 			// Saving the memory may take seconds more.
@@ -155,11 +151,15 @@ func (b *backup) guest(ctx context.Context) (snapshot.Guest, []quiesce.Writer, e
 // beside it, and a timer in the guest itself. The timer comes last: it runs from
 // when it is armed, and a process may take long to start on a busy host.
 func (b *backup) guards(guest snapshot.Guest) []quiesce.Guard {
-	var guards []quiesce.Guard
-	if b.job.DeadMan != nil {
-		guards = append(guards, b.job.DeadMan(b.plan))
+	return append(b.deadMan(), quiesce.NewTimer(guest, b.job.Policy, b.Log))
+}
+
+// deadMan is the process beside this one, where the run has one.
+func (b *backup) deadMan() []quiesce.Guard {
+	if b.job.DeadMan == nil {
+		return nil
 	}
-	return append(guards, quiesce.NewTimer(guest, b.job.Policy, b.Log))
+	return []quiesce.Guard{b.job.DeadMan(b.plan)}
 }
 
 // letGo ends the writers and closes the way into the guest.
