@@ -33,7 +33,7 @@ type fenceDoc struct {
 // that it does not see is made by who sees it.
 func (s *Session) announce(ctx context.Context) error {
 	s.began = s.r.now().Round(0)
-	err := s.r.createJSON(ctx, s.store, wire.Session, s.sid.object(0), sessionDoc{s.r.now().UTC()})
+	err := s.r.createJSON(ctx, s.store, wire.Session, s.sid.object(0), sessionDoc{s.began.UTC()})
 	if err != nil {
 		return fmt.Errorf("announce session: %w", err)
 	}
