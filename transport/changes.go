@@ -40,6 +40,9 @@ func (b *backup) differs(window int64) {
 	u.bytes += b.length(window)
 }
 
+// count is how many windows the disk has.
+func (b *backup) count() int64 { return (b.src.Size() + block.WindowSize - 1) / block.WindowSize }
+
 // length is that of a window in bytes.
 func (b *backup) length(window int64) int64 {
 	return min(block.WindowSize, b.src.Size()-window*block.WindowSize)
@@ -48,7 +51,7 @@ func (b *backup) length(window int64) int64 {
 // sample takes a few windows ahead. If one of them differs from the parent, nothing
 // that is said of the disk is believed.
 func (b *backup) sample(ctx context.Context) error {
-	windows := (b.src.Size() + block.WindowSize - 1) / block.WindowSize
+	windows := b.count()
 	b.taken = map[int64]bool{}
 	below := windows
 	for range samples {
@@ -97,7 +100,7 @@ func (b *backup) takeSample(ctx context.Context, w int64) error {
 
 // planChanged keeps what has not changed and plans the rest.
 func (b *backup) planChanged(ctx context.Context) error {
-	windows := (b.src.Size() + block.WindowSize - 1) / block.WindowSize
+	windows := b.count()
 	for first := int64(0); first < windows; {
 		changed, end := b.changed(first), first+1
 		for end < windows && b.changed(end) == changed && !b.taken[first] && !b.taken[end] {
