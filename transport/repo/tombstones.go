@@ -34,15 +34,18 @@ type burial struct {
 const (
 	maxForgotten = 1000
 	maxTombstone = 4 << 20
+	// What a burial and one of its heads take, about.
+	burialCost = 512
+	headCost   = 192
 )
 
 // cost is about how many bytes the burial takes.
-func (b *burial) cost() int { return 512 + 192*len(b.Heads) }
+func (b *burial) cost() int { return burialCost + headCost*len(b.Heads) }
 
 // burialOf is what a tombstone would say of a point that is believed.
 func (r *Repository) burialOf(p *Point) burial {
 	b := burial{Head: r.headOf(p), Parent: p.Parent, ParentHash: p.ParentHash, Heads: r.leading(p.Heads)}
-	if most := maxTombstone / 192; len(b.Heads) > most {
+	if most := maxTombstone / headCost; len(b.Heads) > most {
 		b.Heads = b.Heads[:most] // thousands of VMs on one host
 	}
 	return b
