@@ -2,13 +2,12 @@ package repo
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
-	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/blob/count"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
@@ -43,27 +42,16 @@ func TestManifestsGrowByAMultipleOnly(t *testing.T) {
 	}
 }
 
-// counted counts what is asked for.
-type counted struct {
-	blob.Store
-	stats int
-}
-
-func (s *counted) Stat(ctx context.Context, name string) (blob.Info, error) {
-	s.stats++
-	return s.Store.Stat(ctx, name)
-}
-
 // Points that were never made cost a bounded number of requests, whoever names them.
 func TestHeadsOfNothingAreAskedForOnce(t *testing.T) {
-	store := &counted{Store: mem.New()}
+	store := count.New(mem.New())
 	c := chain{r: &Repository{store: store}, prefix: pointPrefix, buried: buried{}, followed: map[string]bool{}, reasons: map[string]error{}}
 	for n := range 5 * maxAsked {
 		if _, err := c.want(t.Context(), Head{Point: fmt.Sprintf("vm/%d", n%(2*maxAsked)), Hash: Hash{1}}, "somebody names it"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if store.stats > maxAsked || len(c.problems()) != maxAsked+1 {
-		t.Errorf("%d requests, %d problems", store.stats, len(c.problems()))
+	if asked := store.Totals().Requests; asked > maxAsked || len(c.problems()) != maxAsked+1 {
+		t.Errorf("%d requests, %d problems", asked, len(c.problems()))
 	}
 }
