@@ -25,15 +25,5 @@ func (p *parser) databases(n *yaml.Node, line int) (d Databases) {
 
 // only reads which data directories a writer looks after.
 func (s section) only() []string {
-	const advice = "list data directories of the guests, such as [/var/lib/mysql], or remove it for all"
-	if _, ok := s.get("only"); !ok {
-		return nil
-	}
-	dirs := s.texts("only", advice)
-	for _, dir := range dirs {
-		if dir != "" && dir[0] != '/' {
-			s.p.problem(s.line("only"), s.of("only")+" has "+quote(dir)+", which is no absolute path", advice)
-		}
-	}
-	return dirs
+	return s.paths("only", "list data directories of the guests, such as [/var/lib/mysql], or remove it for all")
 }

@@ -142,18 +142,7 @@ func (s section) format() snapshot.Format {
 // parents reads where the images are that an image in a format with parents was
 // made on. No path inside an image leads out of its folder; these do.
 func (s section) parents() []string {
-	const advice = "list their paths, such as [/srv/base.vhdx], or remove it where they are in the image's own folder"
-	if _, ok := s.get("parents"); !ok {
-		return nil
-	}
-	paths := s.texts("parents", advice)
-	for i, path := range paths {
-		if !strings.HasPrefix(path, "/") {
-			s.p.problem(s.line("parents"), fmt.Sprintf("%s has %s, which is no absolute path", s.of("parents"), quote(path)), "begin it with /")
-		}
-		paths[i] = filepath.Clean(path)
-	}
-	return paths
+	return s.paths("parents", "list their paths, such as [/srv/base.vhdx], or remove it where they are in the image's own folder")
 }
 
 func (s section) diskName(path string) string {

@@ -11,11 +11,6 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Bounds of a plugin.
-const (
-	maxPluginArgs = 64 // arguments, and variables of the environment
-)
-
 // Plugin is a writer that does not come with lull.
 type Plugin struct {
 	Name string
@@ -82,20 +77,6 @@ func (s section) grants() []string {
 	return grants
 }
 
-// texts reads a list of texts.
-func (s section) texts(key, advice string) []string {
-	var out []string
-	for _, n := range s.list(key, advice) {
-		if v, ok := s.p.text(n, "an entry of "+s.of(key)); ok {
-			out = append(out, v)
-		}
-	}
-	if len(out) > maxPluginArgs {
-		s.p.problem(s.line(key), fmt.Sprintf("%s has %d entries, at most %d are allowed", s.of(key), len(out), maxPluginArgs), "shorten it")
-	}
-	return out
-}
-
 // environment reads variables. Secrets belong into files that the plugin reads.
 func (s section) environment() []string {
 	n, ok := s.get("env")
@@ -115,8 +96,8 @@ func (s section) environment() []string {
 			out = append(out, key+"="+v)
 		}
 	}
-	if len(out) > maxPluginArgs {
-		s.p.problem(s.line("env"), fmt.Sprintf("%s has %d variables, at most %d are allowed", s.of("env"), len(out), maxPluginArgs), "shorten it")
+	if len(out) > maxTexts {
+		s.p.problem(s.line("env"), fmt.Sprintf("%s has %d variables, at most %d are allowed", s.of("env"), len(out), maxTexts), "shorten it")
 	}
 	slices.Sort(out)
 	return out

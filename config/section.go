@@ -163,6 +163,38 @@ func (s section) path(key, example string) string {
 	return filepath.Clean(v)
 }
 
+// maxTexts bounds lists: of paths, of arguments and of variables of the environment.
+const maxTexts = 64
+
+// texts reads a list of texts.
+func (s section) texts(key, advice string) []string {
+	var out []string
+	for _, n := range s.list(key, advice) {
+		if v, ok := s.p.text(n, "an entry of "+s.of(key)); ok {
+			out = append(out, v)
+		}
+	}
+	if len(out) > maxTexts {
+		s.p.problem(s.line(key), fmt.Sprintf("%s has %d entries, at most %d are allowed", s.of(key), len(out), maxTexts), "shorten it")
+	}
+	return out
+}
+
+// paths reads a list of absolute paths; nil when it is not there.
+func (s section) paths(key, advice string) []string {
+	if _, ok := s.get(key); !ok {
+		return nil
+	}
+	paths := s.texts(key, advice)
+	for i, path := range paths {
+		if !strings.HasPrefix(path, "/") {
+			s.p.problem(s.line(key), fmt.Sprintf("%s has %s, which is no absolute path", s.of(key), quote(path)), "begin it with /")
+		}
+		paths[i] = filepath.Clean(path)
+	}
+	return paths
+}
+
 // integer reads a decimal number; absent when the key is not there.
 func (s section) integer(key string, low, high, absent int) int {
 	n, ok := s.get(key)
