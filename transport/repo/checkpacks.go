@@ -245,6 +245,6 @@ func (c *checker) damagedPacks() (names [][32]byte) {
 			names = append(names, name)
 		}
 	}
-	slices.SortFunc(names, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(names, inNames)
 	return names
 }

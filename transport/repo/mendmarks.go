@@ -71,15 +71,15 @@ func (p *pruner) decideAnew(ctx context.Context, list *markList) (n uint64, err 
 		return 0, err
 	}
 	if fresh {
-		doc := markDoc{Number: n, Dead: slices.Concat(doomed...)}
+		doc := markDoc{Number: n}
+		for _, name := range slices.SortedFunc(maps.Keys(doomed), inNames) {
+			doc.Dead = append(doc.Dead, name[:]...)
+		}
 		if err := p.r.createJSON(ctx, p.r.store, wire.Mark, markObject(n), doc); err != nil {
 			return 0, err
 		}
 	}
-	p.marks = &marks{done: n - 1, unread: true, open: &mark{number: n, packs: map[[32]byte]struct{}{}}}
-	for _, name := range doomed {
-		p.marks.open.packs[[32]byte(name)] = struct{}{}
-	}
+	p.marks = &marks{done: n - 1, unread: true, open: &mark{number: n, packs: doomed}}
 	given, err := p.giveUpAll(ctx, len(doomed) > 0)
 	if err != nil {
 		return 0, err
@@ -121,9 +121,28 @@ func (l *markList) next(ctx context.Context) (n uint64, fresh bool, err error) {
 	return l.top + 1, true, nil
 }
 
-// doomed are the packs that marks name which are still there; all packs when such a mark
-// cannot be read.
-func (p *pruner) doomed(ctx context.Context, l *markList) (names [][]byte, err error) {
+// maxDoomed bounds the packs of a mark that is made of others: what it has room for.
+const maxDoomed = maxMark / 64
+
+// errDoomed: to leave some of the packs out would let who is still at the lost decision delete
+// what is needed again by then.
+var errDoomed error = doomedError{}
+
+type doomedError struct{}
+
+func (doomedError) Error() string {
+	return fmt.Sprintf("more than %d packs may have been marked, and one mark has no room for them", maxDoomed)
+}
+
+// Hint is the next step for the administrator.
+func (doomedError) Hint() string {
+	return "get back from a copy of the store what lies under " + markPrefix
+}
+
+// doomed are the packs that marks name which are still there, each once; all packs when such a
+// mark cannot be read.
+func (p *pruner) doomed(ctx context.Context, l *markList) (map[[32]byte]struct{}, error) {
+	all := map[[32]byte]struct{}{}
 	for _, object := range slices.Sorted(maps.Keys(l.infos)) {
 		n, part, ok := cutMark(object)
 		if !ok || part != "" {
@@ -136,19 +155,26 @@ func (p *pruner) doomed(ctx context.Context, l *markList) (names [][]byte, err e
 		if err != nil {
 			return nil, err
 		}
-		for name := range m.packs {
-			names = append(names, slices.Clone(name[:]))
+		if maps.Copy(all, m.packs); len(all) > maxDoomed {
+			return nil, errDoomed
 		}
 	}
-	return names, nil
+	return all, nil
 }
 
-func (p *pruner) allPacks(ctx context.Context) (names [][]byte, err error) {
+func (p *pruner) allPacks(ctx context.Context) (map[[32]byte]struct{}, error) {
 	infos, err := list(ctx, p.r.store, packPrefix)
-	for _, i := range infos[:min(len(infos), maxMarkedPacks)] {
+	if err != nil {
+		return nil, err
+	}
+	all := map[[32]byte]struct{}{}
+	for _, i := range infos {
 		if name, ok := sumOf(i.Name); ok {
-			names = append(names, name[:])
+			all[name] = struct{}{}
 		}
 	}
-	return names, err
+	if len(all) > maxDoomed {
+		return nil, errDoomed
+	}
+	return all, nil
 }

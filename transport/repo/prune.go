@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -314,8 +315,11 @@ func (p *pruner) putMark(ctx context.Context, doc markDoc) error {
 
 // inOrder are the packs, the same order at each run.
 func (p *pruner) inOrder() [][32]byte {
-	return slices.SortedFunc(maps.Keys(p.survey.packs), func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	return slices.SortedFunc(maps.Keys(p.survey.packs), inNames)
 }
+
+// inNames is the order of packs by their names.
+func inNames(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) }
 
 // thin are the packs that are worth to be rewritten: the emptiest first, until what
 // remains unused is a small share of everything, and none of which more than two thirds is

@@ -87,7 +87,7 @@ func (p *pruner) recompress(ctx context.Context, but [][32]byte) (done [][32]byt
 	for _, name := range c.done {
 		p.report.Saved += p.survey.packs[name].info.Size
 	}
-	slices.SortFunc(c.done, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(c.done, inNames)
 	c.judged.save(p.survey.packs)
 	return c.done, nil
 }

@@ -196,7 +196,7 @@ func (p *repairer) listUnlisted(ctx context.Context) error {
 			names = append(names, name)
 		}
 	}
-	slices.SortFunc(names, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(names, inNames)
 	blocks := 0
 	for _, name := range names {
 		l, err := readDirectory(ctx, p.c.r.store, p.c.r.ring, p.c.packs[name].info)
