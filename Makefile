@@ -74,7 +74,7 @@ bench-images: setup-build setup-bench ## make the disk images of the next two, o
 bench-blocks: bench-images ## ways to cut a disk into blocks: what each would store (docs/blocks.md)
 	go run ./cmd/lull-bench blocks
 
-bench-peers: bench-images setup-s3 build ## lull beside restic, borg and others; 20 minutes, 30 GB
+bench-peers: bench-images setup-s3 build ## lull beside restic, borg, desync and others; 20 minutes, 30 GB
 	go run ./cmd/lull-bench peers -rounds $(or $(ROUNDS),3)
 
 bench-scale: setup-build ## an index of SCALE (100000000) blocks: memory, open, look-ups; 9 GB in SCALE_DIR

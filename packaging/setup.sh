@@ -13,7 +13,7 @@ build_packages=(ca-certificates git make protobuf-compiler)
 guest_packages=(ca-certificates qemu-system-x86 qemu-utils busybox-static e2fsprogs)
 s3_packages=(ca-certificates openssl)
 test_packages=(gcc libc6-dev python3 python3-argon2 python3-cryptography python3-grpcio python3-libvhdi python3-protobuf python3-zstandard qemu-block-extra ovmf nbdkit libnbd-bin libvirt-daemon libvirt-daemon-driver-qemu swtpm zstd xfsprogs sqlite3 time) # gcc: the race detector
-bench_packages=(mmdebstrap e2fsprogs util-linux restic borgbackup casync zstd qemu-utils)
+bench_packages=(mmdebstrap e2fsprogs util-linux restic borgbackup casync zstd qemu-utils debian-archive-keyring)
 
 # The module that is the S3 server of the tests.
 versitygw=github.com/versity/versitygw/cmd/versitygw@v1.8.0
@@ -94,9 +94,20 @@ download_databases() {
     mv -T "$partial" "$dir"
 }
 
-# MySQL is in no stable Debian: unstable has it. Its packages are only unpacked, with their
-# own libc, and never installed. apt finds and verifies them by a list and folders of
-# its own, which the host's apt does not see.
+# apt_of_unstable FOLDER sets own to the options with which apt finds, verifies and downloads
+# packages of Debian unstable, by a list and folders of its own, which the host's apt does not
+# see. What is downloaded so is only unpacked, with its own libc, and never installed.
+apt_of_unstable() {
+    mkdir -p "$1/lists/partial" "$1/archives/partial"
+    echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >"$1/sources.list"
+    : >"$1/status"
+    own=(-qq -o Dir::Etc::SourceList="$1/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$1"
+        -o Dir::State::status="$1/status" -o Dir::Cache="$1" -o APT::Sandbox::User=root -o Acquire::Languages=none
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Architectures=amd64)
+    apt-get "${own[@]}" update
+}
+
+# MySQL is in no stable Debian: unstable has it.
 mysql_roots=(mysql-server-core mysql-client-core)
 not_needed_by_mysql='perl|libperl|libdb5|libgdbm|gcc-.*-base|openssl-provider-legacy|libc-gconv-modules|libsasl2-modules-db|.*-common$'
 
@@ -105,15 +116,9 @@ download_mysql() {
     [ "$(cat "$dir/roots" 2>/dev/null)" != "${mysql_roots[*]}" ] || return 0
     mkdir -p .cache/guest
     partial=$(mktemp -d "$PWD/.cache/guest/partial.XXXXXX")
-    mkdir -p "$partial/apt/lists/partial" "$partial/apt/archives/partial"
     chmod 755 "$partial"
-    echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >"$partial/apt/sources.list"
-    : >"$partial/apt/status"
-    own=(-qq -o Dir::Etc::SourceList="$partial/apt/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$partial/apt"
-        -o Dir::State::status="$partial/apt/status" -o Dir::Cache="$partial/apt" -o APT::Sandbox::User=root -o Acquire::Languages=none
-        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Architectures=amd64)
     say "downloading MySQL of Debian unstable for the tests"
-    apt-get "${own[@]}" update
+    apt_of_unstable "$partial/apt"
     packages=$(apt-get "${own[@]}" -s --no-install-recommends install "${mysql_roots[@]}" |
         awk '/^Inst / {print $2}' | sort -u | grep -Ev "^($not_needed_by_mysql)")
     # shellcheck disable=SC2086 # names of packages have no spaces
@@ -122,6 +127,29 @@ download_mysql() {
     echo "${mysql_roots[*]}" >"$partial/roots"
     rm -rf "$dir"
     mv -T "$partial" "$dir"
+}
+
+# desync is in no stable Debian either.
+download_desync() {
+    local dir=${LULL_BENCH_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/lull-bench} partial own deb
+    [ ! -x "$dir/desync/desync" ] || return 0
+    mkdir -p "$dir"
+    partial=$(mktemp -d "$(realpath "$dir")/partial.XXXXXX")
+    mkdir "$partial/desync"
+    say "downloading desync of Debian unstable"
+    apt_of_unstable "$partial/apt"
+    (cd "$partial" && apt-get "${own[@]}" download desync libc6)
+    for deb in "$partial"/*.deb; do dpkg-deb -x "$deb" "$partial/desync/root"; done
+    cat >"$partial/desync/desync" <<'SCRIPT'
+#!/bin/sh
+root=$(dirname "$(readlink -f "$0")")/root
+lib=$(echo "$root"/usr/lib/*-linux-gnu)
+exec "$lib"/ld-linux*.so.* --library-path "$lib" "$root/usr/bin/desync" "$@"
+SCRIPT
+    chmod 755 "$partial/desync/desync"
+    rm -rf "$dir/desync"
+    mv -T "$partial/desync" "$dir/desync"
+    rm -rf "$partial"
 }
 
 build_s3_server() {
@@ -144,7 +172,10 @@ setup_part() {
         install_missing "${s3_packages[@]}"
         build_s3_server
         ;;
-    bench) install_missing "${bench_packages[@]}" ;;
+    bench)
+        install_missing "${bench_packages[@]}"
+        download_desync
+        ;;
     test)
         setup_part build
         install_missing "${guest_packages[@]}" "${test_packages[@]}"

@@ -45,6 +45,7 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
 	dir := imagesFlag(flags)
 	lullBinary := flags.String("lull", "bin/lull", "the lull `BINARY`")
+	desync := flags.String("desync", filepath.Join(cacheDir(), "desync", "desync"), "desync's `BINARY`")
 	server := flags.String("versitygw", ".cache/bin/versitygw", "the S3 server's `BINARY`")
 	rounds := flags.Int("rounds", 3, "how often each timed program has its turn")
 	only := flags.String("only", "", "only programs whose name and setting match the regular `EXPRESSION`")
@@ -81,7 +82,11 @@ func peersCommand(ctx context.Context, args []string, out io.Writer) error {
 	if !fast {
 		b.say("lull takes no `compression: fast`: left out")
 	}
-	all := slices.DeleteFunc(programs(binary, fast), func(p *program) bool { return !wanted.MatchString(p.String()) })
+	chunker, err := filepath.Abs(*desync)
+	if err != nil {
+		return fmt.Errorf("find desync: %w", err)
+	}
+	all := slices.DeleteFunc(programs(binary, chunker, fast), func(p *program) bool { return !wanted.MatchString(p.String()) })
 	b.measureAll(ctx, present(all, b.say), *rounds)
 	var s3 *overS3
 	if wanted.MatchString("lull S3") {

@@ -45,7 +45,7 @@ func label(m image) string { return strings.TrimSuffix(m.file, ".raw") }
 const passphrase = "benchmark"
 
 // programs are all that take part, lull first.
-func programs(lullBinary string, fast bool) []*program {
+func programs(lullBinary, desyncBinary string, fast bool) []*program {
 	all := []*program{lullProgram(lullBinary, "default")}
 	if fast {
 		best := lullProgram(lullBinary, "best")
@@ -54,6 +54,7 @@ func programs(lullBinary string, fast bool) []*program {
 	}
 	all = append(all, resticPrograms()...)
 	all = append(all, borgPrograms()...)
+	all = append(all, desyncPrograms(desyncBinary)...)
 	all = append(all, casyncProgram())
 	all = append(all, references()...)
 	// Those that are timed come first, close to each other.
@@ -154,8 +155,29 @@ func borgPrograms() []*program {
 	return []*program{byDefault, fixedSize, small, page}
 }
 
-// casyncProgram cuts and keeps chunks as desync does, which cannot be had from
-// Debian: the store's form is the same. It encrypts nothing.
+// desyncPrograms encrypt nothing, and make the same index again for an unchanged image.
+func desyncPrograms(binary string) []*program {
+	with := func(setting string, timed bool, flags ...string) *program {
+		run := func(p place, command string, flags []string, args ...string) step {
+			words := slices.Concat([]string{binary, command, "--store", filepath.Join(p.repo, "store")}, flags, args)
+			return step{args: words, env: []string{"HOME=" + p.dir}}
+		}
+		index := func(p place, m image) string { return filepath.Join(p.repo, label(m)+".caibx") }
+		return &program{
+			name: "desync", setting: setting, role: peer, needs: binary, timed: timed, compresses: true,
+			prepare: func(p place) []step {
+				return []step{{args: []string{"mkdir", filepath.Join(p.repo, "store")}}}
+			},
+			backup: func(p place, m image) step { return run(p, "make", flags, index(p, m), m.path) },
+			restore: func(p place, m image, to string) step {
+				return run(p, "extract", nil, index(p, m), filepath.Join(to, m.file))
+			},
+		}
+	}
+	return []*program{with("64 KiB (default)", true), with("16 KiB", false, "--chunk-size", "4:16:64")}
+}
+
+// casyncProgram keeps chunks in the form of desync's. It encrypts nothing.
 func casyncProgram() *program {
 	return &program{
 		name: "casync", setting: "64 KiB (default)", role: peer, needs: "casync", compresses: true,

@@ -93,7 +93,7 @@ func targets(results []*samples, s3 *overS3) []target {
 		}
 	}
 	ts := []target{
-		{what: "full backup, wall, to the best of restic and casync with compression", value: ratio(of("lull", "default", wall(firstA)), best(results, wall(firstA), squeezing)), aim: 0.5},
+		{what: "full backup, wall, to the best of restic, desync and casync with compression", value: ratio(of("lull", "default", wall(firstA)), best(results, wall(firstA), squeezing)), aim: 0.5},
 		{what: "full backup, wall, to the faster borg with lz4", value: ratio(of("lull", "default", wall(firstA)), best(results, wall(firstA), lz4)), aim: 0.6},
 		{what: "full backup, wall, to `zstd -1 -T2`", value: ratio(of("lull", "default", wall(firstA)), of("zstd -1 -T2", "", wall(firstA))), aim: 1},
 		{what: "repository of A, B, A', to the smallest peer at any setting", value: ratio(of("lull", "default", size), best(results, size, anyPeer)), aim: 0.93},
