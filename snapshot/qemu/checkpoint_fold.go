@@ -92,25 +92,27 @@ func (c *checkpointing) upper(d checkpoint.Disk, s checkpoint.Step) string {
 // foldFiles folds images that no QEMU has open for writing.
 func (c *checkpointing) foldFiles(ctx context.Context, s checkpoint.Step) error {
 	for _, d := range c.tree.Disks {
-		upper, lower := c.upper(d, s), layerPath(d, s.Node)
-		done, err := c.folded(d, s)
-		if err != nil {
-			return err
-		}
-		if done {
-			continue
-		}
-		if s.First {
-			err = c.writeDown(ctx, upper, lower)
-		} else {
-			err = c.writeUp(ctx, upper, layerPath(d, c.tree.Find(s.Node).Parent))
-		}
-		if err != nil {
+		if err := c.foldFile(ctx, s, d); err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
-		c.step("fold-disk")
 	}
 	return nil
+}
+
+func (c *checkpointing) foldFile(ctx context.Context, s checkpoint.Step, d checkpoint.Disk) error {
+	done, err := c.folded(d, s)
+	if err != nil || done {
+		return err
+	}
+	if s.First {
+		err = c.writeDown(ctx, c.upper(d, s), layerPath(d, s.Node))
+	} else {
+		err = c.writeUp(ctx, c.upper(d, s), layerPath(d, c.tree.Find(s.Node).Parent))
+	}
+	if err == nil {
+		c.step("fold-disk")
+	}
+	return err
 }
 
 // writeDown writes an image into the one below, which takes its name.
@@ -154,53 +156,61 @@ func (c *checkpointing) foldLive(ctx context.Context, m *monitor, s checkpoint.S
 	c.tree.Op.Instance = m.proc.instance
 	stacks := make([]stack, len(c.tree.Disks))
 	for i, d := range c.tree.Disks {
-		st, err := c.stack(ctx, m, d)
+		err := m.abandon(ctx, foldJob(i)) // of an attempt that was cut off
 		if err == nil {
-			err = ignoreRefused(m.finish(ctx, foldJob(i))) // of an attempt that was cut off
-		}
-		if err == nil {
-			st, err = c.stack(ctx, m, d)
-		}
-		if err == nil && s.Into != checkpoint.Own && st.node(layerPath(d, s.Into)) == "" {
-			return c.foldFiles(ctx, s) // not where the VM runs
+			stacks[i], err = c.stack(ctx, m, d)
 		}
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
-		stacks[i] = st
 	}
-	g, err := m.graph(ctx)
-	if err != nil {
-		return err
+	for i, st := range stacks {
+		if err := c.foldBeside(ctx, m, s, i, st); err != nil {
+			return fmt.Errorf("disk %s: %w", st.disk.Name, err)
+		}
 	}
-	for i := range stacks {
-		done, err := c.folded(stacks[i].disk, s)
-		if err != nil {
-			return err
-		}
-		if done {
-			continue
-		}
-		if err := c.foldDisk(ctx, m, s, i, stacks[i]); err != nil {
-			return fmt.Errorf("disk %s: %w", stacks[i].disk.Name, err)
-		}
-		c.step("fold-disk")
-	}
-	if s.First && s.Into == checkpoint.Own {
-		err = c.settleDown(ctx, m, s, stacks)
+	var err error
+	if !s.First {
+		err = c.settleUp(ctx, m, stacks)
 	} else if s.Into == checkpoint.Own {
-		// QEMU's own tables of the image that now has everything reach the disk.
-		err = c.paused(ctx, m, stacks, func() error { return nil })
+		err = c.settleDown(ctx, m, s, stacks)
 	}
 	if err != nil {
 		return err
 	}
-	for _, st := range stacks {
-		if err := m.closeChain(ctx, g, st.nodes); err != nil {
-			return err
-		}
+	return c.closeUnused(ctx, m)
+}
+
+// foldBeside finds out what is left to do for a disk, and does it.
+func (c *checkpointing) foldBeside(ctx context.Context, m *monitor, s checkpoint.Step, i int, st stack) error {
+	done, err := c.folded(st.disk, s)
+	if err != nil || done {
+		return err
 	}
+	lower := layerPath(st.disk, s.Node)
+	switch above, below := st.node(c.upper(st.disk, s)) != "", st.node(lower) != ""; {
+	case !above && !below: // not where the VM runs
+		return c.foldFile(ctx, s, st.disk)
+	case !below:
+		return nil // it has left the chain
+	case !above && s.First && s.Into != checkpoint.Own:
+		return c.takeName(lower, c.upper(st.disk, s)) // it has everything, but not the name yet
+	}
+	if err := c.foldDisk(ctx, m, s, i, st); err != nil {
+		return err
+	}
+	c.step("fold-disk")
 	return nil
+}
+
+// abandon ends a job whatever it has come to. What it has written is right, and is written
+// again.
+func (m *monitor) abandon(ctx context.Context, id string) error {
+	err := m.Execute(ctx, "job-cancel", args{"id": id}, nil)
+	if err != nil && !refused(err) {
+		return err
+	}
+	return ignoreRefused(m.finish(ctx, id))
 }
 
 func foldJob(disk int) string { return fmt.Sprintf("lullcp-fold-%d", disk) }
@@ -208,33 +218,27 @@ func foldJob(disk int) string { return fmt.Sprintf("lullcp-fold-%d", disk) }
 // foldDisk folds the images of a disk that QEMU has open, but for the very end where it is
 // the VM's own that is written down.
 func (c *checkpointing) foldDisk(ctx context.Context, m *monitor, s checkpoint.Step, i int, st stack) error {
-	if err := st.whole(); err != nil {
-		return err
-	}
 	d := st.disk
 	upper, lower := st.node(c.upper(d, s)), st.node(layerPath(d, s.Node))
-	if lower == "" {
-		return c.strange(fmt.Errorf("QEMU does not have %s open", layerPath(d, s.Node)))
+	if upper == "" {
+		return c.strange(fmt.Errorf("QEMU does not have %s open", c.upper(d, s)))
 	}
 	job := args{"job-id": foldJob(i), "auto-dismiss": false}
 	switch {
 	case !s.First:
 		below := layerPath(d, c.tree.Find(s.Node).Parent)
 		job["device"], job["base-node"], job["backing-file"] = upper, st.node(below), filepath.Base(below)
+		job["auto-finalize"] = false // settleUp does
 		if err := m.Execute(ctx, "block-stream", job, nil); err != nil {
 			return err
 		}
-		return m.finish(ctx, foldJob(i))
+		return m.reached(ctx, foldJob(i), "pending")
 	case s.Into == checkpoint.Own:
 		job["device"], job["base-node"] = upper, lower
 		if err := m.Execute(ctx, "block-commit", job, nil); err != nil {
 			return err
 		}
-		j, err := m.awaitJob(ctx, foldJob(i), "ready")
-		if err == nil && (j == nil || j.Status != "ready") {
-			err = errors.Join(m.finish(ctx, foldJob(i)), fmt.Errorf("the job ended before it was ready: %w", snapshot.ErrBusy))
-		}
-		return err
+		return m.reached(ctx, foldJob(i), "ready")
 	}
 	// The image above is told the name that it knows: the one that the result takes.
 	job["device"], job["top-node"], job["base-node"] = st.nodes[0], upper, lower
@@ -246,6 +250,36 @@ func (c *checkpointing) foldDisk(ctx context.Context, m *monitor, s checkpoint.S
 		return err
 	}
 	return c.takeName(layerPath(d, s.Node), layerPath(d, s.Into))
+}
+
+// reached waits until a job has come to a state.
+func (m *monitor) reached(ctx context.Context, id, state string) error {
+	j, err := m.awaitJob(ctx, id, state)
+	if err == nil && (j == nil || j.Status != state) {
+		err = errors.Join(m.finish(ctx, id), fmt.Errorf("the job ended before it was %s: %w", state, snapshot.ErrBusy))
+	}
+	return err
+}
+
+// settleUp ends the jobs that have written images up: each tells its image to rest upon
+// another, at once, so all that was written has to be on the disk before. Nothing flushes
+// QEMU's own tables but a VM that stops.
+func (c *checkpointing) settleUp(ctx context.Context, m *monitor, stacks []stack) error {
+	if err := c.paused(ctx, m, stacks, func() error { return nil }); err != nil {
+		return err
+	}
+	for i := range stacks {
+		err := m.Execute(ctx, "job-finalize", args{"id": foldJob(i)}, nil)
+		if err == nil || refused(err) { // there is none where the disk was done before
+			err = m.finish(ctx, foldJob(i))
+		}
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", stacks[i].disk.Name, err)
+		}
+		c.step("fold-settled")
+	}
+	// The image says so by now, in QEMU; and before that below goes, on the disk.
+	return c.paused(ctx, m, stacks, func() error { return nil })
 }
 
 // settleDown moves the VM onto the images that have everything now. It stands still
@@ -280,6 +314,9 @@ func (c *checkpointing) pivotDown(ctx context.Context, m *monitor, s checkpoint.
 	}
 	if now.drive.Inserted.Node != st.node(lower) {
 		return fmt.Errorf("disk %s: its job ends without moving it: %w", st.disk.Name, snapshot.ErrBusy)
+	}
+	if err := m.Execute(ctx, "stop", nil, nil); err != nil { // it does stand still; but that flushes
+		return err
 	}
 	return c.takeName(lower, st.disk.Path)
 }

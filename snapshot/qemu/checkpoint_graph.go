@@ -58,28 +58,21 @@ func (g blockGraph) chain(top string) (list []string) {
 	return list
 }
 
-// stack is how a disk of the tree lies in QEMU: nodes and files of its images that the
-// tree knows, top first, and what is below these.
+// stack is how a disk of the tree lies in QEMU.
 type stack struct {
 	disk  checkpoint.Disk
 	drive block
-	nodes []string // of all images of the chain
-	files []string // of those that the tree knows
+	nodes []string          // of all images of the chain, top first
+	of    map[string]string // the node of each file that the tree knows and the chain has
 }
 
 // node is that of a file; empty: it is not in the chain.
-func (s stack) node(file string) string {
-	for i, f := range s.files {
-		if f == file {
-			return s.nodes[i]
-		}
-	}
-	return ""
-}
+func (s stack) node(file string) string { return s.of[file] }
 
-// stack looks at a disk of the tree.
+// stack looks at a disk of the tree. Which file a node has open is told by its name, which
+// stays that of the file as long as the process lives.
 func (c *checkpointing) stack(ctx context.Context, m *monitor, d checkpoint.Disk) (stack, error) {
-	s := stack{disk: d}
+	s := stack{disk: d, of: map[string]string{}}
 	drives, err := m.drives(ctx)
 	if err != nil {
 		return s, err
@@ -101,17 +94,33 @@ func (c *checkpointing) stack(ctx context.Context, m *monitor, d checkpoint.Disk
 	if err != nil {
 		return s, err
 	}
-	s.nodes = g.chain(s.drive.Inserted.Node)
-	s.files, err = c.images(d)
-	return s, err
-}
-
-// whole fails where the chain is not that of the tree.
-func (s stack) whole() error {
-	if len(s.nodes) < len(s.files) {
-		return fmt.Errorf("disk %s has %d images, and its checkpoints make %d: %w", s.disk.Name, len(s.nodes), len(s.files), snapshot.ErrDiverged)
+	nodes, err := m.nodes(ctx, true)
+	if err != nil {
+		return s, err
 	}
-	return nil
+	s.nodes = g.chain(s.drive.Inserted.Node)
+	files, err := c.images(d)
+	if err != nil {
+		return s, err
+	}
+	for _, node := range s.nodes {
+		below := findNode(nodes, g.child(node, "file"))
+		if below == nil {
+			continue
+		}
+		name, ok := m.proc.find(below.File)
+		if !ok {
+			continue
+		}
+		for _, file := range files {
+			if same, err := sameFile(name, file); err != nil {
+				return s, err
+			} else if same {
+				s.of[file] = node
+			}
+		}
+	}
+	return s, nil
 }
 
 // closeChain closes the nodes of a chain that nothing uses any more, from its top down.

@@ -83,10 +83,7 @@ func (c *checkpointing) placeMoved(ctx context.Context, m *monitor, s checkpoint
 		if done {
 			continue
 		}
-		if err := m.Execute(ctx, "job-complete", args{"id": foldJob(i)}, nil); err != nil && !refused(err) {
-			return err
-		}
-		if err := ignoreRefused(m.finish(ctx, foldJob(i))); err != nil {
+		if err := m.abandon(ctx, foldJob(i)); err != nil {
 			return err
 		}
 		st, err := c.stack(ctx, m, d)
@@ -96,7 +93,11 @@ func (c *checkpointing) placeMoved(ctx context.Context, m *monitor, s checkpoint
 		if i >= len(c.tree.Op.Nodes) || st.drive.Inserted.Node != c.tree.Op.Nodes[i] {
 			continue // it did not move
 		}
-		if err := c.takeName(layerPath(d, s.Node), d.Path); err != nil {
+		err = m.Execute(ctx, "stop", nil, nil) // which flushes
+		if err == nil {
+			err = c.takeName(layerPath(d, s.Node), d.Path)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -149,7 +150,7 @@ func (c *checkpointing) undoCreate(ctx context.Context) error {
 	}
 	if frozen {
 		c.tree.Add(checkpoint.Node{ID: op.Node, Gone: true})
-		if err := c.endLive(ctx, c.leftovers()...); err != nil {
+		if err := c.endLive(ctx, append(c.fresh(), c.leftovers()...)...); err != nil {
 			return err
 		}
 		return c.reduce(ctx)

@@ -27,7 +27,7 @@ type lifeline struct {
 
 func newLifeline(t *testing.T, s shape, setUp func(*testVM)) *lifeline {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	v := mountedVM(t, s, func(v *testVM) { v.ejected = true; setUp(v) })
 	l := &lifeline{testVM: v, t: t, ctx: ctx, host: v.host(), want: map[string][]byte{},
