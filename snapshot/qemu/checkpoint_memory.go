@@ -27,7 +27,7 @@ var errLoad = errors.New("the memory could not be loaded, and the VM was reset")
 // takeMemory freezes the disks and keeps the memory.
 func (c *checkpointing) takeMemory(ctx context.Context, p snapshot.Plan) (*checkpoint.Memory, error) {
 	var length int64
-	s := &saving{reserve: true, frozen: func() error { return c.settleFrozen(ctx, p) }, settled: func() {}}
+	s := &saving{reserve: true, frozen: func() error { return c.settleFrozen(ctx, p) }, resumed: func() {}, settled: func() {}}
 	s.lay = func(f io.WriterAt, r io.ReadCloser, limit int64) (err error) {
 		length, err = vmstate.WriteImage(f, r, limit)
 		if errors.Is(err, vmstate.ErrTooLarge) {

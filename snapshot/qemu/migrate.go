@@ -63,7 +63,8 @@ type saving struct {
 	lay     func(f io.WriterAt, r io.ReadCloser, limit int64) error // writes the file
 	reserve bool                                                    // room for all of it, before the VM is stopped
 	frozen  func() error                                            // the disks are
-	settled func()                                                  // and the guest goes on
+	resumed func()                                                  // the guest goes on, whatever happened
+	settled func()                                                  // and the disks are frozen
 	writer  sync.WaitGroup
 }
 

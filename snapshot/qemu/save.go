@@ -153,7 +153,8 @@ func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan, frozen func()) er
 	if err := h.CanSave(ctx, p); err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	}
-	return h.saveInto(ctx, p, &saving{lay: layState, frozen: func() error { frozen(); return nil }, settled: func() { h.stampFrozen(p) }})
+	return h.saveInto(ctx, p, &saving{lay: layState, frozen: func() error { frozen(); return nil },
+		resumed: func() { h.anchorAgain(ctx, p) }, settled: func() { h.stampFrozen(p) }})
 }
 
 // saveInto stops the VM, freezes its disks, saves its state and resumes it.
@@ -176,7 +177,7 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
 	}
 	h.throttle(ctx, p)
-	h.anchorAgain(ctx, p)
+	s.resumed()
 	if done == diskFrozen {
 		s.settled()
 	}
