@@ -65,7 +65,7 @@ bench: setup build ## measure lull beside zstd and cp, incrementals of large dis
 	go test -run '^$$' -bench Incremental -benchtime 3x ./cmd/lull
 	go test -run '^$$' -bench Take -benchtime 50x -timeout 30m ./snapshot/qemu
 	go test -run '^$$' -bench GuestWrites -benchtime 5x -timeout 30m ./cmd/lull
-	go test -run '^$$' -bench FreezeWindow -benchtime 50x -timeout 30m ./cmd/lull
+	go test -run '^$$' -bench FreezeWindow -benchtime 50x -timeout 60m ./cmd/lull
 	go test -run '^$$' -bench 'Start|Window' -benchtime 100x ./plugins
 	go test -run '^$$' -bench SavedState -benchtime 5x ./cmd/lull
 	go test -run '^$$' -bench 'Merge' -benchtime 3x ./snapshot/qemu

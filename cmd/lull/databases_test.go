@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,12 +46,13 @@ func TestGuestDatabases(t *testing.T) {
 			continue
 		}
 		l.documents(q)
+		l.databaseOutcomes(q)
 		l.restoresDatabases(atFreeze)
 	}
 }
 
 // newDatabaseLab is a lab whose guest's databases are written to.
-func newDatabaseLab(t *testing.T) *lab {
+func newDatabaseLab(t testing.TB) *lab {
 	t.Helper()
 	l := newLab(t, guesttest.DatabaseOptions(t))
 	if err := l.guest.WaitDatabases(l.ctx); err != nil {
@@ -87,6 +89,30 @@ func (l *lab) documents(q quiesce.Report) {
 	s := my.Servers[0]
 	if s.Product != "MariaDB" || s.DataDirectory != "/data/0/mysql" || s.GTID == "" || s.BinlogPosition == "" || s.Engines["MyISAM"] != 1 {
 		l.t.Errorf("%+v", s)
+	}
+}
+
+// databaseOutcomes: host and guest agree on which disks each database is, by the serial numbers
+// or the places that both know.
+func (l *lab) databaseOutcomes(q quiesce.Report) {
+	l.t.Helper()
+	var disks []string
+	for _, d := range l.result().Point.Disks {
+		disks = append(disks, d.Name)
+	}
+	slices.Sort(disks)
+	found := 0
+	for _, o := range q.Components {
+		if !o.Succeeded || o.Name == "" {
+			continue
+		}
+		found++
+		if o.Level != quiesce.LevelApplication || len(disks) != 3 || !slices.Equal(o.Disks, disks[1:]) {
+			l.t.Errorf("outcome %+v, want both disks of data of %q", o, disks)
+		}
+	}
+	if found != 2 {
+		l.t.Errorf("outcomes of databases: %+v", q.Components)
 	}
 }
 

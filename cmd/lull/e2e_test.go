@@ -24,6 +24,9 @@ import (
 // e2eLimit is generous: guests are emulated and the machine may be busy.
 const e2eLimit = 8 * time.Minute
 
+// benchLimit is for 50 runs and more.
+const benchLimit = time.Hour
+
 // lab is a real guest under load and a lull that is set up to back it up into a
 // folder.
 type lab struct {
@@ -43,7 +46,11 @@ type lab struct {
 
 func newLab(t testing.TB, o guesttest.Options) *lab {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), e2eLimit)
+	limit := e2eLimit
+	if _, bench := t.(*testing.B); bench {
+		limit = benchLimit
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	l := &lab{t: t, ctx: ctx, dir: t.TempDir(), program: lullProgram(t), guest: guesttest.New(t, o)}
 	l.config = filepath.Join(l.dir, "lull.yaml")

@@ -13,14 +13,15 @@ import (
 // held is a way to hold a guest still, and the guest that it is tried on.
 type held struct {
 	name    string
-	options guesttest.Options
-	writers string // sections of the configuration
-	rules   string // of the group; empty: wantApplication
+	lab     func(testing.TB) *lab // nil: a small guest
+	writers string                // sections of the configuration
+	rules   string                // of the group; empty: wantApplication
 	level   quiesce.Level
 	setUp   func(*lab) // once the guest is up
 }
 
-// waysToHold has a line for each writer. The database writers' guests are larger.
+// waysToHold has a line for each writer. Those of databases have a larger guest, in which
+// both databases are written to.
 func waysToHold() []held {
 	const hostScript = "{where: host, freeze: [/bin/true], thaw: [/bin/true]}"
 	return []held{
@@ -28,6 +29,9 @@ func waysToHold() []held {
 		{name: "script-in-guest", writers: "scripts: {app: {freeze: [/run/app], thaw: [/run/app]}}", level: quiesce.LevelApplication,
 			setUp: func(l *lab) { l.install("/run/app", "true") }},
 		{name: "script-on-host", writers: "scripts: {app: " + hostScript + "}", level: quiesce.LevelApplication},
+		{name: "postgresql", lab: newDatabaseLab, rules: databaseRules + ", writers: [filesystem, postgresql]", level: quiesce.LevelApplication},
+		{name: "mariadb", lab: newDatabaseLab, rules: databaseRules + ", writers: [filesystem, mariadb]", level: quiesce.LevelApplication},
+		{name: "both-databases", lab: newDatabaseLab, rules: databaseRules, level: quiesce.LevelApplication},
 	}
 }
 
@@ -41,7 +45,10 @@ func BenchmarkFreezeWindow(b *testing.B) {
 }
 
 func benchHeld(b *testing.B, h held) {
-	l := newLab(b, h.options)
+	if h.lab == nil {
+		h.lab = func(t testing.TB) *lab { return newLab(t, guesttest.Options{}) }
+	}
+	l := h.lab(b)
 	if h.setUp != nil {
 		h.setUp(l)
 	}
