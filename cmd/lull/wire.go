@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -205,21 +206,25 @@ func (in *invocation) writerSpecs(cfg *config.Config, group config.Group) (all [
 }
 
 func (in *invocation) startWriters(ctx context.Context, specs []wanted, guest snapshot.Guest) ([]quiesce.Writer, func() error) {
-	var writers []quiesce.Writer
-	var stops []func() error
-	for _, w := range specs {
-		p, err := (*plugins.Plugin)(nil), w.err
-		if err == nil {
-			p, err = plugins.Start(ctx, w.Spec, guest, in.logger(slog.LevelWarn))
-		}
-		if err != nil {
-			writers = append(writers, &unable{name: w.Name, err: err})
-			continue
-		}
-		writers = append(writers, p)
-		stops = append(stops, p.Close)
+	writers := make([]quiesce.Writer, len(specs))
+	stops := make([]func() error, len(specs))
+	var all sync.WaitGroup
+	for i, w := range specs {
+		all.Go(func() { writers[i], stops[i] = in.startWriter(ctx, w, guest) })
 	}
+	all.Wait()
 	return writers, func() error { return closeAll(stops) }
+}
+
+func (in *invocation) startWriter(ctx context.Context, w wanted, guest snapshot.Guest) (quiesce.Writer, func() error) {
+	p, err := (*plugins.Plugin)(nil), w.err
+	if err == nil {
+		p, err = plugins.Start(ctx, w.Spec, guest, in.logger(slog.LevelWarn))
+	}
+	if err != nil {
+		return &unable{name: w.Name, err: err}, func() error { return nil }
+	}
+	return p, p.Close
 }
 
 // restoreWriter starts a writer of the configuration for a restore: without a guest.
