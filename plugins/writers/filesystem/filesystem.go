@@ -216,20 +216,4 @@ func (w *Writer) proven() {
 }
 
 // failure types a guest's error.
-func failure(err error) error {
-	if err == nil {
-		return nil
-	}
-	f := &quiesce.Failure{Writer: Name, Err: err}
-	switch {
-	case errors.Is(err, snapshot.ErrNoGuest):
-		f.Class, f.Next = quiesce.NotPresent, inguest.HintAgent
-	case errors.Is(err, snapshot.ErrGuestSilent), errors.Is(err, context.DeadlineExceeded):
-		f.Class, f.Next = quiesce.Timeout, inguest.HintAgent
-	}
-	var h interface{ Hint() string }
-	if errors.As(err, &h) && h.Hint() != "" {
-		f.Next = h.Hint()
-	}
-	return f
-}
+func failure(err error) error { return inguest.Fail(Name, err) }

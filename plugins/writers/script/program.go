@@ -176,18 +176,10 @@ func (w *Writer) absent(err error) error {
 	return &quiesce.Failure{Class: quiesce.NotPresent, Writer: w.settings.Name, Err: err}
 }
 
-// failure types an error of the way to the scripts.
+// failure types an error of the way to the scripts. This host has no agent to look after.
 func (w *Writer) failure(err error) error {
-	f := &quiesce.Failure{Writer: w.settings.Name, Err: err}
-	switch {
-	case errors.Is(err, snapshot.ErrNoGuest):
-		f.Class = quiesce.NotPresent
-	case errors.Is(err, snapshot.ErrGuestSilent), errors.Is(err, context.DeadlineExceeded):
-		f.Class = quiesce.Timeout
+	if w.settings.Host && errors.Is(err, context.DeadlineExceeded) {
+		return &quiesce.Failure{Class: quiesce.Timeout, Writer: w.settings.Name, Err: err}
 	}
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		f.Next = h.Hint()
-	}
-	return f
+	return inguest.Fail(w.settings.Name, err)
 }

@@ -24,11 +24,8 @@ const (
 	hintGrant = "the writer needs the grant exec"
 )
 
-// Exit codes by which scripts say what became of them; others are failures.
-const (
-	exitOver    = 75 // the turn of this call is over
-	exitMissing = 76 // a program that the script needs is not in the guest
-)
+// The exit code by which scripts say what is missing; others are failures.
+const exitMissing = 76 // a program that the script needs is not in the guest
 
 // ErrOver: the call came after one that ended its turn. Nothing was done.
 var ErrOver = errors.New("the call was given up before it began")
@@ -49,8 +46,6 @@ func (s Shell) Run(ctx context.Context, script string, args ...string) ([]byte, 
 		return nil, s.Fail(err)
 	case res.Truncated:
 		return nil, s.Fail(fmt.Errorf("the guest answered with more than %d bytes", snapshot.MaxGuestOutput))
-	case res.ExitCode == exitOver:
-		return nil, s.Fail(ErrOver)
 	case res.ExitCode == exitMissing:
 		return nil, &quiesce.Failure{Writer: s.Writer, Err: fmt.Errorf("%w %s", ErrMissing, Line(res.Stderr)), Next: "install it in the guest"}
 	case res.ExitCode != 0:
@@ -91,11 +86,14 @@ func (e *ExitError) Error() string {
 }
 
 // Fail types an error of the guest; one that is typed already stays.
-func (s Shell) Fail(err error) error {
+func (s Shell) Fail(err error) error { return Fail(s.Writer, err) }
+
+// Fail is Shell.Fail of a writer without one.
+func Fail(writer string, err error) error {
 	if f := (*quiesce.Failure)(nil); err == nil || errors.As(err, &f) {
 		return err
 	}
-	f := &quiesce.Failure{Writer: s.Writer, Err: err}
+	f := &quiesce.Failure{Writer: writer, Err: err}
 	switch {
 	case errors.Is(err, snapshot.ErrNoGuest):
 		f.Class, f.Next = quiesce.NotPresent, HintAgent

@@ -35,7 +35,6 @@ func TestRunFailures(t *testing.T) {
 		"no guest":  {nil, quiesce.NotPresent, ""},
 		"silent":    {&answering{err: snapshot.ErrGuestSilent}, quiesce.Timeout, ""},
 		"late":      {&answering{err: context.DeadlineExceeded}, quiesce.Timeout, ""},
-		"over":      {&answering{result: snapshot.ExecResult{ExitCode: 75}}, quiesce.Retryable, "given up"},
 		"missing":   {&answering{result: snapshot.ExecResult{ExitCode: 76, Stderr: []byte("flock\n")}}, quiesce.NotRetryable, "no flock"},
 		"truncated": {&answering{result: snapshot.ExecResult{Truncated: true}}, quiesce.NotRetryable, "more than"},
 		"exit":      {&answering{result: snapshot.ExecResult{ExitCode: 1, Stderr: []byte("bad\x1b[2J\nthings")}}, quiesce.NotRetryable, "bad [2J"},
@@ -63,6 +62,15 @@ func TestLies(t *testing.T) {
 		if lines, err := h.Take(t.Context(), 1, ""); err == nil {
 			t.Errorf("take took %q for an answer: %q", answer, lines)
 		}
+	}
+}
+
+// A freeze whose turn has ended, since it was given up, did nothing.
+func TestOver(t *testing.T) {
+	h := inguest.Hold{Shell: inguest.Shell{Guest: &answering{result: snapshot.ExecResult{Stdout: []byte("over\n")}}, Writer: "x"}, State: "/run/x"}
+	var f *quiesce.Failure
+	if lines, err := h.Take(t.Context(), 1, ""); !errors.As(err, &f) || f.Class != quiesce.Retryable || !errors.Is(err, inguest.ErrOver) {
+		t.Errorf("%q, %v; want a retryable failure", lines, err)
 	}
 }
 
