@@ -2,7 +2,6 @@ package filesystem
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -51,13 +50,7 @@ func New(s Settings, guest snapshot.Guest) *Writer { return &Writer{settings: s,
 
 // Serve is the main function of the plugin; settings in JSON, or nothing.
 func Serve(settings string) error {
-	var s Settings
-	if settings != "" {
-		if err := json.Unmarshal([]byte(settings), &s); err != nil {
-			return fmt.Errorf("read settings of the writer: %w", err)
-		}
-	}
-	return sdk.Serve(New(s, nil))
+	return inguest.Serve(settings, func(g snapshot.Guest, s Settings) *Writer { return New(s, g) })
 }
 
 var (

@@ -108,6 +108,9 @@ func (w *Writer) present(ctx context.Context) error {
 	if w.exec == nil {
 		return w.absent(snapshot.ErrNoGuest)
 	}
+	if len(w.settings.Freeze) == 0 {
+		return w.failure(errors.New("the settings name no program to freeze with"))
+	}
 	if !w.settings.Host {
 		info, err := w.guest.Info(ctx)
 		if err != nil {

@@ -6,13 +6,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/lull-backup/lull/plugins/sdk"
+	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -36,9 +36,6 @@ const DefaultLimit = 5 * time.Second
 
 // guestState is where a guest keeps what was begun. It is empty after a boot.
 const guestState = "/run/lull/scripts"
-
-// hold is when a freeze is undone that nobody has thawed: later than any window's end.
-const hold = quiesce.MaxWindow + 10*time.Second
 
 // executor runs programs where the scripts are.
 type executor interface {
@@ -76,11 +73,7 @@ func New(s Settings, guest sdk.Guest) *Writer {
 
 // Serve is the main function of the plugin; settings in JSON.
 func Serve(settings string) error {
-	var s Settings
-	if err := json.Unmarshal([]byte(settings), &s); err != nil {
-		return fmt.Errorf("read settings of the scripts: %w", err)
-	}
-	return sdk.Serve(New(s, nil))
+	return inguest.Serve(settings, func(g snapshot.Guest, s Settings) *Writer { return New(s, g) })
 }
 
 var (
@@ -129,7 +122,7 @@ func (w *Writer) Freeze(ctx context.Context, r quiesce.Request) error {
 		return w.absent(snapshot.ErrNoGuest)
 	}
 	w.note(true)
-	args := []string{w.state(r), w.turns.next(), w.limit(), seconds(hold), thawProgram(), strconv.Itoa(len(w.settings.Freeze))}
+	args := []string{w.state(r), w.turns.next(), w.limit(), seconds(inguest.Longest), thawProgram(), strconv.Itoa(len(w.settings.Freeze))}
 	args = append(append(args, w.settings.Freeze...), w.settings.Thaw...)
 	v, err := w.run(ctx, r, freezeProgram(), args)
 	if err != nil {
