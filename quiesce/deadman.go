@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/lull-backup/lull/snapshot"
 )
 
 // What dead-man and agent say to each other, a byte each.
@@ -51,8 +53,12 @@ var errEndedAtOnce = errors.New("it ended at once; its own message is in lull's 
 
 // Arm starts the child and waits until it stands by.
 func (d *DeadMan) Arm(ctx context.Context) error {
-	if len(d.recipe) > maxRecipe || bytes.ContainsRune(d.recipe, '\n') {
-		return errors.New("start dead-man: its recipe is no line that it takes")
+	if bytes.ContainsRune(d.recipe, '\n') {
+		return errors.New("start dead-man: its recipe is more than a line")
+	}
+	if len(d.recipe) > maxRecipe {
+		return snapshot.WithHint(fmt.Errorf("start dead-man: its recipe has %d bytes, and %d at most are taken", len(d.recipe), maxRecipe),
+			"let the group have fewer writers, or shorter commands of scripts")
 	}
 	cmd := d.command()
 	// A signal to this process's group or terminal is none for the child.
@@ -131,7 +137,7 @@ type Thaw func(context.Context) error
 // StandBy is the child's half of a DeadMan. It hands the recipe to prepare, says that
 // it stands by, and waits for the end of in. When that comes without a word it thaws.
 func StandBy(ctx context.Context, in io.Reader, out io.Writer, prepare func(recipe []byte) (Thaw, error)) error {
-	words := bufio.NewReader(in)
+	words := bufio.NewReaderSize(in, maxRecipe+1)
 	recipe, err := readRecipe(words)
 	if err != nil {
 		return fmt.Errorf("stand by: read recipe: %w", err)
@@ -152,19 +158,14 @@ func StandBy(ctx context.Context, in io.Reader, out io.Writer, prepare func(reci
 	return thaw(ctx)
 }
 
-// readRecipe reads the first line.
+// readRecipe reads the first line, which fits into the buffer.
 func readRecipe(r *bufio.Reader) ([]byte, error) {
-	var line []byte
-	for {
-		c, err := r.ReadByte()
-		switch {
-		case err != nil:
-			return nil, err
-		case c == '\n':
-			return line, nil
-		case len(line) == maxRecipe:
-			return nil, errors.New("it is too long")
-		}
-		line = append(line, c)
+	line, err := r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		return nil, fmt.Errorf("it has more than %d bytes", maxRecipe)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Clone(line[:len(line)-1]), nil
 }
