@@ -54,7 +54,7 @@ func (in *invocation) deadMan(cfg *config.Config, group config.Group, name strin
 	}
 	return func(p snapshot.Plan) quiesce.Guard {
 		p.Saved.Path = absolute(p.Saved.Path)
-		line, err := json.Marshal(recipe{Name: vm.Name, QMP: absolute(vm.QMP), GuestAgent: absolute(vm.GuestAgent),
+		line, err := json.Marshal(recipe{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent,
 			Writers: writers, Host: p.Host, Run: p.Run, Instance: p.Instance, Saved: p.Saved})
 		if err != nil {
 			line = nil // strings always can be encoded; the dead-man refuses an empty line
