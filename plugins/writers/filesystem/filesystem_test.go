@@ -120,9 +120,14 @@ func TestChosenMountPoints(t *testing.T) {
 type withLog struct {
 	*quiescetest.Guest
 	log string
+	err error // of the next reading
 }
 
 func (g *withLog) ReadFile(_ context.Context, path string, limit int64) ([]byte, error) {
+	if err := g.err; err != nil {
+		g.err = nil
+		return nil, err
+	}
 	if path != "/var/log/qga-fsfreeze-hook.log" || int64(len(g.log)) > limit {
 		return nil, snapshot.ErrNotFound
 	}
@@ -133,15 +138,19 @@ func TestFailedHooks(t *testing.T) {
 	const good, bad = "Sun Nov 22 04:11:21 UTC 2026: /etc/qemu/fsfreeze-hook.d/a.sh finished with status=0\n", "Sun Nov 22 04:11:22 UTC 2026: /etc/qemu/fsfreeze-hook.d/mysql.sh finished with status=1\n"
 	for _, test := range []struct {
 		name, before, after, want string
+		err                       error // when it is read before
 	}{
-		{"none", "", "", ""},
-		{"good", good, good + good, ""},
-		{"bad before", bad, bad + good, ""},
-		{"bad now", bad, bad + good + bad + "x: status\n" + bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1"},
-		{"begun anew", good + good + good, bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1"},
+		{"none", "", "", "", nil},
+		{"good", good, good + good, "", nil},
+		{"bad before", bad, bad + good, "", nil},
+		{"bad now", bad, bad + good + bad + "x: status\n" + bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", nil},
+		{"begun anew", good + good + good, bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", nil},
+		{"begun anew, and as long", good, bad + bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", nil},
+		{"the first one now", "", bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", snapshot.ErrNotFound},
+		{"not known before", bad, bad, "", context.DeadlineExceeded},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			g := &withLog{quiescetest.NewGuest(), test.before}
+			g := &withLog{quiescetest.NewGuest(), test.before, test.err}
 			w := filesystem.New(filesystem.Settings{}, g)
 			for _, err := range []error{quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}), w.Freeze(t.Context(), quiesce.Request{})} {
 				if err != nil {

@@ -1,6 +1,7 @@
 package filesystem
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/snapshot"
 )
 
 // hookLog is where the guest agent's dispatcher of hooks (/etc/qemu/fsfreeze-hook of Debian,
@@ -26,15 +28,21 @@ const hintHooks = "see " + hookLog + " in the guest"
 // grant to read files is not needed: without it nothing is known.
 type hooks struct {
 	before []byte // the log at the begin of the attempt
+	known  bool   // it was read, or there was none
 }
 
-// mark remembers the log.
+// mark remembers the log, which most guests do not have.
 func (h *hooks) mark(ctx context.Context, w *Writer) {
-	h.before, _ = w.guest.ReadFile(ctx, hookLog, maxHookLog) // most guests have none
+	before, err := w.guest.ReadFile(ctx, hookLog, maxHookLog)
+	h.before, h.known = before, err == nil || errors.Is(err, snapshot.ErrNotFound)
 }
 
-// failed is an advisory failure where hooks failed since mark.
+// failed is an advisory failure where hooks failed since mark. Where it is not known what the
+// log had before, what it has says nothing of this attempt.
 func (h *hooks) failed(ctx context.Context, w *Writer) error {
+	if !h.known {
+		return nil
+	}
 	now, err := w.guest.ReadFile(ctx, hookLog, maxHookLog)
 	if err != nil {
 		return nil
@@ -51,10 +59,8 @@ func (h *hooks) failed(ctx context.Context, w *Writer) error {
 
 // added is what a log has got; all of it where it was begun anew.
 func added(before, now []byte) []byte {
-	if len(now) < len(before) {
-		return now
-	}
-	return now[len(before):]
+	more, _ := bytes.CutPrefix(now, before)
+	return more
 }
 
 // failedHooks reads lines such as "Sun Nov 22 ...: /etc/qemu/.../mysql finished with status=1".
