@@ -23,7 +23,7 @@ import (
 func TestReal(t *testing.T) {
 	realServer(t, guesttest.NativeMariaDB(t), map[string]func(*rig){
 		"Document": document, "LeaderKilled": leaderKilled, "ConnectionKilled": connectionKilled, "AskedToEnd": askedToEnd,
-		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,
+		"TimeIsUp": timeIsUp, "LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,
 	})
 }
 
@@ -150,6 +150,16 @@ func leaderKilled(r *rig) {
 	r.freeze()
 	r.signal(false, syscall.SIGKILL)
 	r.broken("the leader of the hold")
+}
+
+// Without lull, and whatever becomes of it, the hold ends by itself.
+func timeIsUp(r *rig) {
+	r.writer.Hold.Limit = time.Second
+	r.prepare()
+	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	r.broken("its time")
 }
 
 func askedToEnd(r *rig) {

@@ -245,7 +245,7 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.turn == 0 {
 		return w.Hold.Fail(errors.New("freeze without prepare"))
 	}
-	args := []string{strconv.Itoa(int(inguest.Longest / time.Second))}
+	args := []string{w.Hold.Seconds()}
 	for i, f := range w.found {
 		args = append(args, f.client, f.socket, w.optionsFile(f.server), f.is.lockSQL(i, waitIn(ctx), inguest.Longest))
 	}

@@ -25,7 +25,7 @@ func TestReal(t *testing.T) {
 	r := &rig{T: t, db: db, settings: settings(t, db)}
 	for name, run := range map[string]func(*rig){
 		"Document": document, "HolderKilled": holderKilled, "WatchKilled": watchKilled, "AskedToEnd": askedToEnd,
-		"LateFreeze": lateFreeze, "Elsewhere": elsewhere, "ServiceFile": serviceFile,
+		"TimeIsUp": timeIsUp, "LateFreeze": lateFreeze, "Elsewhere": elsewhere, "ServiceFile": serviceFile,
 	} {
 		t.Run(name, func(t *testing.T) {
 			sub := *r
@@ -124,6 +124,19 @@ func (r *rig) kill(pid int, s syscall.Signal) {
 	if err := syscall.Kill(pid, s); err != nil {
 		r.Fatal(err)
 	}
+}
+
+// Without lull, and whatever becomes of it, the hold ends by itself.
+func timeIsUp(r *rig) {
+	r.writer.Hold.Limit = time.Second
+	if err := quiescetest.PrepareOnly(r.Context(), r.writer, quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	if err := r.writer.Freeze(r.Context(), quiesce.Request{}); err != nil {
+		r.Fatal(err)
+	}
+	r.await("go on when its time is up", func() bool { return !standing(r.T, r.db.PID()) })
+	r.thawed()
 }
 
 func document(r *rig) {

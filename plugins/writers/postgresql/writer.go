@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/plugins/writers/internal/inguest"
@@ -150,10 +149,7 @@ func (w *Writer) prepare(ctx context.Context, c cluster) (facts, error) {
 	if version < oldest {
 		return facts{}, c.failure(quiesce.NotRetryable, fmt.Errorf("version %s is older than 15", versionName(version)), "upgrade it, or let the group do without this writer")
 	}
-	if _, err := w.ask(ctx, c, "CHECKPOINT"); err != nil {
-		return facts{}, err
-	}
-	out, err = w.ask(ctx, c, factsSQL)
+	out, err = w.ask(ctx, c, "CHECKPOINT", factsSQL)
 	if err != nil {
 		return facts{}, err
 	}
@@ -166,9 +162,13 @@ func (w *Writer) prepare(ctx context.Context, c cluster) (facts, error) {
 
 func versionName(v int) string { return fmt.Sprintf("%d.%d", v/10000, v%10000) }
 
-// ask runs SQL in the guest.
-func (w *Writer) ask(ctx context.Context, c cluster, sql string) ([]byte, error) {
-	out, err := w.Hold.Run(ctx, askScript, append(w.client(c), "-c", sql)...)
+// ask runs SQL in the guest, one statement or list of SELECTs after the other.
+func (w *Writer) ask(ctx context.Context, c cluster, sql ...string) ([]byte, error) {
+	args := w.client(c)
+	for _, s := range sql {
+		args = append(args, "-c", s)
+	}
+	out, err := w.Hold.Run(ctx, askScript, args...)
 	return out, c.typed(err)
 }
 
@@ -223,7 +223,7 @@ func (w *Writer) Freeze(ctx context.Context, _ quiesce.Request) error {
 	if w.turn == 0 {
 		return w.Hold.Fail(errors.New("freeze without prepare"))
 	}
-	args := []string{strconv.Itoa(int(inguest.Longest / time.Second))}
+	args := []string{w.Hold.Seconds()}
 	for i, c := range w.clusters {
 		sql := primarySQL
 		if w.facts[i].standby {

@@ -20,7 +20,7 @@ type Database struct {
 // NewDatabase is for a writer by name. state is a folder of the guest that a reboot
 // empties; empty: the one in /run that has the writer's name.
 func NewDatabase(name string, guest snapshot.Guest, state string) Database {
-	return Database{Hold{Shell: Shell{Guest: guest, Writer: name}, State: cmp.Or(state, "/run/lull-"+name)}}
+	return Database{Hold: Hold{Shell: Shell{Guest: guest, Writer: name}, State: cmp.Or(state, "/run/lull-"+name)}}
 }
 
 // Connect gets the guest where the writer is a plugin.

@@ -1,6 +1,7 @@
 package inguest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,12 @@ const Longest = quiesce.MaxWindow + 10*time.Second
 type Hold struct {
 	Shell
 	State string
+	// Limit is how long it lasts at most, in whole seconds; 0: Longest.
+	Limit time.Duration
 }
+
+// Seconds is the limit as scripts are told it.
+func (h Hold) Seconds() string { return strconv.Itoa(int(cmp.Or(h.Limit, Longest) / time.Second)) }
 
 // opening of each script: the folder, and its lock on descriptor 9.
 const opening = `
