@@ -234,7 +234,7 @@ func (e *examination) locks(ctx context.Context, store blob.Store) {
 	}
 	if e.t.config != nil {
 		if differs := e.t.config.LockAgainstKeep(e.t.repository.Name); differs != "" {
-			e.add("object lock and keep", resultWarning, differs, "leave days of object_lock out, or write auto, to follow the rules")
+			e.add("object lock and keep", resultWarning, differs, hintLockDays)
 		}
 	}
 	points, err := newest(ctx, store)

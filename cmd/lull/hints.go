@@ -12,6 +12,9 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
+// hintLockDays is for locks that end before the rules of keep do, or long after.
+const hintLockDays = "leave days of object_lock out, or write auto, to follow the rules"
+
 // hintRule is the next step for an error that brings none of its own.
 type hintRule struct {
 	is   error

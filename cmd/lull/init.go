@@ -51,7 +51,7 @@ func (in *invocation) initRepository(ctx context.Context) (err error) {
 	}
 	if t.config != nil {
 		if differs := t.config.LockAgainstKeep(r.Name); differs != "" {
-			in.warn("%s; leave days of object_lock out, or write auto, to follow the rules", differs)
+			in.warn("%s; %s", differs, hintLockDays)
 		}
 	}
 	id, err := repo.Init(ctx, store, repo.InitOptions{Passphrase: secret, Cost: in.Cost})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -159,12 +160,10 @@ func upkeepTable(all []control.UpkeepStatus) *table {
 // trackingTable says what was read of the VMs whose hosts track changes.
 func trackingTable(vms []control.VMStatus) *table {
 	t := newTable("READ", "FOR THE LAST POINT")
-	seen := map[string]bool{}
-	for _, v := range vms {
-		if v.LastTracking != "" && !seen[v.VM] {
+	for _, v := range onceEach(vms) {
+		if v.LastTracking != "" {
 			t.add(v.VM, v.LastTracking)
 		}
-		seen[v.VM] = true
 	}
 	return t
 }
@@ -176,6 +175,16 @@ func findingTable(list []control.Finding) *table {
 		t.add(f.VM, f.Kind, f.Text, f.Next)
 	}
 	return t
+}
+
+// onceEach names a VM in several groups once.
+func onceEach(vms []control.VMStatus) []control.VMStatus {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(vms), func(v control.VMStatus) bool {
+		before := seen[v.VM]
+		seen[v.VM] = true
+		return before
+	})
 }
 
 func repairTable(list []control.RepairStatus) *table {
@@ -214,15 +223,10 @@ func vmStatusTable(vms []control.VMStatus) *table {
 	return t
 }
 
-// warningTable says what the last points lack; a VM in two groups is named once.
+// warningTable says what the last points lack.
 func warningTable(vms []control.VMStatus) *table {
 	t := newTable("WARNED", "OF THE LAST POINT")
-	seen := map[string]bool{}
-	for _, v := range vms {
-		if seen[v.VM] {
-			continue
-		}
-		seen[v.VM] = true
+	for _, v := range onceEach(vms) {
 		for _, w := range v.LastWarnings {
 			t.add(v.VM, w)
 		}
