@@ -13,12 +13,13 @@ BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X mai
 GUESTS := ^TestGuest
 S3_PACKAGES := ./transport/blob/s3/...
 GUEST_PACKAGES = $(shell grep -rl --include='*_test.go' 'func TestGuest' . | xargs -r -n1 dirname | sort -u)
-UNIT_PACKAGES = $(shell go list ./... | grep -v '/transport/blob/s3')
+# Both lists are made when they are needed, once.
+UNIT_PACKAGES = $(eval UNIT_PACKAGES := $(shell go list ./... | grep -v '/transport/blob/s3'))$(UNIT_PACKAGES)
 # What takes many minutes under the race detector: tests that start their own binary
 # again and again, as lull or as a plugin, the many lives of a repository, and the
 # hundreds of crashes of a merge, which is one goroutine.
 # `make test-race` has them too: run it after changes there.
-SLOW_RACES = $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo ./snapshot/image/merge)
+SLOW_RACES = $(eval SLOW_RACES := $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo ./snapshot/image/merge))$(SLOW_RACES)
 
 .PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-race test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
@@ -44,7 +45,7 @@ test: setup ## every tier, real guests and a real S3 server included
 	$(MAKE) --no-print-directory test-guest
 	$(MAKE) --no-print-directory test-s3
 
-test-unit: setup ## units and conformance kits, with the race detector
+test-unit: setup ## units and conformance kits; with the race detector where that takes no minutes
 	go test -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(SLOW_RACES),$(UNIT_PACKAGES))
 	go test -timeout 12m -skip '$(GUESTS)' $(SLOW_RACES)
 
