@@ -142,18 +142,25 @@ type SavedPlan struct {
 	// Bandwidth is what the hypervisor limits a migration to, in bytes a second. It is
 	// lifted while the state is saved. Zero: there is no limit, or none is known.
 	Bandwidth int64 `json:"bandwidth,omitempty"`
+	// Wipe: the file is overwritten before it is removed.
+	Wipe bool `json:"wipe,omitempty"`
 }
 
 // DiskPlan is the snapshot of one disk. The fields that a host does not use
 // stay empty.
 type DiskPlan struct {
 	Disk
-	Device    string  `json:"device,omitempty"`     // how the hypervisor addresses the drive
-	Node      string  `json:"node,omitempty"`       // node at the top of the chain before the snapshot
-	Delta     string  `json:"delta,omitempty"`      // file that takes the guest's writes
-	DeltaNode string  `json:"delta_node,omitempty"` // its node; the file below it is DeltaNode + "-file"
-	Export    string  `json:"export,omitempty"`     // name under which the frozen node is served
-	Chain     []Layer `json:"chain"`                // frozen layers, top first
+	Device    string `json:"device,omitempty"`     // how the hypervisor addresses the drive
+	Node      string `json:"node,omitempty"`       // node at the top of the chain before the snapshot
+	Delta     string `json:"delta,omitempty"`      // file that takes the guest's writes
+	DeltaNode string `json:"delta_node,omitempty"` // its node; the file below it is DeltaNode + "-file"
+	// Link is a symbolic link to a Delta that is elsewhere, beside the image, so that whoever
+	// looks at the image learns of it.
+	Link string `json:"link,omitempty"`
+	// Wipe: what was in Delta is overwritten before the file is removed.
+	Wipe   bool    `json:"wipe,omitempty"`
+	Export string  `json:"export,omitempty"` // name under which the frozen node is served
+	Chain  []Layer `json:"chain"`            // frozen layers, top first
 	// Record is what the manager of the VM, such as libvirt, has noted of the disk for the
 	// VM's next start, in its own words.
 	Record string `json:"record,omitempty"`

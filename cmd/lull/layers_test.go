@@ -30,12 +30,12 @@ type layer struct {
 // it may import its ancestors only. The first row that matches counts.
 func layers() []layer {
 	return []layer{
-		{"snapshot/image", "snapshot/image/*"},
+		{"snapshot/image", "snapshot/image/* snapshot/wipe"},
 		{"snapshot/image/vhd", "snapshot/image/layer"},
 		{"snapshot/image/vhdx", "snapshot/image/layer"},
 		{"snapshot/image/vmdk", "snapshot/image/layer"},
 		{"snapshot/image/merge", "snapshot/image/layer snapshot/image/vhd snapshot/image/vhdx"},
-		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate snapshot/checkpoint"},
+		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate snapshot/checkpoint snapshot/space snapshot/wipe"},
 		{"snapshot/snapshottest", "snapshot snapshot/qmp snapshot/nbd"},
 		{"snapshot/guesttest", "snapshot snapshot/qmp snapshot/nbd snapshot/guesttest/record"},
 		{"snapshot/libvirt", "snapshot/qemu snapshot/qmp snapshot/image snapshot/libvirt/*"},
@@ -60,8 +60,8 @@ func layers() []layer {
 		{"agent/retention", ""},
 		{"agent/journal", "snapshot"},
 		{"agent/control", ""},
-		{"agent", "config quiesce snapshot plugins transport transport/repo agent/*"},
-		{"config", "quiesce snapshot agent/schedule agent/retention"},
+		{"agent", "config quiesce snapshot plugins transport transport/repo agent/* snapshot/wipe"},
+		{"config", "quiesce snapshot snapshot/space agent/schedule agent/retention"},
 	}
 }
 
