@@ -8,6 +8,7 @@ import (
 	"github.com/lull-backup/lull/agent/schedule"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 // DefaultPath is where the file is looked for.
@@ -103,6 +104,8 @@ type Host struct {
 	QEMU    []QEMUVM
 	Images  []ImageVM
 	Libvirt *Libvirt
+	Deltas  Deltas       // of all its VMs
+	Space   space.Limits // that its deltas keep to
 	// Found are the VMs of a Libvirt that With was told of; the file does not name them.
 	Found []FoundVM
 }
@@ -112,6 +115,7 @@ type QEMUVM struct {
 	Name       string
 	QMP        string
 	GuestAgent string // may be empty
+	Deltas     Deltas // goes before that of the host
 }
 
 // ImageVM is a powered-off VM, by its disk images.
@@ -149,6 +153,8 @@ type Group struct {
 	// Slowdown is when its guests may be slowed down so that their deltas can be merged;
 	// zero: never.
 	Slowdown snapshot.Slowdown
+	// WipeDeltas has the deltas of its guests overwritten before they are removed.
+	WipeDeltas bool
 }
 
 // Tracking is whether runs read only what changed on the disks, where that is known.

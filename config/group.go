@@ -31,7 +31,7 @@ type groups struct {
 
 func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	what := fmt.Sprintf("group %s", quote(name))
-	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up", "tracking", "merge")
+	s := p.section(n, line, what, "vms", "repository", "schedule", "consistency", "writers", "mount_points", "keep", "catch_up", "tracking", "merge", "wipe_deltas")
 	g := Group{Name: name, Policy: defaultPolicy(), Tracking: Tracking{Enabled: true}}
 	if !s.ok {
 		return g
@@ -55,6 +55,7 @@ func (p *groups) group(name string, n *yaml.Node, line int) Group {
 	if n, ok := s.get("merge"); ok {
 		g.Slowdown = p.merge(n, s.line("merge"), s.of("merge"))
 	}
+	g.WipeDeltas = s.boolean("wipe_deltas", false)
 	p.overlap(g, line)
 	return g
 }

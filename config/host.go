@@ -31,7 +31,10 @@ func (p *parser) host(name string, n *yaml.Node, line int) Host {
 		h.Libvirt = p.libvirt(daemon, s.line("libvirt"), "libvirt of "+what)
 	}
 	if isQEMU {
-		for _, vm := range p.vms(qemu, s.line("qemu"), "qemu of "+what, "{name: web, qmp: /run/vm/web.qmp}") {
+		q := p.section(qemu, s.line("qemu"), "qemu of "+what, append([]string{"vms", "space"}, deltaKeys()...)...)
+		h.Deltas = q.deltas()
+		h.Space = q.space()
+		for _, vm := range q.list("vms", vmsAdvice("{name: web, qmp: /run/vm/web.qmp}")) {
 			h.QEMU = append(h.QEMU, p.qemuVM(vm, what, seen))
 		}
 	}
@@ -44,8 +47,10 @@ func (p *parser) host(name string, n *yaml.Node, line int) Host {
 }
 
 func (p *parser) vms(n *yaml.Node, line int, what, example string) []*yaml.Node {
-	return p.section(n, line, what, "vms").list("vms", "list each VM, such as "+example)
+	return p.section(n, line, what, "vms").list("vms", vmsAdvice(example))
 }
+
+func vmsAdvice(example string) string { return "list each VM, such as " + example }
 
 // vmName reads the name of a VM, which the host has once. It returns how to
 // call the VM in messages.
@@ -67,7 +72,7 @@ func (s section) vmName(host string, seen map[string]int) (name, what string) {
 }
 
 func (p *parser) qemuVM(n *yaml.Node, host string, seen map[string]int) QEMUVM {
-	s := p.section(n, n.Line, "a VM of "+host, "name", "qmp", "guest_agent")
+	s := p.section(n, n.Line, "a VM of "+host, append([]string{"name", "qmp", "guest_agent"}, deltaKeys()...)...)
 	if !s.ok {
 		return QEMUVM{}
 	}
@@ -78,6 +83,7 @@ func (p *parser) qemuVM(n *yaml.Node, host string, seen map[string]int) QEMUVM {
 	vm.GuestAgent = s.owned("guest_agent", "/run/vm/web.qga")
 	s.fitsSocket("qmp", vm.QMP)
 	s.fitsSocket("guest_agent", vm.GuestAgent)
+	vm.Deltas = s.deltas()
 	return vm
 }
 

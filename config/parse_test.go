@@ -14,6 +14,7 @@ import (
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/space"
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
@@ -28,7 +29,11 @@ repositories:
     s3: {endpoint: https://s3.example.net, bucket: vms, prefix: lull, region: eu-1, ca_file: /etc/lull/ca.pem, credentials_file: /etc/lull/credentials}
     passphrase_file: /etc/lull/passphrase
 hosts:
-  lab:  {qemu: {vms: [{name: web, qmp: /run/vm/web.qmp, guest_agent: /run/vm/web.qga}, {name: db, qmp: /run/vm/db.qmp}]}}
+  lab:
+    qemu:
+      vms: [{name: web, qmp: /run/vm/web.qmp, guest_agent: /run/vm/web.qga}, {name: db, qmp: /run/vm/db.qmp, delta_dir: /srv/db/deltas/, wipe_deltas: true}]
+      delta_dir: /srv/deltas
+      space: {free: {soft: 10%, hard: 20GiB}, delta: {soft: 25%, hard: 50%}}
   cold: {images: {vms: [{name: old, disks: [{path: /srv/old/disk.qcow2, format: qcow2}, {path: /srv/old/data.img, format: raw, name: data}, {path: /srv/old/top.avhdx, format: vhdx, parents: [/srv/base/base.vhdx]}]}]}}
 groups:
   nightly:
@@ -41,6 +46,7 @@ groups:
     keep: {last: 3, daily: 14, weekly: 8, monthly: 12, yearly: 2}
     catch_up: false
     tracking: {enabled: true, audit: 720h}
+    wipe_deltas: false
   offsite:
     vms: [lab/w*, old]
     repository: offsite
@@ -108,7 +114,10 @@ func TestParseEveryKey(t *testing.T) {
 			}}}},
 			{Name: "lab", QEMU: []config.QEMUVM{
 				{Name: "web", QMP: "/run/vm/web.qmp", GuestAgent: "/run/vm/web.qga"},
-				{Name: "db", QMP: "/run/vm/db.qmp"},
+				{Name: "db", QMP: "/run/vm/db.qmp", Deltas: config.Deltas{Dir: "/srv/db/deltas", Wipe: true}},
+			}, Deltas: config.Deltas{Dir: "/srv/deltas"}, Space: space.Limits{
+				Free:  space.Pair{Soft: space.Amount{Percent: 10}, Hard: space.Amount{Bytes: 20 << 30}},
+				Delta: space.Pair{Soft: space.Amount{Percent: 25}, Hard: space.Amount{Percent: 50}},
 			}},
 		},
 		Plugins: []config.Plugin{

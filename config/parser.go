@@ -18,6 +18,7 @@ type parser struct {
 	sockets  map[string]string // path of a socket or image -> host/name that has it
 
 	autoLocks []autoLock
+	deltaDirs []deltaDir
 }
 
 func (p *parser) problem(line int, what, instead string) {
@@ -82,6 +83,7 @@ func (p *parser) parse(data []byte) *Config {
 	}
 	slices.SortFunc(c.Groups, func(a, b Group) int { return strings.Compare(a.Name, b.Name) })
 	p.resolveLocks(c)
+	p.apart(c)
 	return c
 }
 
