@@ -38,7 +38,8 @@ type App struct {
 	// Patience is how long a store may be away before a run gives up; 0: the
 	// usual time.
 	Patience time.Duration
-	// MinFree is what qemu.Options.MinFree is; 0: the usual.
+	// MinFree is how many bytes deltas leave free, where the configuration does not say; 0: the
+	// usual, fewer than none: nothing.
 	MinFree int64
 	// Cost is what trying a passphrase of a new key costs; zero: the usual cost.
 	Cost repo.Cost

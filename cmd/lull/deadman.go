@@ -118,7 +118,7 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 	if r.Name == "" || r.GuestAgent == "" && r.Saved.Path == "" {
 		return nil, errors.New("understand recipe: it names no guest")
 	}
-	host := in.qemuHost([]config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}}, "")
+	host := in.qemuHost(&config.Config{}, config.Host{QEMU: []config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}}}, nil)
 	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved}
 	return func(ctx context.Context) error {
 		// First, for a VM that stands still has no guest that could answer.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/image/merge"
 	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/snapshot/space"
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/dir"
 	"github.com/lull-backup/lull/transport/blob/lock"
@@ -78,10 +80,10 @@ func (in *invocation) patient(store blob.Store) *retry.Store {
 
 // openHosts makes the hosts of a configuration, by name. It reaches for no VM.
 func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
-	hosts := map[string]snapshot.Host{}
+	hosts, ledger := map[string]snapshot.Host{}, &space.Ledger{} // they may share file systems
 	for _, h := range cfg.Hosts {
 		if len(h.QEMU) > 0 {
-			hosts[h.Name] = in.qemuHost(h.QEMU, filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name))
+			hosts[h.Name] = in.qemuHost(cfg, h, ledger)
 		} else {
 			hosts[h.Name] = imageHost(h.Images)
 		}
@@ -89,12 +91,25 @@ func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
 	return hosts
 }
 
-func (in *invocation) qemuHost(configured []config.QEMUVM, checkpoints string) *qemu.Host {
+func (in *invocation) qemuHost(cfg *config.Config, h config.Host, ledger *space.Ledger) *qemu.Host {
 	var vms []qemu.VM
-	for _, vm := range configured {
-		vms = append(vms, qemu.VM{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent})
+	for _, vm := range h.QEMU {
+		vms = append(vms, qemu.VM{
+			Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent,
+			DeltaDir: cmp.Or(vm.Deltas.Dir, h.Deltas.Dir), Wipe: cfg.WipesDeltas(h.Name + "/" + vm.Name),
+		})
 	}
-	host := qemu.NewHost(vms, qemu.Options{Log: in.logger(slog.LevelWarn), MinFree: in.MinFree, CheckpointDir: checkpoints, Observe: in.checkpointStep})
+	limits := h.Space
+	if in.MinFree != 0 && limits.Free == (space.Pair{}) {
+		delta := limits.Delta
+		limits = space.LeaveFree(in.MinFree)
+		limits.Delta = delta
+	}
+	opt := qemu.Options{Name: h.Name, Log: in.logger(slog.LevelWarn), Space: limits, Ledger: ledger, Observe: in.checkpointStep}
+	if h.Name != "" { // else nothing but its guest is of interest
+		opt.CheckpointDir = filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name)
+	}
+	host := qemu.NewHost(vms, opt)
 	in.opened = append(in.opened, host)
 	return host
 }

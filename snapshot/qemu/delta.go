@@ -13,13 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
-// deltaFile is the file of a delta, under its two names.
-type deltaFile struct{ path, merged string }
+// deltaFile is the file of a delta, under its two names, and what goes with it.
+type deltaFile struct {
+	path, merged string
+	link         string // beside the image; empty: none
+	wipe         bool
+}
 
 func fileOf(d snapshot.DiskPlan) deltaFile {
-	return deltaFile{path: d.Delta, merged: d.Delta + mergedSuffix}
+	return deltaFile{path: d.Delta, merged: d.Delta + mergedSuffix, link: d.Link, wipe: d.Wipe}
 }
 
 // create makes the empty file, with the owner and mode of the image so that
@@ -34,6 +39,9 @@ func (f deltaFile) create(image string) error {
 		return fmt.Errorf("create delta: %w", spaceOr(err))
 	}
 	err = nil
+	if f.wipe {
+		wipe.Plain(file)
+	}
 	if info != nil {
 		err = adopt(file, info)
 	}
@@ -92,14 +100,66 @@ func rename(from, to string) error {
 	return syncDir(to)
 }
 
-// remove removes the file under both names, and then its stamp, durably.
+// remove removes the file under both names, and then what goes with it, durably. One that
+// is to be wiped gets another name, and wipeLeft does the rest.
 func (f deltaFile) remove() error {
-	for _, path := range []string{f.path, f.merged, f.path + stampSuffix, f.path + mapSuffix} {
+	for _, path := range []string{f.path, f.merged} {
+		if err := discard(path, f.wipe); err != nil {
+			return fmt.Errorf("remove delta: %w", err)
+		}
+	}
+	for _, path := range []string{f.path + stampSuffix, f.path + mapSuffix} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove delta: %w", err)
 		}
 	}
+	if err := f.unlink(); err != nil {
+		return fmt.Errorf("remove link to delta: %w", err)
+	}
 	return syncDir(f.path)
+}
+
+// discard removes a file, or notes by its name that it is only to be wiped.
+func discard(path string, wiped bool) error {
+	err := error(nil)
+	if wiped {
+		err = os.Rename(path, path+wipedSuffix)
+	} else {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// makeLink puts the link beside the image.
+func (f deltaFile) makeLink() error {
+	if f.link == "" {
+		return nil
+	}
+	if err := os.Symlink(f.path, f.link); err != nil {
+		return fmt.Errorf("create link to delta: %w", spaceOr(err))
+	}
+	return syncDir(f.link)
+}
+
+// unlink removes the link; what else has its name is not lull's.
+func (f deltaFile) unlink() error {
+	if f.link == "" {
+		return nil
+	}
+	to, err := os.Readlink(f.link)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) || err == nil && to != f.path {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(f.link)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(f.link)
 }
 
 // syncDir makes the folder of a file durable. A folder that is not there holds

@@ -69,7 +69,7 @@
 //   - All names that a run makes in QEMU begin with "lull-" and follow from the
 //     plan, so any process finds them again.
 //   - While disks are read, deltas leave room on their file systems, as other VMs live
-//     there: Prepare does not begin without it and Watch ends the run (Options.MinFree).
+//     there: Prepare does not begin without it and Watch ends the run (package space, guard.go).
 //   - A VM that QEMU stopped for want of space under the delta goes on after the
 //     merge.
 package qemu

@@ -24,7 +24,7 @@ const closeTimeout = 30 * time.Second
 // Open opens the files of the frozen layers, which is the fastest way by far, and has
 // QEMU serve the disks that cannot be read so.
 func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, error) {
-	f := &frozen{host: h, plan: p, served: map[string]bool{}}
+	f := &frozen{host: h, plan: p, served: map[string]bool{}, guard: newGuard(h, p)}
 	for _, d := range p.Disks {
 		f.served[d.Name] = d.Export != "" && !readable(ctx, d)
 	}
@@ -109,7 +109,7 @@ type frozen struct {
 	// served are the disks that QEMU's NBD server serves.
 	served map[string]bool
 
-	warned bool // that room runs out; Watch's own
+	guard guard // Watch's own
 
 	mu      sync.Mutex
 	closed  bool
@@ -224,9 +224,9 @@ func (f *frozen) Watch(ctx context.Context) error {
 				if err := m.trouble(ctx, f.plan); err != nil {
 					return false, err
 				}
-				return false, f.watchRoom()
+				return false, f.guard.look(ctx, m, e)
 			},
-				"BLOCK_IO_ERROR", "STOP", "SHUTDOWN", "DEVICE_DELETED", "MIGRATION")
+				"BLOCK_IO_ERROR", "STOP", "SHUTDOWN", "DEVICE_DELETED", "MIGRATION", eventThreshold)
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()

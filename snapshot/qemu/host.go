@@ -15,6 +15,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 // Kind is what Plan.Host says.
@@ -25,6 +26,10 @@ type VM struct {
 	Name       string
 	QMP        string // path of the monitor's unix socket
 	GuestAgent string // path of the agent's unix socket; empty: none
+	// DeltaDir holds the deltas of its disks. Empty: each is beside its image.
+	DeltaDir string
+	// Wipe has deltas and saved memory overwritten before they are removed.
+	Wipe bool
 
 	// Nodes are the block nodes that are this VM's disks, for a process without
 	// devices: a qemu-storage-daemon. Empty for a VM.
@@ -39,6 +44,8 @@ type VM struct {
 type Options struct {
 	// Kind is what Plan.Host says. Default: Kind.
 	Kind string
+	// Name of the host is part of the names of deltas in folders that hosts may share.
+	Name string
 	// RuntimeDir holds the sockets over which frozen disks are read. It must
 	// be the same after a restart, and nobody else's. Default: /run/lull, or
 	// lull-UID in the folder for temporary files when not root.
@@ -52,11 +59,11 @@ type Options struct {
 	// Observe hears each step of an operation on checkpoints before it is done, when all
 	// that is needed to end it or to take it back is durable. May be nil.
 	Observe func(vm, step string)
-	// MinFree is how many bytes deltas leave on their file system: a run ends before
-	// they take the last of them, and begins only with twice as many. Default: the
-	// larger of 1 GiB and 2 %, but no more than a quarter of the file system.
-	// Negative: all may be taken.
-	MinFree int64
+	// Space are the lines that deltas must not cross.
+	Space space.Limits
+	// Ledger is the account of the room that runs take, shared by the hosts of a process.
+	// Default: one of its own.
+	Ledger *space.Ledger
 	// Served reads every disk from QEMU, over its NBD server, also those whose files
 	// could be read, which is several times faster.
 	Served bool
@@ -92,6 +99,9 @@ func NewHost(vms []VM, opt Options) *Host {
 	opt.DeltaDir = cmp.Or(opt.DeltaDir, "/var/lib/lull/deltas")
 	opt.CheckpointDir = cmp.Or(opt.CheckpointDir, "/var/lib/lull/checkpoints")
 	opt.QemuImg = cmp.Or(opt.QemuImg, "qemu-img")
+	if opt.Ledger == nil {
+		opt.Ledger = &space.Ledger{}
+	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}

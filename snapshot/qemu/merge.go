@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,9 +57,13 @@ func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snap
 	}
 	l.hold(false)
 	h.keep(p, nil)
+	if err == nil {
+		err = h.wipeLeft(ctx, p)
+	}
 	if err != nil {
 		return fmt.Errorf("merge %s: %w", p.VM, err)
 	}
+	h.opt.Ledger.Merged(runName(p.VM, p.Run))
 	return nil
 }
 
@@ -105,7 +110,7 @@ func (h *Host) mergeDisks(ctx context.Context, m *monitor, t *telling) error {
 	}
 	errs = append(errs, m.unslow(ctx, p))
 	if err := errors.Join(errs...); err != nil {
-		return m.stopped(ctx, p, err)
+		return h.stopped(ctx, m, p, err)
 	}
 	if err := m.weighAnchor(ctx, p); err != nil {
 		return err
@@ -123,8 +128,8 @@ func (h *Host) mergeDisks(ctx context.Context, m *monitor, t *telling) error {
 }
 
 // stopped adds to the error of a merge for which there is no room that the VM waits
-// for it too.
-func (m *monitor) stopped(ctx context.Context, p snapshot.Plan, err error) error {
+// for it too. Where its deltas have room again it goes on upon them.
+func (h *Host) stopped(ctx context.Context, m *monitor, p snapshot.Plan, err error) error {
 	if !errors.Is(err, snapshot.ErrNoSpace) {
 		return err
 	}
@@ -132,8 +137,25 @@ func (m *monitor) stopped(ctx context.Context, p snapshot.Plan, err error) error
 	if lookErr != nil || full == nil {
 		return err // the error that matters
 	}
-	return snapshot.WithHint(err, fmt.Sprintf("make room in %s and run again: the VM stays stopped until its delta is merged",
-		filepath.Dir(full.Delta)))
+	dir := filepath.Dir(cmp.Or(full.Path, full.Delta))
+	if h.roomToGoOn(p) {
+		h.opt.Log.Info("resuming a VM that was out of space; it cannot be merged yet", "vm", p.VM)
+		return snapshot.WithHint(errors.Join(err, m.goOn(ctx)),
+			fmt.Sprintf("make room in %s and run again: until its delta is merged the VM runs upon it", dir))
+	}
+	return snapshot.WithHint(err, fmt.Sprintf("make room in %s and run again: the VM stays stopped until its delta is merged", dir))
+}
+
+// roomToGoOn tells whether every delta of a plan can grow for a while.
+func (h *Host) roomToGoOn(p snapshot.Plan) bool {
+	const while = 16 << 20 // bytes
+	for _, d := range p.Disks {
+		r, err := h.opt.Space.At(filepath.Dir(d.Delta))
+		if err != nil || r.Free < max(r.Hard, while) {
+			return false
+		}
+	}
+	return true
 }
 
 // mergeDisk brings one disk back to its chain.

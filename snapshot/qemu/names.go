@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -54,18 +55,39 @@ func isDelta(path string) bool {
 	return ok && i >= 0 && checkRun(stem[i+len(".lull-"):]) == nil
 }
 
-// deltaPath is where the delta of a disk goes: beside the image, not beside a
-// link to it, or into dir where the disk is no regular file.
-func deltaPath(dir, vm string, d snapshot.Disk, regular bool, run string) (string, error) {
-	base, err := filepath.EvalSymlinks(d.Path)
-	if !regular || err != nil {
-		base = filepath.Join(dir, fileWord(vm)+"-"+fileWord(d.Name))
+// wipedSuffix is added to the name of a file of which nothing is needed any more, but
+// that it is overwritten before it goes.
+const wipedSuffix = ".wipe"
+
+// place is where the delta of a disk goes: beside the image, not beside a link to it; or
+// into the folder for deltas, with a link beside the image. A disk that is no regular
+// file has no folder of its own, and no link.
+func (h *Host) place(vm VM, d disk, run string) (delta, link string, err error) {
+	ending := ".lull-" + run + ".delta"
+	image, err := filepath.EvalSymlinks(d.Path)
+	if d.regular && err == nil {
+		link = image + ending
 	}
-	path := base + ".lull-" + run + ".delta"
-	if n := len(filepath.Base(path)) + len(mergedSuffix); n > 255 {
-		return "", fmt.Errorf("name the delta of %s: a name of %d bytes: %w", d.Path, n, snapshot.ErrUnsupported)
+	if vm.DeltaDir == "" && link != "" {
+		delta, link = link, ""
+	} else {
+		delta = filepath.Join(cmp.Or(vm.DeltaDir, h.opt.DeltaDir), h.inFolder(vm.Name, d.Name)+ending)
 	}
-	return path, nil
+	for _, path := range []string{delta, link} {
+		if n := len(filepath.Base(path)) + len(mergedSuffix) + len(wipedSuffix); n > 255 {
+			return "", "", fmt.Errorf("name the delta of %s: a name of %d bytes: %w", d.Path, n, snapshot.ErrUnsupported)
+		}
+	}
+	return delta, link, nil
+}
+
+// inFolder is the stem of a delta's name in a folder where others' are too.
+func (h *Host) inFolder(vm, disk string) string {
+	stem := fileWord(vm) + "-" + fileWord(disk)
+	if h.opt.Name != "" {
+		stem = fileWord(h.opt.Name) + "-" + stem
+	}
+	return stem
 }
 
 // statePath is where the VM's memory goes: beside the first delta.

@@ -174,7 +174,7 @@ func dropMerged(ctx context.Context, d snapshot.DiskPlan, f deltaFile) error {
 			return halfway(d, f.merged)
 		}
 	}
-	if err := os.Remove(f.merged); err != nil {
+	if err := discard(f.merged, f.wipe); err != nil {
 		return fmt.Errorf("remove delta: %w", err)
 	}
 	return syncDir(f.merged)

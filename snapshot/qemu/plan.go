@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 // Plan looks at the VM and writes nothing.
@@ -41,6 +42,11 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	}
 	if err != nil {
 		return p, err
+	}
+	if dir := m.vm.DeltaDir; dir != "" {
+		if err := space.CheckFolder(dir); err != nil {
+			return p, err
+		}
 	}
 	if len(f.disks) == 0 {
 		return p, fmt.Errorf("it has no disk that can be backed up: %w", snapshot.ErrUnsupported)
@@ -76,22 +82,23 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 	p.Excluded = append(p.Excluded, unseen(p.Hardware.Devices)...)
 	p.Warnings = append(p.Warnings, unkept(p.Hardware.Devices)...)
 	p.Files = m.smallFiles(f)
+	p.Warnings = append(p.Warnings, wipedInVain(p)...)
 	p.Saved, err = planSaved(ctx, m, p)
 	return p, err
 }
 
 func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPlan, error) {
-	delta, err := deltaPath(h.opt.DeltaDir, m.vm.Name, d.Disk, d.regular, run)
+	delta, link, err := h.place(m.vm, d, run)
 	if err != nil {
 		return snapshot.DiskPlan{}, err
 	}
-	if err := pending(d, delta, run); err != nil {
+	if err := pending(d, run, delta, link); err != nil {
 		return snapshot.DiskPlan{}, err
 	}
 	node := deltaNode(m.vm.Name, run, i)
 	p := snapshot.DiskPlan{
 		Disk: d.Disk, Device: d.QDev, Node: d.Inserted.Node,
-		Delta: delta, DeltaNode: node, Export: node, Chain: d.layers, Local: d.plain && !h.opt.Served, Key: d.key,
+		Delta: delta, DeltaNode: node, Link: link, Wipe: m.vm.Wipe, Export: node, Chain: d.layers, Local: d.plain && !h.opt.Served, Key: d.key,
 	}
 	if d.thread {
 		p.Export = "" // read from its files, see the package's documentation
@@ -99,8 +106,9 @@ func (h *Host) planDisk(m *monitor, d disk, run string, i int) (snapshot.DiskPla
 	return p, nil
 }
 
-// pending looks for the delta of an earlier run, in the chain and beside it.
-func pending(d disk, delta, run string) error {
+// pending looks for the delta of an earlier run, in the chain, beside it, and where the
+// one of this run is to be.
+func pending(d disk, run string, places ...string) error {
 	err := func(path string) error {
 		return snapshot.WithHint(fmt.Errorf("disk %s: %s: %w", d.Name, path, snapshot.ErrMergePending),
 			"let lull recover: start the agent, or run the backup again with the same repository")
@@ -113,17 +121,34 @@ func pending(d disk, delta, run string) error {
 	if strings.HasPrefix(d.Inserted.Node, nodePrefix) {
 		return err("node " + d.Inserted.Node)
 	}
-	stem := strings.TrimSuffix(delta, ".lull-"+run+".delta") + ".lull-"
-	entries, readErr := os.ReadDir(filepath.Dir(delta))
-	if readErr != nil && !errors.Is(readErr, fs.ErrNotExist) {
-		return fmt.Errorf("look for earlier deltas: %w", readErr)
-	}
-	for _, e := range entries {
-		if path := filepath.Join(filepath.Dir(delta), e.Name()); strings.HasPrefix(path, stem) && isDelta(path) {
-			return err(path)
+	for _, place := range places {
+		if place == "" {
+			continue
+		}
+		found, lookErr := earlier(place, run)
+		if lookErr != nil {
+			return fmt.Errorf("look for earlier deltas: %w", lookErr)
+		}
+		if found != "" {
+			return err(found)
 		}
 	}
 	return nil
+}
+
+// earlier finds the delta of another run of the disk that has one of this run at path.
+func earlier(path, run string) (string, error) {
+	stem := strings.TrimSuffix(path, ".lull-"+run+".delta") + ".lull-"
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	for _, e := range entries {
+		if other := filepath.Join(filepath.Dir(path), e.Name()); strings.HasPrefix(other, stem) && isDelta(other) {
+			return other, nil
+		}
+	}
+	return "", err
 }
 
 // free fails while another tool works on the VM's disks.

@@ -71,6 +71,9 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	if err := fileOf(d).create(d.Path); err != nil {
 		return err
 	}
+	if err := fileOf(d).makeLink(); err != nil {
+		return err
+	}
 	if err := makeStamp(d); err != nil {
 		return err
 	}
@@ -79,7 +82,7 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	}
 	cache := args{"direct": in.Cache.Direct, "no-flush": in.Cache.NoFlush}
 	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(d.DeltaNode),
-		"filename": d.Delta, "cache": cache, "discard": "unmap"}, nil)
+		"filename": d.Delta, "cache": cache, "discard": discardOf(d)}, nil)
 	if err != nil {
 		return deltaRefused(err)
 	}
@@ -87,7 +90,7 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 		return err
 	}
 	node := args{"driver": "qcow2", "node-name": d.DeltaNode, "file": fileNode(d.DeltaNode), "backing": nil,
-		"cache": cache, "discard": "unmap"}
+		"cache": cache, "discard": discardOf(d)}
 	if in.DetectZeroes != "" {
 		node["detect-zeroes"] = in.DetectZeroes
 	}
@@ -95,6 +98,15 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 		node["encrypt"] = encryption(d)
 	}
 	return m.Execute(ctx, "blockdev-add", node, nil)
+}
+
+// discardOf says what becomes of what the guest discards: in a delta that is to be wiped it
+// is kept for that, as nobody knows who gets the blocks next.
+func discardOf(d snapshot.DiskPlan) string {
+	if d.Wipe {
+		return "ignore"
+	}
+	return "unmap"
 }
 
 // format makes the file a qcow2 image whose header names the disk, for the road

@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
@@ -67,7 +64,7 @@ func planSaved(ctx context.Context, m *monitor, p snapshot.Plan) (snapshot.Saved
 		return snapshot.SavedPlan{}, err
 	}
 	ram := p.Hardware.Memory
-	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack, Bandwidth: now.Bandwidth}, nil
+	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack, Bandwidth: now.Bandwidth, Wipe: m.vm.Wipe}, nil
 }
 
 // CanSave looks at the VM, and at the room for its state.
@@ -86,22 +83,6 @@ func (h *Host) CanSave(ctx context.Context, p snapshot.Plan) error {
 		return fmt.Errorf("save state of %s: %w", p.VM, err)
 	}
 	return nil
-}
-
-// roomForState makes sure that the state could be as large as it may, and a run could
-// still begin beside it.
-func (h *Host) roomForState(p snapshot.Plan) error {
-	r, err := h.roomAt(filepath.Dir(p.Saved.Path))
-	if err != nil {
-		return fmt.Errorf("look for room: %w", err)
-	}
-	need := p.Saved.Limit + 2*max(r.least, 0)
-	if r.free >= need {
-		return nil
-	}
-	return snapshot.WithHint(fmt.Errorf("%s: up to %s are needed, and %s are free: %w", r.dir,
-		humanize.IBytes(uint64(need)), humanize.IBytes(uint64(max(r.free, 0))), snapshot.ErrNoSpace),
-		"make room there")
 }
 
 // migratable fails where the VM does not run, cannot be migrated, or would be in

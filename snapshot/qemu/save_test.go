@@ -14,6 +14,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 // savable is a run of a VM whose guest writes all the time.
@@ -179,10 +180,10 @@ func TestCannotSave(t *testing.T) {
 			t.Errorf("TakeSaved: %v", err)
 		}
 	}
-	r.host.opt.MinFree = 1 << 60
+	r.host.opt.Space = space.LeaveFree(1 << 60)
 	check(snapshot.ErrNoSpace)
 	r.hinted(r.host.CanSave(r.ctx, r.plan))
-	r.host.opt.MinFree = 1
+	r.host.opt.Space = space.LeaveFree(1)
 	ability := func(on bool) args {
 		return args{"capabilities": []args{{"capability": "x-ignore-shared", "state": on}}}
 	}
@@ -222,7 +223,7 @@ func TestSaveFails(t *testing.T) {
 			}
 			smallFS(t, dir, "256k")
 			r.plan.Saved = snapshot.SavedPlan{Path: filepath.Join(dir, "web.lull-run.state"), Limit: 1 << 10, Bandwidth: r.plan.Saved.Bandwidth}
-			r.host.opt.MinFree = 1
+			r.host.opt.Space = space.LeaveFree(1)
 			r.plan.Saved.Limit = 200 << 10 // and another takes the room meanwhile
 			return r.ctx, r.onStop(func() { fill(t, dir) })
 		}, snapshot.ErrNotSaved},

@@ -49,16 +49,10 @@ func dropState(p snapshot.Plan) error {
 	if p.Saved.Path == "" {
 		return nil
 	}
-	gone := false
 	for _, path := range []string{p.Saved.Path, p.Saved.Path + savingSuffix} {
-		err := os.Remove(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := discard(path, p.Saved.Wipe); err != nil {
 			return fmt.Errorf("remove saved state: %w", err)
 		}
-		gone = gone || err == nil
-	}
-	if !gone {
-		return nil
 	}
 	return syncDir(p.Saved.Path)
 }

@@ -243,6 +243,7 @@ func runOf(path string) string {
 		return ""
 	}
 	run, kind, _ := strings.Cut(name[i+len(".lull-"):], ".")
+	kind = strings.TrimSuffix(kind, wipedSuffix)
 	ours := slices.Contains([]string{"delta", "delta" + mergedSuffix, "delta" + stampSuffix, "delta" + mapSuffix, "delta" + anchorSuffix}, kind)
 	if !ours || checkRun(run) != nil {
 		return ""
@@ -258,7 +259,7 @@ func (s *survey) orphansOf(m *monitor, d disk, place int) error {
 			s.inChain(m, d, i, place)
 		}
 	}
-	names, err := besides(s.host.opt.DeltaDir, m.vm.Name, d)
+	names, err := s.host.besides(m.vm, d)
 	if err != nil {
 		return err
 	}
@@ -270,28 +271,57 @@ func (s *survey) orphansOf(m *monitor, d disk, place int) error {
 	return nil
 }
 
-// besides lists the files of lull's that are where the deltas of a disk are.
-func besides(dir, vm string, d disk) ([]string, error) {
-	image := d.Disk
-	for _, l := range d.layers {
-		if image.Path = l.Path; !isDelta(l.Path) {
-			break
-		}
-	}
-	delta, err := deltaPath(dir, vm, image, d.regular, "0")
+// besides lists the files of lull's that are where the deltas of a disk are: where they go
+// by the configuration of now, and beside the image, where a link leads to one elsewhere.
+func (h *Host) besides(vm VM, d disk) ([]string, error) {
+	image := imageOf(d)
+	delta, link, err := h.place(vm, image, "0")
 	if err != nil {
 		return nil, err
 	}
-	stem := strings.TrimSuffix(delta, "0.delta")
-	entries, err := os.ReadDir(filepath.Dir(delta))
+	var list []string
+	for _, at := range []string{delta, link} {
+		if at == "" {
+			continue
+		}
+		found, err := ofDisk(at)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, found...)
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
+}
+
+// imageOf is a disk as it is without lull's deltas.
+func imageOf(d disk) disk {
+	for _, l := range d.layers {
+		if d.Path = l.Path; !isDelta(l.Path) {
+			break
+		}
+	}
+	return d
+}
+
+// ofDisk lists what is in a folder of the disk whose delta of run "0" would be at a path.
+func ofDisk(delta string) (list []string, err error) {
+	stem, dir := strings.TrimSuffix(delta, "0.delta"), filepath.Dir(delta)
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look for earlier deltas: %w", err)
 	}
-	var list []string
 	for _, e := range entries {
-		if path := filepath.Join(filepath.Dir(delta), e.Name()); strings.HasPrefix(path, stem) && runOf(path) != "" {
-			list = append(list, path)
+		path := filepath.Join(dir, e.Name())
+		if !strings.HasPrefix(path, stem) || runOf(path) == "" {
+			continue
 		}
+		to, err := os.Readlink(path)
+		there, _ := exists(to)
+		if err == nil && there { // else the link itself is what is left
+			path = to
+		}
+		list = append(list, path)
 	}
 	return list, nil
 }
@@ -315,8 +345,19 @@ func (s *survey) inChain(m *monitor, d disk, layer, place int) {
 		node = deltaNode(m.vm.Name, f.Run, place)
 	}
 	f.Adopt = &snapshot.Plan{Host: Kind, VM: m.vm.Name, Run: f.Run, Instance: m.proc.instance, State: snapshot.StateRunning,
-		Disks: []snapshot.DiskPlan{{Disk: below, Device: d.QDev, Delta: path, DeltaNode: node, Chain: d.layers[1:]}}}
+		Disks: []snapshot.DiskPlan{{Disk: below, Device: d.QDev, Delta: path, DeltaNode: node, Chain: d.layers[1:],
+			Link: s.host.linkTo(m.vm, d, f.Run, path), Wipe: m.vm.Wipe}}}
 	s.add(f)
+}
+
+// linkTo is the link beside a disk's image that leads to a delta of it; empty: there is none.
+func (h *Host) linkTo(vm VM, d disk, run, delta string) string {
+	vm.DeltaDir = filepath.Dir(delta)
+	_, link, err := h.place(vm, imageOf(d), run)
+	if to, readErr := os.Readlink(link); err != nil || readErr != nil || to != delta {
+		return ""
+	}
+	return link
 }
 
 // beside tells of a file that lies beside the disk.
@@ -332,6 +373,9 @@ func (s *survey) beside(d disk, path string) {
 		f.Next = "find the process with lsof; if another lull backs this VM up, give both the same state_dir"
 	case isDelta(path):
 		s.orphanFile(d, &f)
+	case strings.HasSuffix(path, wipedSuffix):
+		f.Text = fmt.Sprintf("%s was merged and is to be wiped, by a run that is not on record", path)
+		f.Next = "shred -n 0 -z -u " + snapshot.ShellWord(path)
 	default:
 		f.Text = fmt.Sprintf("%s was left behind by a run that is not on record", path)
 		f.Next = "rm " + snapshot.ShellWord(path)

@@ -21,6 +21,7 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -77,6 +78,8 @@ type testVM struct {
 	// ejected: there is no medium in the CD-ROM drive.
 	ejected bool
 	free    int64    // that deltas leave, as in Options
+	deltas  string   // folder for them, as in VM
+	wipe    bool     // as in VM
 	more    []string // options of QEMU
 	extra   string   // of the drive, where there is -drive, else of the device
 }
@@ -361,12 +364,12 @@ func (v *testVM) chain(t testing.TB) string {
 }
 
 func (v *testVM) options() Options {
-	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", CheckpointDir: v.dir + "/trees", MinFree: v.free, Served: v.shape.served}
+	return Options{RuntimeDir: v.dir + "/run", DeltaDir: v.dir + "/deltas", CheckpointDir: v.dir + "/trees", Space: space.LeaveFree(v.free), Served: v.shape.served}
 }
 
 // host makes a host that is closed with the test.
 func (v *testVM) host() *Host {
-	h := NewHost([]VM{{Name: "web", QMP: v.dir + "/qmp"}}, v.options())
+	h := NewHost([]VM{{Name: "web", QMP: v.dir + "/qmp", DeltaDir: v.deltas, Wipe: v.wipe}}, v.options())
 	v.t.Cleanup(func() { h.Close() })
 	return h
 }
