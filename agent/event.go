@@ -12,6 +12,7 @@ type Step string
 
 const (
 	StepStarted    Step = "started"    // the VM is locked, nothing has happened yet
+	StepWaiting    Step = "waiting"    // for the room that other runs take; Message says which
 	StepPlanned    Step = "planned"    // the plan is made
 	StepJournaled  Step = "journaled"  // the plan is durable
 	StepPrepared   Step = "prepared"   // deltas are open

@@ -202,6 +202,24 @@ func TestRecoverAfterColdStart(t *testing.T) {
 	w.tidy()
 }
 
+// A VM that stands still as there is no room does not wait an hour once there is.
+func TestRepairsForRoom(t *testing.T) {
+	w := pair(t)
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Err: snapshot.ErrNoSpace, Do: func() { tries++ }})
+		w.repairs(t, time.Hour)
+		if tries < 55 {
+			t.Errorf("%d tries in an hour", tries)
+		}
+		w.fake.Heal()
+		if status := w.repairs(t, time.Minute); len(status) > 0 {
+			t.Errorf("status after the repair: %+v", status)
+		}
+	})
+	w.tidy()
+}
+
 // A repair that fails is tried again ever more seldom, an hour apart at most, and
 // status says how it goes.
 func TestRepairsGetSeldom(t *testing.T) {
@@ -209,7 +227,7 @@ func TestRepairsGetSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		var tries []time.Duration
-		w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Err: snapshot.ErrNoSpace,
+		w.fake.Inject(snapshottest.Fault{Call: "Merge", VM: "one", Err: snapshot.ErrBusy,
 			Do: func() { tries = append(tries, time.Since(begun).Round(time.Minute)) }})
 		status := w.repairs(t, 4*time.Hour)
 		want := []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183}
@@ -222,7 +240,7 @@ func TestRepairsGetSeldom(t *testing.T) {
 		if len(status) != 1 {
 			t.Fatalf("repairs: %+v", status)
 		}
-		if s := status[0]; s.VM != "lab/one" || s.Tries != len(want) || !strings.Contains(s.LastError, "no space") ||
+		if s := status[0]; s.VM != "lab/one" || s.Tries != len(want) || !strings.Contains(s.LastError, "in use") ||
 			!s.Next.Equal(begun.Add(243*time.Minute)) {
 			t.Errorf("status: %+v", s)
 		}

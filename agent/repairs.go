@@ -7,6 +7,7 @@ import (
 
 	"github.com/lull-backup/lull/agent/control"
 	"github.com/lull-backup/lull/agent/journal"
+	"github.com/lull-backup/lull/snapshot"
 )
 
 const (
@@ -48,7 +49,7 @@ func (r *repairs) tried(e journal.Entry, now time.Time, err error) {
 	if s.Tries < 6 { // 2^6 minutes are more than an hour
 		pause = min(pause, repairEvery<<s.Tries)
 	}
-	if e.FreezeSent {
+	if e.FreezeSent || errors.Is(err, snapshot.ErrNoSpace) { // the VM may stand still until there is room
 		pause = repairEvery
 	}
 	s.Tries++

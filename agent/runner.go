@@ -96,6 +96,7 @@ type backup struct {
 	report  quiesce.Report
 	frozen  snapshot.Frozen
 	instant time.Time // when the disks froze
+	room    room
 	result  Result
 	owed    bool           // the guest is not proven thawed; the journal keeps the entry
 	open    []func() error // what letGo ends, last first
@@ -111,8 +112,9 @@ func (b *backup) do(ctx context.Context) (err error) {
 	if err := b.compareBefore(ctx); err != nil {
 		return err
 	}
-	if b.plan, err = b.job.Host.Plan(ctx, b.job.VM, b.run); err != nil {
-		return Interrupted(ctx, err) // a host's errors say what it did to which VM
+	defer b.release()
+	if err := b.makePlan(ctx); err != nil {
+		return Interrupted(ctx, err)
 	}
 	b.plan.Slowdown = b.job.Slowdown
 	b.step(StepPlanned, fmt.Sprintf("%d disks", len(b.plan.Disks)))
@@ -172,6 +174,7 @@ func (b *backup) merge(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mergeTimeout)
 	defer cancel()
 	b.step(StepMerging, "")
+	b.measure()
 	if err := b.mergeTelling(ctx, b.job.Host, b.plan, b.heard); err != nil {
 		return err
 	}
@@ -222,7 +225,7 @@ func (b *backup) forget(mergeErr error) error {
 
 // finish notes how the run ended where status and catch-up look for it.
 func (b *backup) finish(err error) (Result, error) {
-	res := journal.Result{Start: b.result.Started, Point: b.result.Point.ID}
+	res := journal.Result{Start: b.result.Started, Point: b.result.Point.ID, Room: b.account()}
 	if res.Point != "" {
 		res.Level = b.result.Point.Quiesce.Level.String()
 		res.Warned, res.Warnings = len(b.result.Warnings), b.result.Warnings

@@ -11,7 +11,7 @@ import (
 // maxResult, maxMessage and maxWarning bound a result's file, the error and each
 // warning in it, in bytes; maxWarnings how many of these are kept.
 const (
-	maxResult   = 64 << 10
+	maxResult   = 256 << 10
 	maxMessage  = 4 << 10
 	maxWarning  = 512
 	maxWarnings = 8
@@ -31,6 +31,20 @@ type Result struct {
 	Warnings []string `json:"warnings,omitempty"`
 	// Tracking says what was read of the disks, and why.
 	Tracking string `json:"tracking,omitempty"`
+	// Room is what the last runs took; nil in a Result to record: nothing new.
+	Room *Room `json:"room,omitempty"`
+}
+
+// Room is what runs of a VM took of the room for deltas.
+type Room struct {
+	Nights  []Night `json:"nights,omitempty"`  // oldest first
+	Refused int     `json:"refused,omitempty"` // runs since, as they would not have fitted
+}
+
+// Night is one run.
+type Night struct {
+	Took   time.Duration    `json:"took"`             // from the freeze to the merge
+	Deltas map[string]int64 `json:"deltas,omitempty"` // bytes by disk, where there were some
 }
 
 // stored is a Result with the VM that it is about.
@@ -51,6 +65,9 @@ func (j *Journal) Record(vm string, r Result) error {
 	}
 	if r.Success.IsZero() {
 		r.Success = before.Success
+	}
+	if r.Room == nil {
+		r.Room = before.Room
 	}
 	if r.Point == "" {
 		r.Point, r.Level, r.Warned, r.Warnings = before.Point, before.Level, before.Warned, before.Warnings

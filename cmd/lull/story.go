@@ -82,6 +82,8 @@ func (s *story) tell(e agent.Event) {
 		text = "repairing what an earlier run left"
 	case agent.StepRecovered:
 		text = "repaired"
+	case agent.StepWaiting:
+		text = "waiting for other runs: " + e.Message
 	case agent.StepTaken:
 		text = "disks are frozen"
 	case agent.StepThawed:
