@@ -28,7 +28,7 @@ func (p *parser) host(name string, n *yaml.Node, line int) Host {
 	}
 	seen := make(map[string]int)
 	if isLibvirt {
-		h.Libvirt = p.libvirt(daemon, s.line("libvirt"), "libvirt of "+what)
+		h.Libvirt = p.libvirt(&h, daemon, s.line("libvirt"), "libvirt of "+what)
 	}
 	if isQEMU {
 		q := p.section(qemu, s.line("qemu"), "qemu of "+what, append([]string{"vms", "space"}, deltaKeys()...)...)

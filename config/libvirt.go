@@ -40,8 +40,9 @@ func ValidVM(name string) bool {
 		!strings.ContainsAny(name, "@/*?[]\\") && name[0] != '-' && name[0] != '.' && !strings.HasPrefix(name, tagPrefix)
 }
 
-func (p *parser) libvirt(n *yaml.Node, line int, what string) *Libvirt {
-	s := p.section(n, line, what, "uri", "vms", "exclude")
+func (p *parser) libvirt(h *Host, n *yaml.Node, line int, what string) *Libvirt {
+	s := p.section(n, line, what, append([]string{"uri", "vms", "exclude", "space"}, deltaKeys()...)...)
+	h.Deltas, h.Space = s.deltas(), s.space()
 	l := &Libvirt{URI: s.uri(), VMs: s.domains("vms"), Exclude: s.domains("exclude")}
 	if other, taken := p.sockets[l.URI]; taken {
 		p.problem(line, what+" is also the "+other, "keep one: a domain belongs to one host of this file")
