@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/wipe"
 	"github.com/lull-backup/lull/transport"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -43,7 +44,7 @@ func (r *restore) writeMemory(ctx context.Context) error {
 	if r.memory == nil {
 		return nil
 	}
-	s, err := stage(r.memory.path, func(f io.Writer) error {
+	s, err := r.stage(r.memory.path, func(f io.Writer) error {
 		w := bufio.NewWriterSize(f, 1<<20)
 		if err := r.takeMemory(ctx, w); err != nil {
 			return err
@@ -58,16 +59,21 @@ func (r *restore) writeMemory(ctx context.Context) error {
 	return nil
 }
 
-// takeMemory writes the memory as it is stored into a file that has no name any more,
-// for its pieces come in any order, and from there as the hypervisor wants it.
+// takeMemory writes the memory as it is stored into a file that does not stay, for its pieces come in any order, and from there as the hypervisor wants it.
 func (r *restore) takeMemory(ctx context.Context, w *bufio.Writer) (err error) {
 	f, err := os.CreateTemp(r.Dir, ".lull-*.partial")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if r.Wipe { // by its name a killed one is found again
+		_ = lockPartial(f)
+		defer func() { err = errors.Join(err, wipe.Remove(context.WithoutCancel(ctx), f.Name(), wipe.Sparse)) }()
+	} else if err := os.Remove(f.Name()); err != nil {
+		return err
+	}
 	root := r.memory.Root
-	if err := errors.Join(os.Remove(f.Name()), f.Truncate(root.Size)); err != nil {
+	if err := f.Truncate(root.Size); err != nil {
 		return err
 	}
 	if err := transport.Restore(ctx, r.Repository, root, nameless{f}, transport.Options{Workers: r.Workers}); err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/wipe"
 	"github.com/lull-backup/lull/transport"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -32,6 +33,9 @@ type RestoreJob struct {
 	// Cold leaves the memory of a VM away: it starts from its disks alone. A
 	// best-effort restore does so always, as its disks may not be those of the memory.
 	Cold bool
+	// Wipe has what the restore gives up, and what killed ones have left, overwritten before
+	// it is removed. Images is to do the same.
+	Wipe bool
 	// Writer starts the writers that took part in the point, for PreRestore and
 	// PostRestore. Nil: none is asked.
 	Writer  RestoreWriter
@@ -163,7 +167,7 @@ func (r *restore) commit() (err error) {
 			return
 		}
 		for _, path := range placed {
-			err = errors.Join(err, os.Remove(path))
+			err = errors.Join(err, r.discard(path))
 		}
 	}()
 	for _, f := range r.staged {
@@ -191,6 +195,14 @@ func (r *restore) commit() (err error) {
 	}
 	r.result.Files = r.written
 	return nil
+}
+
+// discard removes a file that was restored in vain.
+func (r *restore) discard(path string) error {
+	if r.Wipe {
+		return wipe.Remove(context.Background(), path, wipe.Sparse) // whatever ended the restore
+	}
+	return os.Remove(path)
 }
 
 // abort removes what has no name yet.
@@ -277,7 +289,7 @@ func (r *restore) check(ctx context.Context) error {
 	if info, err := os.Stat(r.Dir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
 		return snapshot.WithHint(fmt.Errorf("%s: not a folder", r.Dir), "choose another")
 	}
-	if err := sweep(r.Dir); err != nil {
+	if err := sweep(r.Dir, r.Wipe); err != nil {
 		return snapshot.WithHint(err, "choose a folder that this user may write to")
 	}
 	free, dir, err := freeSpace(r.Dir)
@@ -377,7 +389,7 @@ func (r *restore) writeFiles(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}
-		s, err := stageBytes(f.path, data)
+		s, err := r.stageBytes(f.path, data)
 		if err != nil {
 			return fmt.Errorf("%s file: %w", f.Role, err)
 		}

@@ -60,7 +60,7 @@ func (r *restore) leaveHoles(d *restoreDisk, holes []repo.Hole) error {
 	if err != nil {
 		return fmt.Errorf("list holes of disk %s: %w", d.Name, err)
 	}
-	s, err := stageBytes(in.List, append(text, '\n'))
+	s, err := r.stageBytes(in.List, append(text, '\n'))
 	if err != nil {
 		return fmt.Errorf("list holes of disk %s: %w", d.Name, err)
 	}

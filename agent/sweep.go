@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -8,11 +9,13 @@ import (
 	"regexp"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
 // sweep removes from dir the hidden files of restores that were killed. Those of
-// a restore that lives are locked.
-func sweep(dir string) error {
+// a restore that lives are locked. wiped: they are overwritten before.
+func sweep(dir string, wiped bool) error {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -25,14 +28,14 @@ func sweep(dir string) error {
 		if !f.Type().IsRegular() || !partial.MatchString(f.Name()) {
 			continue
 		}
-		if err := sweepFile(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := sweepFile(filepath.Join(dir, f.Name()), wiped); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-func sweepFile(path string) error {
+func sweepFile(path string, wiped bool) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -40,6 +43,9 @@ func sweepFile(path string) error {
 	defer f.Close()
 	if lockPartial(f) != nil {
 		return nil // its restore lives, or nobody can tell
+	}
+	if wiped {
+		return wipe.Remove(context.Background(), path, wipe.Sparse)
 	}
 	return os.Remove(path)
 }

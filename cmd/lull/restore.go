@@ -90,6 +90,7 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force, BestEffort: flags.bestEffort,
 			Cold: flags.cold,
 		}
+		job.Wipe = t.config != nil && t.config.WipesDeltas(point.VM)
 		if t.config != nil && !flags.alone {
 			job.Writer = in.restoreWriter(t.config)
 		}
@@ -100,7 +101,7 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) error {
 	story := in.newStory("restore")
 	defer story.close()
-	job.Images, job.Definer, job.Observe, job.Now = diskImages(), definer(), story.hear, time.Now
+	job.Images, job.Definer, job.Observe, job.Now = diskImages(job.Wipe), definer(), story.hear, time.Now
 	in.note("restore %s as of %s (%s) into %s", job.Point.VM, moment(job.Point.Frozen), job.Point.ID, job.Dir)
 	res, err := agent.Restore(ctx, job)
 	story.close()

@@ -169,7 +169,7 @@ func mergeChain(ctx context.Context, path string, format snapshot.Format, flags 
 }
 
 // diskImages creates the disks that are restored into.
-func diskImages() snapshot.Images { return image.Images{} }
+func diskImages(wiped bool) snapshot.Images { return image.Images{Wipe: wiped} }
 
 // definer makes a restored VM startable.
 func definer() snapshot.Definer { return qemu.Definer{} }

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
 // draft is a file that is not at its path yet.
@@ -19,6 +21,7 @@ type draft struct {
 	f         *os.File // beside path, under a hidden name
 	path      string
 	overwrite bool
+	wipe      bool // what is given up is overwritten
 
 	end  sync.Once
 	done error // of the end
@@ -120,6 +123,12 @@ func (d *draft) abort() error {
 }
 
 func (d *draft) remove() error {
+	if d.wipe {
+		// No context comes here, and a restore that is ended by hand is wiped, too.
+		if err := wipe.Remove(context.Background(), d.f.Name(), wipe.Sparse); err != nil {
+			return errors.Join(err, d.f.Close())
+		}
+	}
 	err := os.Remove(d.f.Name())
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

@@ -12,7 +12,10 @@ import (
 
 // Images creates raw and qcow2 files. It implements snapshot.Images; the zero
 // value is ready for use.
-type Images struct{}
+type Images struct {
+	// Wipe has what was written overwritten where an image is given up.
+	Wipe bool
+}
 
 var _ snapshot.Images = Images{}
 
@@ -23,15 +26,15 @@ const MaxSize = maxL1Bytes / 8 * writerL2Span
 // Create starts an image. A raw image takes any size; one of qcow2 is padded to
 // a multiple of 512. Errors: snapshot.ErrExists; ErrBusy when the file to replace
 // is open in a QEMU; ErrUnsupported; ErrNoSpace.
-func (Images) Create(ctx context.Context, path string, format snapshot.Format, size int64, overwrite bool) (snapshot.Target, error) {
-	t, err := create(ctx, path, format, size, overwrite)
+func (i Images) Create(ctx context.Context, path string, format snapshot.Format, size int64, overwrite bool) (snapshot.Target, error) {
+	t, err := i.create(ctx, path, format, size, overwrite)
 	if err != nil {
 		return nil, fmt.Errorf("create image %s: %w", path, noSpace(err))
 	}
 	return t, nil
 }
 
-func create(ctx context.Context, path string, format snapshot.Format, size int64, overwrite bool) (snapshot.Target, error) {
+func (i Images) create(ctx context.Context, path string, format snapshot.Format, size int64, overwrite bool) (snapshot.Target, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -45,6 +48,7 @@ func create(ctx context.Context, path string, format snapshot.Format, size int64
 	if err != nil {
 		return nil, err
 	}
+	d.wipe = i.Wipe
 	if format == snapshot.FormatQcow2 {
 		return newQcow2Target(d, size), nil
 	}
