@@ -61,11 +61,10 @@ test-s3: setup-build setup-s3 ## the S3 store against versitygw over TLS
 fuzz: setup-build ## every fuzz target for FUZZTIME (5s)
 	packaging/fuzz.sh $(or $(FUZZTIME),5s)
 
-bench: setup build ## measure lull beside zstd and cp, incrementals of large disks, the transaction of many, the writes of a guest meanwhile, its freeze window, its pause where memory is saved, and merges
+bench: setup build ## measure lull beside zstd and cp, incrementals of large disks, the transaction of many, the freeze window of a real guest, its pause where memory is saved, and merges
 	packaging/bench.sh
 	go test -run '^$$' -bench Incremental -benchtime 3x ./cmd/lull
 	go test -run '^$$' -bench Take -benchtime 50x -timeout 30m ./snapshot/qemu
-	go test -run '^$$' -bench GuestWrites -benchtime 5x -timeout 30m ./cmd/lull
 	go test -run '^$$' -bench FreezeWindow -benchtime 50x -timeout 60m ./cmd/lull
 	go test -run '^$$' -bench 'Start|Window' -benchtime 100x ./plugins
 	go test -run '^$$' -bench SavedState -benchtime 5x ./cmd/lull

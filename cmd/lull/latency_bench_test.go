@@ -240,7 +240,7 @@ func latencyBounds() (bounds []uint64) {
 func (f *fleecing) latenciesAnew() {
 	f.t.Helper()
 	for i := range f.guest.Disks {
-		f.ask("block-latency-histogram-set", map[string]any{"id": fmt.Sprintf("disk%d", i), "boundaries": latencyBounds()}, nil)
+		f.ask("block-latency-histogram-set", map[string]any{"id": fmt.Sprintf("/machine/peripheral/disk%d/virtio-backend", i), "boundaries": latencyBounds()}, nil)
 	}
 }
 
