@@ -170,6 +170,48 @@ func TestCheckpointKilled(t *testing.T) {
 	}
 }
 
+// lull dies at every step with a VM that runs, whose memory is kept or brought back: it
+// runs on.
+func TestCheckpointKilledWithMemory(t *testing.T) {
+	t.Parallel()
+	withMemory := snapshot.NewCheckpoint{Memory: true}
+	for name, op := range map[string]operation{
+		"create": {
+			func(l *lifeline) string { l.writes(); return "" },
+			func(l *lifeline, _ string) error {
+				_, err := l.host.CreateCheckpoint(l.ctx, "web", withMemory)
+				return err
+			},
+		},
+		"apply": {
+			func(l *lifeline) string {
+				l.writes()
+				id := l.create(withMemory)
+				l.writes()
+				l.create(snapshot.NewCheckpoint{})
+				l.writes()
+				return id
+			},
+			func(l *lifeline, id string) error {
+				_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
+				return err
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1}, func(*testVM) {})
+			l.ask("cont", nil, nil)
+			cutOff(t, l, op, func(step string, _ int) {
+				l.recovers(step)
+				if s := l.state(); s != "running" {
+					t.Errorf("after death at %s the VM is %s", step, s)
+				}
+			})
+		})
+	}
+}
+
 // The whole host dies at every step, and the VM is started from the paths that its disks
 // always had.
 func TestCheckpointPowerLoss(t *testing.T) {
