@@ -58,6 +58,16 @@ const (
 	LevelApplication = quiesce.LevelApplication
 )
 
+// Errors of the guest, and of FindDisk, to test for.
+var (
+	ErrNoGuest     = snapshot.ErrNoGuest     // there is no way into the guest
+	ErrGuestSilent = snapshot.ErrGuestSilent // its agent does not answer
+	ErrGone        = snapshot.ErrGone        // the VM went away
+	ErrNotFound    = snapshot.ErrNotFound    // a file or program is not there
+	ErrUnsupported = snapshot.ErrUnsupported // the guest's agent cannot do that
+	ErrLeftOut     = quiesce.ErrLeftOut      // a disk will not be in the restore point
+)
+
 // Writer is the least that a plugin does. The rules of both calls are those of
 // quiesce.Writer.
 type Writer interface {
