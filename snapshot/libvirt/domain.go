@@ -166,6 +166,9 @@ func (d *domain) change(ctx context.Context, do func(*rpc.Conn, context.Context,
 	return d.link.order(ctx, func(c *rpc.Conn) error { return do(c, ctx, found) })
 }
 
+// shutoffMigrated is libvirt's reason of a domain that is off here, as it runs elsewhere.
+const shutoffMigrated = 3
+
 // Names looks at the domain's persistent definition. A memory image that libvirt keeps
 // (managed save) has a definition of its own, which cannot be seen to fit.
 func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known bool, err error) {
@@ -176,13 +179,22 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 	if err != nil {
 		return false, false, err
 	}
-	var saved bool
+	var saved, away bool
 	err = d.link.ask(ctx, func(c *rpc.Conn) (err error) {
+		state, why, err := c.State(ctx, found)
+		if err != nil {
+			return err
+		}
+		away = state == rpc.StateShutoff && why == shutoffMigrated
 		saved, err = c.HasManagedSave(ctx, found)
 		return err
 	})
 	if err != nil {
 		return false, false, err
+	}
+	if away {
+		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was migrated away while it ran from the delta %s: %w", d.name, p.Delta, snapshot.ErrBusy),
+			"migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+snapshot.ShellWord(d.name)+" "+p.Name+" --active --shallow --pivot")
 	}
 	if saved {
 		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved with its memory while it ran from a delta: %w", d.name, snapshot.ErrBusy),
