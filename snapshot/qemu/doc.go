@@ -60,6 +60,10 @@
 // Merge would meet (survey.go); slow.go is how a guest is slowed down that writes faster
 // than it is merged; cipher.go tells of encrypted disks.
 //
+// A VM may have been started by a program that keeps a record of its disks, such as libvirt:
+// then all that changes a chain goes through a Manager, and the record says more than QEMU
+// does; see there, and package libvirt.
+//
 // Invariants:
 //
 //   - A delta that holds a write which the image may lack is never removed, and
