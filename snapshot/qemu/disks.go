@@ -27,6 +27,7 @@ type disk struct {
 	moved   bool   // the file at its path is not the one that QEMU has open
 	plain   bool   // all layers are files that lull reads itself
 	thread  bool   // its nodes may run in an I/O thread
+	managed bool   // the VM has a Manager
 	key     string // the object that holds the key of an encrypted disk
 	passed  bool   // the guest's commands go past QEMU's layers to the device
 }
@@ -53,7 +54,7 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 	var f found
 	taken := map[string]bool{}
 	for i, b := range drives {
-		d := disk{block: b, thread: len(threads) > 0}
+		d := disk{block: b, managed: m.vm.Manager != nil, thread: len(threads) > 0}
 		d.Name = m.diskName(b, i, taken)
 		if b.Inserted != nil {
 			if err := m.follow(&d); err != nil {
@@ -129,6 +130,8 @@ func (d disk) unfit() (reason string, expected bool) {
 		return "drive without a device", true
 	case d.passed:
 		return "SCSI passthrough: the guest's commands go past QEMU's layers, and would fail on a delta", false
+	case d.Inserted.Encrypted && d.managed:
+		return "encrypted by QEMU: a delta that its manager opens would not be", false
 	case d.Inserted.Encrypted && d.key == "":
 		return "encrypted by QEMU, and it cannot be told with which of its keys: name it in -blockdev or -drive (key-secret)", false
 	case d.thread && !d.plain:
