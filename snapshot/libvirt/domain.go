@@ -167,7 +167,7 @@ func (d *domain) change(ctx context.Context, do func(*rpc.Conn, context.Context,
 }
 
 // shutoffMigrated is libvirt's reason of a domain that is off here, as it runs elsewhere.
-const shutoffMigrated = 3
+const shutoffMigrated = 4
 
 // Names looks at the domain's persistent definition. A memory image that libvirt keeps
 // (managed save) has a definition of its own, which cannot be seen to fit.
