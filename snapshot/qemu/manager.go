@@ -71,8 +71,9 @@ var (
 	ErrLost = errors.New("the VM's manager went away")
 )
 
-// closeWait is how long a manager may take to close what it has opened.
-const closeWait = 30 * time.Second
+// closeWait is how long a manager may take to close what it has opened, once its record
+// is settled.
+const closeWait = 2 * time.Second
 
 // dial makes a road to the VM's monitor.
 func (v VM) dial(ctx context.Context, opt qmp.Options) (*monitor, error) {
@@ -155,33 +156,42 @@ func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view
 	return v, fmt.Errorf("commit delta %s: its job ends without moving the disk back: %w", d.Delta, snapshot.ErrBusy)
 }
 
-// awaitClosed waits until the manager has closed the nodes of a delta.
-func (m *monitor) awaitClosed(ctx context.Context, d snapshot.DiskPlan) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, closeWait,
-		fmt.Errorf("the delta %s is not closed: %w", d.Delta, snapshot.ErrBusy))
+// closeLeft makes sure that no node of a delta is open that is in no chain any more. The
+// manager closes what it has opened; what one that died between opening and using it has
+// left, nobody knows but QEMU.
+func (m *monitor) closeLeft(ctx context.Context, d snapshot.DiskPlan) error {
+	wait, cancel := context.WithTimeout(ctx, closeWait)
 	defer cancel()
-	err := m.await(ctx, func() (bool, error) {
-		v, err := m.look(ctx, d)
+	var v view
+	err := m.await(wait, func() (bool, error) {
+		var err error
+		v, err = m.look(wait, d)
 		return len(v.open) == 0, err
 	}, "BLOCK_JOB_COMPLETED", "JOB_STATUS_CHANGE")
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err == nil || wait.Err() == nil || ctx.Err() != nil {
+		return err
 	}
-	return err
+	for range 2 { // whichever of the two is first: the one below can be closed last
+		err = nil
+		for _, node := range v.open {
+			err = errors.Join(err, m.Execute(ctx, "blockdev-del", args{"node-name": node}, nil))
+		}
+		var lookErr error
+		if v, lookErr = m.look(ctx, d); lookErr != nil || len(v.open) == 0 {
+			return lookErr
+		}
+	}
+	return fmt.Errorf("close delta: %w", err)
 }
 
 // dropManaged removes the file of a delta that is not in the VM's chain, once the
 // manager does not name it any more. committed: it was merged right now.
 func (m *monitor) dropManaged(ctx context.Context, d snapshot.DiskPlan, committed bool) error {
-	if err := m.awaitClosed(ctx, d); err != nil {
+	there, err := exists(d.Delta)
+	if err != nil {
 		return err
 	}
-	if err := closed(d.Delta); err != nil {
-		return err
-	}
-	if there, err := exists(d.Delta); err != nil {
-		return err
-	} else if there && !committed && !pivoted(d) {
+	if there && !committed && !pivoted(d) {
 		empty, err := untouched(d.Delta)
 		if err != nil {
 			return err
@@ -191,6 +201,12 @@ func (m *monitor) dropManaged(ctx context.Context, d snapshot.DiskPlan, committe
 		}
 	}
 	if err := m.vm.Manager.Settled(ctx, d); err != nil {
+		return err
+	}
+	if err := m.closeLeft(ctx, d); err != nil {
+		return err
+	}
+	if err := closed(d.Delta); err != nil {
 		return err
 	}
 	return fileOf(d).remove()
