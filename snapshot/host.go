@@ -58,7 +58,7 @@ type Frozen interface {
 	Disk(ctx context.Context, name string) (Source, error)
 
 	// File reads a small file that belongs to the VM (Plan.Files) whole. One that
-	// the guest writes to (RoleNVRAM) is as it was at Take; where it changed at that
+	// the guest writes to (FileRole.Written) is as it was at Take; where it changed at that
 	// very moment it is as it was soon after, and ErrInexact comes with its bytes.
 	File(ctx context.Context, path string) ([]byte, error)
 

@@ -64,6 +64,11 @@ const (
 	RoleNVRAM  FileRole = "nvram"
 	RoleKernel FileRole = "kernel"
 	RoleInitrd FileRole = "initrd"
+	// RoleTPM is a file of the state of an emulated TPM.
+	RoleTPM FileRole = "tpm"
+	// RoleDefinition is how the manager of the VM, such as libvirt, describes it in its own
+	// words, secrets included. Its path names no file of the host.
+	RoleDefinition FileRole = "definition"
 	// RoleSavedState is the VM's memory and device state, in the hypervisor's own
 	// format: no small file, so a Saver reads it as a Source.
 	RoleSavedState FileRole = "saved-state"
@@ -71,6 +76,9 @@ const (
 
 // MaxFileSize bounds a file that travels whole in a restore point, in bytes.
 const MaxFileSize = 256 << 20
+
+// Written tells whether the guest writes to such files, by way of its hypervisor.
+func (r FileRole) Written() bool { return r == RoleNVRAM || r == RoleTPM }
 
 // File is a small file that a VM needs to start, beside its disks.
 type File struct {

@@ -1,11 +1,11 @@
 package libvirt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -20,15 +20,20 @@ const Kind = "libvirt"
 type Options struct {
 	RPC  rpc.Options
 	QEMU qemu.Options // its Monitor and Agent are not used
+	// TPMDir is where libvirt keeps the state of emulated TPMs. Default: DefaultTPMDir.
+	TPMDir string
 }
 
 // Host serves the domains of a daemon. It implements snapshot.Host, Tracker and Saver.
 type Host struct {
 	link *link
 	opt  qemu.Options
+	tpm  string // Options.TPMDir
 
 	mu    sync.Mutex
 	hosts map[string]*qemu.Host // by domain; each has one VM
+	still map[string]*still     // domains that are off, from Prepare to Merge, by keyOf
+	docs  map[string]docs       // from Prepare to Merge, by keyOf
 }
 
 var (
@@ -39,7 +44,8 @@ var (
 // NewHost makes a host of the daemon at an address. It does not connect yet.
 func NewHost(address rpc.Address, opt Options) *Host {
 	opt.QEMU.Kind = Kind
-	return &Host{link: newLink(address, opt.RPC), opt: opt.QEMU, hosts: map[string]*qemu.Host{}}
+	return &Host{link: newLink(address, opt.RPC), opt: opt.QEMU, tpm: cmp.Or(opt.TPMDir, DefaultTPMDir),
+		hosts: map[string]*qemu.Host{}, still: map[string]*still{}, docs: map[string]docs{}}
 }
 
 // Close lets go of all that this process holds: readers and connections. In libvirt it
@@ -70,64 +76,69 @@ func (h *Host) of(domain string) *qemu.Host {
 
 func (h *Host) domain(name string) *domain { return &domain{link: h.link, name: name} }
 
-// VMs lists all domains.
-func (h *Host) VMs(ctx context.Context) ([]snapshot.VM, error) {
-	var all []rpc.Domain
-	err := h.link.ask(ctx, func(c *rpc.Conn) (err error) {
-		all, err = c.Domains(ctx)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	list := make([]snapshot.VM, len(all))
-	var work sync.WaitGroup
-	for i, d := range all {
-		work.Go(func() { list[i] = h.describe(ctx, d) })
-	}
-	work.Wait()
-	slices.SortFunc(list, func(a, b snapshot.VM) int { return strings.Compare(a.Name, b.Name) })
-	return list, ctx.Err()
-}
-
-func (h *Host) describe(ctx context.Context, d rpc.Domain) snapshot.VM {
-	vm := snapshot.VM{Name: d.Name, State: snapshot.StateOff}
-	def, err := h.domain(d.Name).xml(ctx, d, 0)
-	if err == nil && d.ID >= 0 {
-		var list []snapshot.VM
-		if list, err = h.of(d.Name).VMs(ctx); err == nil {
-			vm = list[0]
-		}
-	}
-	if err != nil {
-		vm.State, vm.Problem = snapshot.StateUnreachable, err.Error()
-	}
-	vm.Guest = def.agent
-	return vm
-}
-
-// Plan looks at a domain that runs.
+// Plan looks at a domain, running or not.
 func (h *Host) Plan(ctx context.Context, vm, run string) (snapshot.Plan, error) {
 	p, err := h.of(vm).Plan(ctx, vm, run)
 	if errors.Is(err, qemu.ErrOff) && !errors.Is(err, snapshot.ErrNotFound) {
-		err = fmt.Errorf("%w: %w", snapshot.ErrUnsupported, err)
+		return h.planOff(ctx, vm, run)
 	}
-	return p, err
+	if err != nil {
+		return p, err
+	}
+	d, err := h.domain(vm).running(ctx)
+	if err != nil {
+		return p, fmt.Errorf("plan %s: %w", vm, err)
+	}
+	def, err := h.definition(ctx, d, 0)
+	if err != nil {
+		return p, fmt.Errorf("plan %s: %w", vm, err)
+	}
+	h.addFiles(&p, def)
+	return p, nil
 }
 
-// Prepare makes the deltas.
-func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error { return h.of(p.VM).Prepare(ctx, p) }
+// Prepare makes the deltas, or takes the locks of a domain that is off.
+func (h *Host) Prepare(ctx context.Context, p snapshot.Plan) error {
+	if err := h.note(ctx, p); err != nil {
+		return err
+	}
+	if p.State == snapshot.StateOff {
+		return h.prepareOff(ctx, p)
+	}
+	return h.of(p.VM).Prepare(ctx, p)
+}
 
 // Take is one external snapshot.
-func (h *Host) Take(ctx context.Context, p snapshot.Plan) error { return h.of(p.VM).Take(ctx, p) }
+func (h *Host) Take(ctx context.Context, p snapshot.Plan) error {
+	if p.State == snapshot.StateOff {
+		return h.takeOff(ctx, p)
+	}
+	return h.of(p.VM).Take(ctx, p)
+}
 
 // Open opens the frozen disks.
 func (h *Host) Open(ctx context.Context, p snapshot.Plan) (snapshot.Frozen, error) {
-	return h.of(p.VM).Open(ctx, p)
+	if p.State == snapshot.StateOff {
+		return h.openOff(ctx, p)
+	}
+	f, err := h.of(p.VM).Open(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if all, ok := f.(whole); ok {
+		return &frozenOn{all, h.docsOf(p)}, nil
+	}
+	return f, nil
 }
 
 // Merge looks at QEMU, libvirt and the files, and does what is left to do.
-func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error { return h.of(p.VM).Merge(ctx, p) }
+func (h *Host) Merge(ctx context.Context, p snapshot.Plan) error {
+	defer h.forget(p)
+	if p.State == snapshot.StateOff {
+		return h.mergeOff(ctx, p)
+	}
+	return h.of(p.VM).Merge(ctx, p)
+}
 
 // Instance is the start of the domain's QEMU.
 func (h *Host) Instance(ctx context.Context, vm string) (string, error) {
@@ -143,18 +154,34 @@ func (h *Host) Guest(ctx context.Context, vm string) (snapshot.Guest, error) {
 	return h.of(vm).Guest(ctx, vm)
 }
 
-// Track names records of changes.
+// Track names records of changes. Of a domain that is off there are none: its QEMU is who
+// keeps them.
 func (h *Host) Track(ctx context.Context, p snapshot.Plan, series string, since map[string]string) (snapshot.Plan, error) {
+	if p.State == snapshot.StateOff {
+		p.Disks = slices.Clone(p.Disks)
+		for i := range p.Disks {
+			p.Disks[i].Track.Reason = "the domain is off"
+		}
+		return p, nil
+	}
 	return h.of(p.VM).Track(ctx, p, series, since)
 }
 
 // Settle removes records.
 func (h *Host) Settle(ctx context.Context, p snapshot.Plan, keep map[string]string) error {
+	if p.State == snapshot.StateOff {
+		return nil // the next run of the domain, when it is on
+	}
 	return h.of(p.VM).Settle(ctx, p, keep)
 }
 
 // CanSave says why TakeSaved would not do.
-func (h *Host) CanSave(ctx context.Context, p snapshot.Plan) error { return h.of(p.VM).CanSave(ctx, p) }
+func (h *Host) CanSave(ctx context.Context, p snapshot.Plan) error {
+	if p.State == snapshot.StateOff {
+		return fmt.Errorf("domain %s is off: %w", p.VM, snapshot.ErrUnsupported)
+	}
+	return h.of(p.VM).CanSave(ctx, p)
+}
 
 // TakeSaved takes the domain's memory too.
 func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
@@ -162,4 +189,9 @@ func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) er
 }
 
 // Resume lets a domain go on whose memory was being saved.
-func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error { return h.of(p.VM).Resume(ctx, p) }
+func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
+	if p.State == snapshot.StateOff {
+		return nil
+	}
+	return h.of(p.VM).Resume(ctx, p)
+}

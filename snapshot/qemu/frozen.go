@@ -192,7 +192,7 @@ func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("read file of VM: the folder of %s is not known: %w", path, os.ErrNotExist)
 	}
-	if f.plan.Files[i].Role != snapshot.RoleNVRAM {
+	if !f.plan.Files[i].Role.Written() {
 		b, err := readFile(path, snapshot.MaxFileSize)
 		if err != nil {
 			return nil, fmt.Errorf("read file of VM: %w", err)

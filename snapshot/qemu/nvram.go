@@ -37,7 +37,7 @@ type held map[string][]byte
 func holdVariables(p snapshot.Plan) held {
 	h := held{}
 	for _, f := range p.Files {
-		if f.Role != snapshot.RoleNVRAM {
+		if !f.Role.Written() {
 			continue
 		}
 		if b, err := readFile(f.Path, maxHeld); err == nil {

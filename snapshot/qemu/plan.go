@@ -80,7 +80,9 @@ func (h *Host) plan(ctx context.Context, m *monitor, run string) (snapshot.Plan,
 		return p, err
 	}
 	p.Excluded = append(p.Excluded, unseen(p.Hardware.Devices)...)
-	p.Warnings = append(p.Warnings, unkept(p.Hardware.Devices)...)
+	if m.vm.Manager == nil { // it knows where such programs keep what
+		p.Warnings = append(p.Warnings, unkept(p.Hardware.Devices)...)
+	}
 	p.Files = m.smallFiles(f)
 	p.Warnings = append(p.Warnings, wipedInVain(p)...)
 	p.Saved, err = planSaved(ctx, m, p)

@@ -1,0 +1,186 @@
+package libvirt
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/guesttest"
+	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
+	"github.com/lull-backup/lull/snapshot/libvirt/libvirttest"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+)
+
+const tagged = `<lull:backup xmlns:lull='https://github.com/lull-backup/lull/domain/1'><lull:tag>nightly</lull:tag></lull:backup>`
+
+// offDevices are what a domain can have beside the disks that are backed up.
+const offDevices = `
+<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>
+<disk type='network' device='disk'><source protocol='nbd' name='x'><host name='localhost' port='1'/></source><target dev='vdx' bus='virtio'/></disk>
+<disk type='volume' device='disk'><source pool='default' volume='v'/><target dev='vdy' bus='virtio'/></disk>
+<graphics type='vnc' passwd='geheim'/><video><model type='none'/></video>`
+
+// TestOff backs up a domain that is off, as an administrator would meet it.
+func TestOff(t *testing.T) {
+	t.Parallel()
+	d := libvirttest.Start(t)
+	c := d.Dial(t)
+	dom := libvirttest.Define(t, d, c, libvirttest.Options{
+		Options: guesttest.Options{Name: "Web", Disks: []guesttest.Disk{{Size: 8 << 20}, {Size: 8 << 20, Format: snapshot.FormatRaw}}},
+		OS:      "<type arch='x86_64' machine='q35'>hvm</type>", Metadata: tagged, Devices: offDevices,
+	})
+	tpm := filepath.Join(t.TempDir(), "swtpm")
+	h := NewHost(d.Address(), Options{TPMDir: tpm})
+	defer h.Close()
+	ctx := t.Context()
+
+	found, err := h.Discover(ctx)
+	if diff := cmp.Diff([]Found{{"Web", []string{"nightly"}}}, found); diff != "" || err != nil {
+		t.Errorf("found: %v\n%s", err, diff)
+	}
+	vms, err := h.VMs(ctx)
+	want := []snapshot.VM{{Name: "Web", State: snapshot.StateOff, Guest: true, Disks: []snapshot.Disk{
+		{Name: "vda", Path: dom.Disks[0], Format: snapshot.FormatQcow2, Size: 8 << 20},
+		{Name: "vdb", Path: dom.Disks[1], Format: snapshot.FormatRaw, Size: 8 << 20},
+	}}}
+	if diff := cmp.Diff(want, vms); diff != "" || err != nil {
+		t.Errorf("VMs: %v\n%s", err, diff)
+	}
+	if _, err := h.Plan(ctx, "other", "r1"); !errors.Is(err, snapshot.ErrNotFound) {
+		t.Errorf("plan of no domain: %v", err)
+	}
+
+	p, err := h.Plan(ctx, "Web", "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]bool{}
+	for _, x := range p.Excluded {
+		reasons[x.Disk.Name] = x.Expected
+	}
+	if diff := cmp.Diff(map[string]bool{"sda": true, "vdx": false, "vdy": false}, reasons); diff != "" {
+		t.Errorf("left out: %s", diff)
+	}
+	if p.Host != Kind || p.State != snapshot.StateOff || len(p.Disks) != 2 || p.Hardware.UUID != dom.ID.UUID.String() || p.Hardware.Machine == "" {
+		t.Errorf("plan %+v", p)
+	}
+	if p, err = h.Track(ctx, p, "series", nil); err != nil || p.Disks[0].Track.Record != "" {
+		t.Errorf("track: %+v, %v", p.Disks[0].Track, err)
+	}
+	frozen := takeOff(t, h, p)
+
+	xml, err := frozen.File(ctx, definitionPath)
+	if err != nil || !strings.Contains(string(xml), "geheim") || !strings.Contains(string(xml), dom.Disks[0]) {
+		t.Errorf("definition: %v\n%s", err, xml)
+	}
+	src, err := frozen.Disk(ctx, "vda")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := src.ReadAt(ctx, make([]byte, 4096), 0); err != nil || src.Size() != 8<<20 {
+		t.Errorf("disk: %v", err)
+	}
+	if err := errors.Join(src.Close(), frozen.Close(), h.Merge(ctx, p), h.Merge(ctx, p)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func takeOff(t *testing.T, h *Host, p snapshot.Plan) snapshot.Frozen {
+	t.Helper()
+	if err := errors.Join(h.Prepare(t.Context(), p), h.Take(t.Context(), p)); err != nil {
+		t.Fatal(err)
+	}
+	frozen, err := h.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return frozen
+}
+
+// TestOffStarted: a domain that is started between plan and locks is not read.
+func TestOffStarted(t *testing.T) {
+	t.Parallel()
+	d := libvirttest.Start(t)
+	c := d.Dial(t)
+	dom := libvirttest.Define(t, d, c, libvirttest.Options{
+		Options: guesttest.Options{Name: "web", Disks: []guesttest.Disk{{Size: 8 << 20}}},
+		OS:      "<type arch='x86_64' machine='q35'>hvm</type>",
+		Devices: "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>",
+	})
+	h := NewHost(d.Address(), Options{TPMDir: d.Outside(DefaultTPMDir)})
+	defer h.Close()
+	ctx := t.Context()
+	p, err := h.Plan(ctx, "web", "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dom.ID, err = c.Create(ctx, dom.ID, rpc.StartPaused); err != nil {
+		t.Fatal(err)
+	}
+	var hinted *snapshot.Hinted
+	if err := h.Prepare(ctx, p); !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "again") {
+		t.Errorf("prepare of a domain that runs now: %v", err)
+	}
+	if err := errors.Join(h.Merge(ctx, p), dom.Kill(ctx)); err != nil {
+		t.Error(err)
+	}
+	// It has been on: its TPM has a state now.
+	if p, err = h.Plan(ctx, "web", "r2"); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(p.Files, func(f snapshot.File) bool { return f.Role == snapshot.RoleTPM })
+	if i < 0 {
+		t.Fatalf("no TPM state in %+v, %v", p.Files, p.Warnings)
+	}
+	frozen := takeOff(t, h, p)
+	// It is not started meanwhile, and QEMU says why.
+	if _, err := c.Create(ctx, dom.ID, rpc.StartPaused); err == nil || !strings.Contains(err.Error(), "lock") {
+		t.Errorf("started in mid-backup: %v", err)
+	}
+	kept, err := frozen.File(ctx, p.Files[i].Path)
+	is, readErr := os.ReadFile(p.Files[i].Path)
+	if err := errors.Join(err, readErr); err != nil || len(kept) == 0 || string(kept) != string(is) {
+		t.Errorf("TPM state of %d bytes: %v", len(kept), err)
+	}
+	if err := errors.Join(frozen.Close(), h.Merge(ctx, p)); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Create(ctx, dom.ID, rpc.StartPaused); err != nil {
+		t.Errorf("start after the backup: %v", err)
+	}
+}
+
+// TestOffChains: backing files are those of libvirt's word, where it has one.
+func TestOffChains(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		backing string
+		want    error
+	}{
+		"none":    {"", nil},
+		"same":    {"<backingStore type='file'><format type='raw'/><source file='/base'/><backingStore/></backingStore>", nil},
+		"another": {"<backingStore type='file'><format type='raw'/><source file='/etc/shadow'/><backingStore/></backingStore>", snapshot.ErrCorrupt},
+		"format":  {"<backingStore type='file'><format type='qcow2'/><source file='/base'/><backingStore/></backingStore>", snapshot.ErrCorrupt},
+	} {
+		def := parsedDomain(t, "<domain><name>x</name><devices><disk type='file'><source file='/top'/><target dev='vda'/>"+test.backing+"</disk></devices></domain>")
+		plan := []snapshot.DiskPlan{{Disk: snapshot.Disk{Name: "vda"}, Chain: []snapshot.Layer{{Path: "/top", Format: "qcow2"}, {Path: "/base", Format: "raw"}}}}
+		if err := sameChains(def, plan); !errors.Is(err, test.want) || test.want == nil && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func parsedDomain(t *testing.T, text string) *domainxml.Domain {
+	t.Helper()
+	def, err := domainxml.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return def
+}
