@@ -45,7 +45,7 @@ func TestReference(t *testing.T) {
 	for _, key := range []string{
 		"repositories", "dir", "s3", "endpoint", "bucket", "prefix", "region", "ca_file", "credentials_file", "passphrase_file", "key", "key_file", "deduplicate", "trusted", "padding", "compression",
 		"object_lock", "mode", "days",
-		"hosts", "qemu", "images", "vms", "name", "qmp", "guest_agent", "delta_dir", "wipe_deltas", "space", "free", "delta", "soft", "hard", "disks", "path", "format", "parents",
+		"hosts", "qemu", "images", "libvirt", "uri", "exclude", "vms", "name", "qmp", "guest_agent", "delta_dir", "wipe_deltas", "space", "free", "delta", "soft", "hard", "disks", "path", "format", "parents",
 		"groups", "repository", "schedule", "consistency", "ladder", "floor", "window",
 		"tracking", "enabled", "audit", "keep", "last", "daily", "weekly", "monthly", "yearly", "catch_up",
 		"agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter",
