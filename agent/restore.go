@@ -286,6 +286,11 @@ func (r *restore) check(ctx context.Context) error {
 			return err
 		}
 	}
+	if c, ok := r.Definer.(snapshot.CheckedDefiner); ok && r.definable() {
+		if err := c.Check(ctx, r.Point.VM, r.Point.Hardware); err != nil {
+			return err
+		}
+	}
 	if info, err := os.Stat(r.Dir); errors.Is(err, unix.ENOTDIR) || err == nil && !info.IsDir() {
 		return snapshot.WithHint(fmt.Errorf("%s: not a folder", r.Dir), "choose another")
 	}

@@ -131,6 +131,15 @@ type Definer interface {
 	Define(ctx context.Context, dir string, vm Restored) error
 }
 
+// CheckedDefiner is a Definer that can tell early.
+type CheckedDefiner interface {
+	Definer
+
+	// Check fails where Define would with such a VM, as far as can be seen before it is
+	// restored: another VM is in the way, or the hypervisor does not answer. It writes nothing.
+	Check(ctx context.Context, name string, hw Hardware) error
+}
+
 // Restored is a VM whose files are in place.
 type Restored struct {
 	Name     string

@@ -127,11 +127,15 @@ func (h *Host) tpmDir(def *domainxml.Domain, tpm domainxml.TPM) string {
 	if tpm.Path != "" {
 		return tpm.Path
 	}
-	version := "tpm2"
+	return stateDir(h.tpm, def, tpm)
+}
+
+// stateDir is where libvirt keeps it, in the folder of all TPMs.
+func stateDir(all string, def *domainxml.Domain, tpm domainxml.TPM) string {
 	if tpm.Version12 {
-		version = "tpm1.2"
+		return filepath.Join(all, def.UUID(), "tpm1.2")
 	}
-	return filepath.Join(h.tpm, def.UUID(), version)
+	return filepath.Join(all, def.UUID(), "tpm2")
 }
 
 // tpmFiles are the files of a TPM's state. The TPM puts a new one in the place of the one
