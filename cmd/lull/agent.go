@@ -135,9 +135,25 @@ func (in *invocation) groups(cfg *config.Config, hosts map[string]snapshot.Host)
 			Open: func(ctx context.Context, vms []string) ([]agent.Job, func() error, error) {
 				return in.openGroup(ctx, cfg, hosts, g, vms)
 			},
+			Members: in.members(cfg, hosts, g.Name),
 		})
 	}
 	return groups
+}
+
+// members finds the VMs of a group anew; nil where they are all in the file.
+func (in *invocation) members(cfg *config.Config, hosts map[string]snapshot.Host, group string) func(context.Context) ([]string, error) {
+	if !cfg.Discovers() {
+		return nil
+	}
+	return func(ctx context.Context) ([]string, error) {
+		now, err := in.discover(ctx, cfg, hosts)
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(now.Groups, func(g config.Group) bool { return g.Name == group })
+		return now.Groups[i].VMs, nil
+	}
 }
 
 // upkeep is the maintenance of the repositories that groups with rules back up to, or that

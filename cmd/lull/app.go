@@ -41,6 +41,8 @@ type App struct {
 	// MinFree is how many bytes deltas leave free, where the configuration does not say; 0: the
 	// usual, fewer than none: nothing.
 	MinFree int64
+	// TPMDir is where libvirt keeps the state of emulated TPMs; empty: the usual.
+	TPMDir string
 	// Cost is what trying a passphrase of a new key costs; zero: the usual cost.
 	Cost repo.Cost
 	// Version is what `lull version` says and restore points record.

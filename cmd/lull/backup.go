@@ -40,7 +40,7 @@ func (in *invocation) backupCommand() *cobra.Command {
 // backup backs up one VM after the other. One that fails does not keep the rest
 // from being backed up; the worst exit code counts.
 func (in *invocation) backup(ctx context.Context, args []string, loose looseFlags, audit bool) error {
-	jobs, err := in.backupJobs(args, loose)
+	jobs, err := in.backupJobs(ctx, args, loose)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -21,7 +22,7 @@ func (in *invocation) configCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check the configuration and say what it comes to",
 		Args:  argCount(0, 0, ""),
-		RunE:  in.run(func(*cobra.Command, []string) error { return in.checkConfig() }),
+		RunE:  in.run(func(cmd *cobra.Command, _ []string) error { return in.checkConfig(cmd.Context()) }),
 	})
 	return cmd
 }
@@ -43,13 +44,16 @@ type configGroup struct {
 	Next       time.Time `json:"next,omitzero"`
 }
 
-func (in *invocation) checkConfig() error {
+func (in *invocation) checkConfig(ctx context.Context) error {
 	cfg, err := in.loadConfig()
 	if wrong := (config.Errors)(nil); errors.As(err, &wrong) {
 		return fmt.Errorf("config check: %w", err)
 	}
 	if err != nil {
 		return err
+	}
+	if cfg, err = in.discover(ctx, cfg, in.openHosts(cfg)); err != nil {
+		in.warn("the VMs of a host are not known: %v", err)
 	}
 	for _, vm := range cfg.Ungrouped() {
 		w := config.Problem{File: cfg.Path, What: "VM " + vm + " is in no group: the agent does not back it up", Instead: "add it to the vms of a group"}

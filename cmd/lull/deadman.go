@@ -30,6 +30,8 @@ type recipe struct {
 	Name       string `json:"name"`
 	QMP        string `json:"qmp"`
 	GuestAgent string `json:"guest_agent,omitempty"`
+	// Libvirt is the URI of the daemon whose domain it is, in place of the two.
+	Libvirt string `json:"libvirt,omitempty"`
 	// Writers hold applications still, besides file systems.
 	Writers []plugins.Spec `json:"writers,omitempty"`
 	// Of the plan: the run, what tells whether the VM stands still, and that it is the same one.
@@ -42,7 +44,7 @@ type recipe struct {
 // deadMan makes the guard of a VM of the configuration, made of this very program;
 // nil for one that has no guest to be frozen. group has the writers.
 func (in *invocation) deadMan(cfg *config.Config, group config.Group, name string) func(snapshot.Plan) quiesce.Guard {
-	vm, ok := qemuVM(cfg, name)
+	way, ok := wayTo(cfg, name)
 	if !ok {
 		return nil
 	}
@@ -54,8 +56,9 @@ func (in *invocation) deadMan(cfg *config.Config, group config.Group, name strin
 	}
 	return func(p snapshot.Plan) quiesce.Guard {
 		p.Saved.Path = absolute(p.Saved.Path)
-		line, err := json.Marshal(recipe{Name: vm.Name, QMP: vm.QMP, GuestAgent: vm.GuestAgent,
-			Writers: writers, Host: p.Host, Run: p.Run, Instance: p.Instance, Saved: p.Saved})
+		r := way
+		r.Writers, r.Host, r.Run, r.Instance, r.Saved = writers, p.Host, p.Run, p.Instance, p.Saved
+		line, err := json.Marshal(r)
 		if err != nil {
 			line = nil // strings always can be encoded; the dead-man refuses an empty line
 		}
@@ -69,20 +72,23 @@ func (in *invocation) deadMan(cfg *config.Config, group config.Group, name strin
 	}
 }
 
-// qemuVM finds a VM by the name that the journal has for it.
-func qemuVM(cfg *config.Config, name string) (config.QEMUVM, bool) {
+// wayTo is how a VM that can run is reached, by the name that the journal has for it.
+func wayTo(cfg *config.Config, name string) (recipe, bool) {
 	if cfg == nil {
-		return config.QEMUVM{}, false
+		return recipe{}, false
 	}
 	host, vm, _ := strings.Cut(name, "/")
 	for _, h := range cfg.Hosts {
+		if h.Name == host && h.Libvirt != nil {
+			return recipe{Name: vm, Libvirt: h.Libvirt.URI}, true
+		}
 		for _, v := range h.QEMU {
 			if h.Name == host && v.Name == vm {
-				return v, true
+				return recipe{Name: vm, QMP: absolute(v.QMP), GuestAgent: absolute(v.GuestAgent)}, true
 			}
 		}
 	}
-	return config.QEMUVM{}, false
+	return recipe{}, false
 }
 
 // absolute is for a process that works in another folder.
@@ -115,15 +121,15 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return nil, fmt.Errorf("understand recipe: %w", err)
 	}
-	if r.Name == "" || r.GuestAgent == "" && r.Saved.Path == "" {
+	if r.Name == "" || r.GuestAgent == "" && r.Libvirt == "" && r.Saved.Path == "" {
 		return nil, errors.New("understand recipe: it names no guest")
 	}
-	host := in.qemuHost(&config.Config{}, config.Host{QEMU: []config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}}}, nil)
+	host := in.savingHost(r)
 	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved}
 	return func(ctx context.Context) error {
 		// First, for a VM that stands still has no guest that could answer.
 		err := host.Resume(ctx, plan)
-		if r.GuestAgent != "" {
+		if r.GuestAgent != "" || r.Libvirt != "" {
 			err = errors.Join(err, in.thawGuest(ctx, host, r))
 		}
 		return err
@@ -133,6 +139,9 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 // thawGuest thaws the file systems, and then has the writers let go of the applications.
 func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, r recipe) error {
 	guest, err := host.Guest(ctx, r.Name)
+	if errors.Is(err, snapshot.ErrNoGuest) && r.Libvirt != "" {
+		return nil // libvirt says itself that it has no channel, or is off
+	}
 	if errors.Is(err, snapshot.ErrNoGuest) {
 		if _, gone := host.Instance(ctx, r.Name); gone != nil {
 			return nil // nothing runs that could be frozen

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ type vmJob struct {
 }
 
 // backupJobs turns the arguments of `lull backup` into jobs.
-func (in *invocation) backupJobs(args []string, loose looseFlags) ([]vmJob, error) {
+func (in *invocation) backupJobs(ctx context.Context, args []string, loose looseFlags) ([]vmJob, error) {
 	switch {
 	case len(loose.images) == 0 && (loose.format != "" || loose.name != "" || len(loose.parents) > 0):
 		return nil, withHint(usagef("backup: --format, --name and --parent describe an image"), "name it with --image PATH")
@@ -57,6 +58,8 @@ func (in *invocation) backupJobs(args []string, loose looseFlags) ([]vmJob, erro
 		return nil, orElse(err, "--repo DIR --image PATH")
 	}
 	hosts := in.openHosts(cfg)
+	cfg, err = in.discover(ctx, cfg, hosts)
+	in.fail(err) // of the others there may be all that is asked for
 	var jobs []vmJob
 	for _, name := range in.chooseVMs(cfg, args) {
 		job, err := in.configuredJob(cfg, hosts, name)

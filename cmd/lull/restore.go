@@ -22,6 +22,14 @@ type restoreFlags struct {
 	cold       bool
 	alone      bool // no writer is asked
 	format     string
+	domain     domainFlags
+}
+
+// domainFlags say as what a VM is defined in libvirt.
+type domainFlags struct {
+	where   string // a host of the configuration, or a URI; empty: it is not
+	as      string
+	replace bool
 }
 
 func (in *invocation) restoreCommand() *cobra.Command {
@@ -35,6 +43,7 @@ func (in *invocation) restoreCommand() *cobra.Command {
 			"time: 2026-11-20 is the last point of that day. With Z or an offset such as +01:00 at\n" +
 			"its end it is the time there.",
 		Example: "  lull restore lab/web --to /srv/restored\n" +
+			"  lull restore kvm/web --to /srv/restored --define kvm --as web2\n" +
 			"  lull restore web@2026-11-20 --repo /srv/backup --to /tmp/web --disk-format raw",
 		Args: argCount(1, 1, "the VM"),
 		RunE: in.run(func(cmd *cobra.Command, args []string) error { return in.restore(cmd.Context(), args[0], flags) }),
@@ -46,6 +55,9 @@ func (in *invocation) restoreCommand() *cobra.Command {
 	f.BoolVar(&flags.cold, "cold", false, "leave a saved memory away: the VM starts from its disks alone")
 	f.BoolVar(&flags.alone, "without-writers", false, "do not tell the writers that took part in the restore point")
 	f.StringVar(&flags.format, "disk-format", "", "`FORMAT` of the restored disks, raw or qcow2 (default: as they were; raw for formats that lull does not write)")
+	f.StringVar(&flags.domain.where, "define", "", "define the VM in libvirt: `HOST` of the configuration, or a URI such as qemu:///system")
+	f.StringVar(&flags.domain.as, "as", "", "with --define: as another VM of this `NAME`, with a UUID and addresses of its own (default: as the same)")
+	f.BoolVar(&flags.domain.replace, "replace-vm", false, "with --define: give the VM that is there, and off, the restored disks")
 	return cmd
 }
 
@@ -55,6 +67,9 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 	}
 	if flags.bestEffort && flags.force {
 		return withHint(usagef("restore: --best-effort and --force exclude each other"), "restore into another folder")
+	}
+	if d := flags.domain; d.where == "" && (d.as != "" || d.replace) || d.as != "" && d.replace {
+		return withHint(usagef("restore: --as and --replace-vm go with --define, one of them"), "name libvirt's host: --define HOST")
 	}
 	format, err := diskFormat(flags.format)
 	if err != nil {
@@ -94,6 +109,12 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 		if t.config != nil && !flags.alone {
 			job.Writer = in.restoreWriter(t.config)
 		}
+		if flags.domain.where != "" {
+			if job.Definer, err = in.domainDefiner(t.config, flags.domain); err != nil {
+				return err
+			}
+			in.warnOfMemory(point)
+		}
 		return in.restorePoint(ctx, job)
 	})
 }
@@ -101,7 +122,10 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) error {
 	story := in.newStory("restore")
 	defer story.close()
-	job.Images, job.Definer, job.Observe, job.Now = diskImages(job.Wipe), definer(), story.hear, time.Now
+	job.Images, job.Observe, job.Now = diskImages(job.Wipe), story.hear, time.Now
+	if job.Definer == nil {
+		job.Definer = definer()
+	}
 	in.note("restore %s as of %s (%s) into %s", job.Point.VM, moment(job.Point.Frozen), job.Point.ID, job.Dir)
 	res, err := agent.Restore(ctx, job)
 	story.close()
@@ -122,6 +146,15 @@ func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) er
 		return nil
 	}
 	return restoreTable(job.Point, res).write(in.Stdout)
+}
+
+// warnOfMemory says what a domain does not get back.
+func (in *invocation) warnOfMemory(p repo.Point) {
+	for _, f := range p.Files {
+		if f.Role == snapshot.RoleSavedState {
+			in.warn("the saved memory is left away: in libvirt the VM starts from its disks; without --define boot.sh brings it back running")
+		}
+	}
 }
 
 // warnIncomplete says what a best-effort restore could not bring back.

@@ -42,7 +42,7 @@ func (in *invocation) status(ctx context.Context) error {
 	res.Status, err = askAgent(ctx, cfg.Agent.Socket)
 	if errors.Is(err, control.ErrNotRunning) {
 		res.Running = false
-		res.Status, err = in.recordedStatus(cfg, time.Now())
+		res.Status, err = in.recordedStatus(ctx, cfg, time.Now())
 	}
 	if err != nil {
 		return fmt.Errorf("status: %w", err)
@@ -54,10 +54,13 @@ func (in *invocation) status(ctx context.Context) error {
 }
 
 // recordedStatus is what can be said without an agent.
-func (in *invocation) recordedStatus(cfg *config.Config, now time.Time) (control.Status, error) {
+func (in *invocation) recordedStatus(ctx context.Context, cfg *config.Config, now time.Time) (control.Status, error) {
 	state, err := in.openJournal(cfg)
 	if err != nil {
 		return control.Status{}, err
+	}
+	if cfg, err = in.discover(ctx, cfg, in.openHosts(cfg)); err != nil {
+		in.warn("the VMs of a host are not known: %v", err)
 	}
 	s := control.Status{Runs: []control.RunStatus{}, VMs: []control.VMStatus{}}
 	if s.Repairs, err = owed(state); err != nil {

@@ -34,6 +34,7 @@ func (in *invocation) listVMs(ctx context.Context) error {
 		return err
 	}
 	hosts := in.openHosts(cfg)
+	cfg, _ = in.discover(ctx, cfg, hosts) // a host that does not answer says so below
 	list := []listedVM{}
 	for _, h := range cfg.Hosts {
 		vms, err := hosts[h.Name].VMs(ctx)
@@ -41,6 +42,9 @@ func (in *invocation) listVMs(ctx context.Context) error {
 			in.fail(fmt.Errorf("host %s: %w", h.Name, err))
 		}
 		for _, vm := range vms {
+			if h.Libvirt != nil && vm.Problem == "" && !config.ValidVM(vm.Name) {
+				vm.Problem = "lull cannot back up a VM of this name: rename it with virsh domrename"
+			}
 			list = append(list, listedVM{Host: h.Name, VM: vm, Groups: groupNames(cfg, h.Name+"/"+vm.Name)})
 		}
 	}

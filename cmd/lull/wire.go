@@ -28,6 +28,8 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/image/merge"
+	"github.com/lull-backup/lull/snapshot/libvirt"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/snapshot/space"
 	"github.com/lull-backup/lull/transport/blob"
@@ -82,13 +84,67 @@ func (in *invocation) patient(store blob.Store) *retry.Store {
 func (in *invocation) openHosts(cfg *config.Config) map[string]snapshot.Host {
 	hosts, ledger := map[string]snapshot.Host{}, &space.Ledger{} // they may share file systems
 	for _, h := range cfg.Hosts {
-		if len(h.QEMU) > 0 {
+		switch {
+		case h.Libvirt != nil:
+			hosts[h.Name] = in.libvirtHost(cfg, h, ledger)
+		case len(h.QEMU) > 0:
 			hosts[h.Name] = in.qemuHost(cfg, h, ledger)
-		} else {
+		default:
 			hosts[h.Name] = imageHost(h.Images)
 		}
 	}
 	return hosts
+}
+
+// libvirtHost serves the domains of a daemon.
+func (in *invocation) libvirtHost(cfg *config.Config, h config.Host, ledger *space.Ledger) *libvirt.Host {
+	address, err := rpc.ParseAddress(h.Libvirt.URI)
+	if err != nil { // the configuration has refused what is no such URI
+		in.fail(fmt.Errorf("libvirt: %w", err))
+	}
+	host := libvirt.NewHost(address, libvirt.Options{
+		QEMU:   qemu.Options{Log: in.logger(slog.LevelWarn), Space: in.limits(h), Ledger: ledger},
+		TPMDir: in.TPMDir, DeltaDir: h.Deltas.Dir,
+		Wipe: func(vm string) bool { return cfg.WipesDeltas(h.Name + "/" + vm) },
+	})
+	in.opened = append(in.opened, host)
+	return host
+}
+
+// discoverTimeout bounds how long a libvirt is asked for its domains.
+const discoverTimeout = 30 * time.Second
+
+// discover is the configuration with the VMs that its hosts know of. One that does not
+// answer has none; the error says so, and the others are there all the same.
+func (in *invocation) discover(ctx context.Context, cfg *config.Config, hosts map[string]snapshot.Host) (*config.Config, error) {
+	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
+	defer cancel()
+	var errs []error
+	for _, h := range cfg.Hosts {
+		host, ok := hosts[h.Name].(*libvirt.Host)
+		if !ok {
+			continue
+		}
+		list, err := host.Discover(ctx)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("host %s: %w", h.Name, err))
+			continue
+		}
+		var found []config.FoundVM
+		for _, d := range list {
+			found = append(found, config.FoundVM{Name: d.Name, Tags: d.Tags})
+		}
+		cfg = cfg.With(h.Name, found)
+	}
+	return cfg, errors.Join(errs...)
+}
+
+// savingHost is the host of one VM that the dead-man looks after.
+func (in *invocation) savingHost(r recipe) snapshot.Saver {
+	if r.Libvirt != "" {
+		return in.libvirtHost(&config.Config{}, config.Host{Libvirt: &config.Libvirt{URI: r.Libvirt}}, nil)
+	}
+	return in.qemuHost(&config.Config{}, config.Host{QEMU: []config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}}}, nil)
 }
 
 func (in *invocation) qemuHost(cfg *config.Config, h config.Host, ledger *space.Ledger) *qemu.Host {
@@ -99,19 +155,24 @@ func (in *invocation) qemuHost(cfg *config.Config, h config.Host, ledger *space.
 			DeltaDir: cmp.Or(vm.Deltas.Dir, h.Deltas.Dir), Wipe: cfg.WipesDeltas(h.Name + "/" + vm.Name),
 		})
 	}
-	limits := h.Space
-	if in.MinFree != 0 && limits.Free == (space.Pair{}) {
-		delta := limits.Delta
-		limits = space.LeaveFree(in.MinFree)
-		limits.Delta = delta
-	}
-	opt := qemu.Options{Name: h.Name, Log: in.logger(slog.LevelWarn), Space: limits, Ledger: ledger, Observe: in.checkpointStep}
+	opt := qemu.Options{Name: h.Name, Log: in.logger(slog.LevelWarn), Space: in.limits(h), Ledger: ledger, Observe: in.checkpointStep}
 	if h.Name != "" { // else nothing but its guest is of interest
 		opt.CheckpointDir = filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name)
 	}
 	host := qemu.NewHost(vms, opt)
 	in.opened = append(in.opened, host)
 	return host
+}
+
+// limits of a host's deltas.
+func (in *invocation) limits(h config.Host) space.Limits {
+	limits := h.Space
+	if in.MinFree != 0 && limits.Free == (space.Pair{}) {
+		delta := limits.Delta
+		limits = space.LeaveFree(in.MinFree)
+		limits.Delta = delta
+	}
+	return limits
 }
 
 // imageHost serves powered-off VMs and loose images.
@@ -173,6 +234,27 @@ func diskImages(wiped bool) snapshot.Images { return image.Images{Wipe: wiped} }
 
 // definer makes a restored VM startable.
 func definer() snapshot.Definer { return qemu.Definer{} }
+
+// domainDefiner defines restored VMs in libvirt.
+func (in *invocation) domainDefiner(cfg *config.Config, flags domainFlags) (snapshot.Definer, error) {
+	uri := flags.where
+	if cfg != nil {
+		for _, h := range cfg.Hosts {
+			if h.Name == flags.where && h.Libvirt != nil {
+				uri = h.Libvirt.URI
+			}
+		}
+	}
+	address, err := rpc.ParseAddress(uri)
+	if err != nil {
+		return nil, withHint(usagef("--define %s: no libvirt host of the configuration, and no URI of QEMU on this host", flags.where), "write qemu:///system")
+	}
+	if flags.as != "" && !config.ValidVM(flags.as) {
+		return nil, withHint(usagef("--as %s: lull could not back up a VM of this name", flags.as), "choose a plain one")
+	}
+	return libvirt.Definer{Address: address, Name: flags.as, Replace: flags.replace, TPMDir: in.TPMDir,
+		Remark: func(text string) { in.warn("%s", text) }}, nil
+}
 
 // writers starts the writers of a group for one guest, each in a process of its own.
 // One that does not start is there all the same, and fails: a level that is reached

@@ -22,6 +22,9 @@ type Options struct {
 	QEMU qemu.Options // its Monitor and Agent are not used
 	// TPMDir is where libvirt keeps the state of emulated TPMs. Default: DefaultTPMDir.
 	TPMDir string
+	// DeltaDir holds the deltas of all domains; empty: each lies beside its image.
+	DeltaDir string
+	Wipe     func(vm string) bool // whose deltas are wiped; nil: nobody's
 }
 
 // Host serves the domains of a daemon. It implements snapshot.Host, Tracker and Saver.
@@ -29,6 +32,9 @@ type Host struct {
 	link *link
 	opt  qemu.Options
 	tpm  string // Options.TPMDir
+
+	deltas string // Options.DeltaDir
+	wipe   func(vm string) bool
 
 	mu    sync.Mutex
 	hosts map[string]*qemu.Host // by domain; each has one VM
@@ -44,7 +50,7 @@ var (
 // NewHost makes a host of the daemon at an address. It does not connect yet.
 func NewHost(address rpc.Address, opt Options) *Host {
 	opt.QEMU.Kind = Kind
-	return &Host{link: newLink(address, opt.RPC), opt: opt.QEMU, tpm: cmp.Or(opt.TPMDir, DefaultTPMDir),
+	return &Host{link: newLink(address, opt.RPC), opt: opt.QEMU, tpm: cmp.Or(opt.TPMDir, DefaultTPMDir), deltas: opt.DeltaDir, wipe: opt.Wipe,
 		hosts: map[string]*qemu.Host{}, still: map[string]*still{}, docs: map[string]docs{}}
 }
 
@@ -68,7 +74,7 @@ func (h *Host) of(domain string) *qemu.Host {
 	defer h.mu.Unlock()
 	q := h.hosts[domain]
 	if q == nil {
-		q = qemu.NewHost([]qemu.VM{{Name: domain, Manager: h.domain(domain)}}, h.opt)
+		q = qemu.NewHost([]qemu.VM{{Name: domain, Manager: h.domain(domain), DeltaDir: h.deltas, Wipe: h.wipe != nil && h.wipe(domain)}}, h.opt)
 		h.hosts[domain] = q
 	}
 	return q

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/guesttest"
+	"github.com/lull-backup/lull/snapshot/libvirt"
+	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
+	"github.com/lull-backup/lull/snapshot/libvirt/libvirttest"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+)
+
+const nightly = `<lull:backup xmlns:lull='` + domainxml.Namespace + `'><lull:tag>nightly</lull:tag></lull:backup>`
+
+// configureLibvirt writes a configuration for a daemon.
+func (b *bench) configureLibvirt(d *libvirttest.Daemon) {
+	b.t.Helper()
+	b.app.TPMDir, b.app.MinFree, b.app.Cost = d.Outside(libvirt.DefaultTPMDir), -1, cheap()
+	b.app.Program = lullProgram(b.t)
+	b.write("lull.yaml", fmt.Sprintf(`
+agent: {plugin_dir: %[1]s/plugins, state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock}
+repositories:
+  main: {dir: %[1]s/repo}
+hosts:
+  kvm: {libvirt: {uri: "qemu+unix:///system?socket=%[2]s"}}
+groups:
+  nightly: {vms: ["tag:nightly"], repository: main, schedule: manual, consistency: {ladder: [filesystem, crash]}}
+`, b.dir, d.Socket))
+	b.lull(exitDone, "--config", b.path("lull.yaml"), "init")
+}
+
+func (b *bench) libvirt(want int, args ...string) (stdout, stderr string) {
+	b.t.Helper()
+	return b.lull(want, append([]string{"--config", b.path("lull.yaml")}, args...)...)
+}
+
+// TestLibvirtOff takes a domain that is off, TPM and all, through its life.
+func TestLibvirtOff(t *testing.T) {
+	d := libvirttest.Start(t)
+	c := d.Dial(t)
+	dom := libvirttest.Define(t, d, c, libvirttest.Options{
+		Options:  guesttest.Options{Name: "Web", Disks: []guesttest.Disk{{Size: 8 << 20}}},
+		OS:       "<type arch='x86_64' machine='q35'>hvm</type>",
+		Metadata: nightly, Devices: "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm><interface type='user'/>",
+	})
+	other := libvirttest.Define(t, d, c, libvirttest.Options{
+		Options: guesttest.Options{Name: "other", Disks: []guesttest.Disk{{Size: 8 << 20}}}, OS: "<type arch='x86_64' machine='q35'>hvm</type>",
+	})
+	var err error
+	if dom.ID, err = c.Create(t.Context(), dom.ID, rpc.StartPaused); err != nil { // the TPM has a state then
+		t.Fatal(err)
+	}
+	if err := dom.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t)
+	b.configureLibvirt(d)
+
+	out, _ := b.libvirt(exitDone, "vms", "--json")
+	var list struct{ VMs []listedVM }
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.VMs) != 2 || list.VMs[0].Name != "Web" ||
+		list.VMs[0].State != snapshot.StateOff || len(list.VMs[0].Groups) != 1 || len(list.VMs[1].Groups) != 0 {
+		t.Errorf("vms: %v\n%s", err, out)
+	}
+	if out, _ := b.libvirt(exitDone, "config", "check"); !strings.Contains(out, "kvm/Web") {
+		t.Error(out)
+	}
+	b.libvirt(exitNotFound, "backup", "kvm/none")
+	b.libvirt(exitDone, "backup", "tag:nightly")
+
+	// It is there: nobody replaces it unasked, and nothing is written.
+	dir := b.path("again")
+	_, said := b.libvirt(exitFailed, "restore", "kvm/Web", "--to", dir, "--define", "kvm")
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) || !strings.Contains(said, "--replace-vm") {
+		t.Errorf("%v\n%s", err, said)
+	}
+	// Another beside it.
+	b.libvirt(exitDone, "restore", "kvm/Web", "--to", b.path("copy"), "--define", "kvm", "--as", "web2")
+	twin := b.domain(c, "web2")
+	first := b.domain(c, "Web")
+	if twin.UUID() == first.UUID() || twin.Disks()[0].Path != b.path("copy/"+filepath.Base(dom.Disks[0])) || len(twin.Tags()) != 1 {
+		t.Error(twin)
+	}
+	b.sameState(d, first.UUID(), twin.UUID())
+	// It was destroyed: it comes back as itself.
+	if err := c.Undefine(t.Context(), dom.ID, rpc.UndefineKeepNVRAM); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(d.Outside(libvirt.DefaultTPMDir), first.UUID())); err != nil {
+		t.Fatal(err)
+	}
+	b.libvirt(exitDone, "restore", "kvm/Web", "--to", dir, "--define", "kvm")
+	b.sameState(d, first.UUID(), twin.UUID())
+	back := b.domain(c, "Web")
+	if back.UUID() != first.UUID() || back.Disks()[0].Path != filepath.Join(dir, filepath.Base(dom.Disks[0])) {
+		t.Error(back)
+	}
+	// And in the place of itself.
+	b.libvirt(exitDone, "restore", "kvm/Web", "--to", b.path("third"), "--define", "kvm", "--replace-vm")
+	if got := b.domain(c, "Web").Disks()[0].Path; got != b.path("third/"+filepath.Base(dom.Disks[0])) {
+		t.Errorf("disk at %s", got)
+	}
+	id, err := c.Lookup(t.Context(), "Web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Create(t.Context(), id, rpc.StartPaused); err != nil {
+		t.Errorf("the restored domain does not start: %v", err)
+	}
+	if _, said := b.libvirt(exitFailed, "restore", "kvm/Web", "--to", b.path("fourth"), "--define", "kvm", "--replace-vm"); !strings.Contains(said, "runs") {
+		t.Error(said)
+	}
+	// On a host without libvirt there is a script.
+	b.libvirt(exitDone, "restore", "kvm/Web", "--to", b.path("plain"))
+	script, err := os.ReadFile(b.path("plain/boot.sh"))
+	if err != nil || !strings.Contains(string(script), filepath.Base(dom.Disks[0])) {
+		t.Errorf("%v\n%s", err, script)
+	}
+	_ = other
+	d.Kill()
+	if _, said := b.libvirt(exitFailed, "vms"); !strings.Contains(said, "kvm") {
+		t.Error(said)
+	}
+}
+
+func (b *bench) domain(c *rpc.Conn, name string) *domainxml.Domain {
+	b.t.Helper()
+	id, err := c.Lookup(b.t.Context(), name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	text, err := c.XML(b.t.Context(), id, rpc.XMLInactive|rpc.XMLSecure)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	def, err := domainxml.Parse(text)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return def
+}
+
+// sameState compares the TPMs of two domains.
+func (b *bench) sameState(d *libvirttest.Daemon, first, second string) {
+	b.t.Helper()
+	all := d.Outside(libvirt.DefaultTPMDir)
+	const file = "tpm2/tpm2-00.permall"
+	b.sameFile(filepath.Join(all, first, file), filepath.Join(all, second, file))
+}
+
+// TestGuestLibvirt backs up a guest that runs, and boots it as another.
+func TestGuestLibvirt(t *testing.T) {
+	t.Parallel()
+	d := libvirttest.Start(t)
+	c := d.Dial(t)
+	dom := libvirttest.Boot(t, d, c, libvirttest.Options{Options: guesttest.Options{Name: "web"}, Metadata: nightly})
+	b := newBench(t)
+	b.configureLibvirt(d)
+	out, _ := b.libvirt(exitDone, "backup", "kvm/web", "--json")
+	if !strings.Contains(out, `"filesystem"`) {
+		t.Errorf("not quiesced:\n%s", out)
+	}
+	acked, err := dom.Acked()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.libvirt(exitDone, "restore", "kvm/web", "--to", b.path("copy"), "--define", "kvm", "--as", "web2")
+	if err := dom.Kill(t.Context()); err != nil { // both have the same sockets
+		t.Fatal(err)
+	}
+	id, err := c.Lookup(t.Context(), "web2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := &libvirttest.Domain{Guest: dom.Guest, Daemon: d, Conn: c, ID: id}
+	if err := second.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	found, err := second.Found(t.Context())
+	if err != nil || len(found.Problems) > 0 || len(found.Logs) != 2 {
+		t.Errorf("the restored disks: %+v, %v (acknowledged until after the backup: %d)", found, err, acked)
+	}
+}
