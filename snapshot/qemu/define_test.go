@@ -59,7 +59,25 @@ func TestRewrite(t *testing.T) {
 		was, want string // words apart by blanks
 		disks     []snapshot.RestoredDisk
 		files     []snapshot.RestoredFile
+		devices   []snapshot.Device
 	}{
+		{
+			name: "libvirt",
+			was: `-name guest=web,debug-threads=on -S -object {"qom-type":"secret","id":"masterKey0","format":"raw","file":"/var/lib/libvirt/qemu/domain-1-web/master-key.aes"} ` +
+				"-machine pc-q35-7.2,usb=off,memory-backend=pc.ram -accel tcg -no-user-config -nodefaults -chardev socket,id=charmonitor,fd=22,server=on,wait=off -mon chardev=charmonitor,id=monitor,mode=control " +
+				`-blockdev {"driver":"file","filename":"/srv/web.qcow2","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap"} ` +
+				`-blockdev {"node-name":"libvirt-1-format","read-only":false,"driver":"qcow2","file":"libvirt-1-storage","backing":null} ` +
+				`-device {"driver":"virtio-blk-pci","bus":"pci.4","drive":"libvirt-1-format","id":"virtio-disk0"} ` +
+				"-add-fd set=0,fd=22,opaque=serial0-source -chardev file,id=charserial0,path=/dev/fdset/0,append=on " +
+				"-chardev socket,id=chrtpm,path=/run/libvirt/qemu/swtpm/1-Web-swtpm.sock -tpmdev emulator,id=tpm-tpm0,chardev=chrtpm " +
+				`-device {"driver":"tpm-crb","tpmdev":"tpm-tpm0","id":"tpm0"}`,
+			disks:   []snapshot.RestoredDisk{disk("vda", "raw")},
+			devices: []snapshot.Device{{ID: "virtio-disk0", Driver: "virtio-blk-pci", Disk: "vda"}},
+			want: "-name guest=web,debug-threads=on -machine pc-q35-7.2,usb=off,memory-backend=pc.ram -no-user-config -nodefaults " +
+				"-blockdev driver=raw,node-name=libvirt-1-format,file.driver=file,file.filename=./vda.img " +
+				`-device {"driver":"virtio-blk-pci","bus":"pci.4","drive":"libvirt-1-format","id":"virtio-disk0"} ` +
+				"-chardev file,id=charserial0,path=./charserial0.file,append=on -qmp unix:./qmp.sock,server=on,wait=off -accel tcg",
+		},
 		{
 			name: "blockdev",
 			was: "-machine pc-q35-7.2,accel=kvm:tcg,usb=off -S -daemonize -pidfile /run/web.pid -m 512 " +
@@ -136,7 +154,7 @@ func TestRewrite(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			vm := snapshot.Restored{Name: "web", Overwrite: true, Disks: c.disks, Files: c.files,
-				Hardware: snapshot.Hardware{CommandLine: append([]string{"/usr/bin/qemu-system-x86_64"}, strings.Fields(c.was)...)}}
+				Hardware: snapshot.Hardware{Devices: c.devices, CommandLine: append([]string{"/usr/bin/qemu-system-x86_64"}, strings.Fields(c.was)...)}}
 			define(t, dir, vm)
 			if d := cmp.Diff(strings.Fields(c.want), argv(t, dir, nil)); d != "" {
 				t.Errorf("(-want +got)\n%s", d)

@@ -83,6 +83,8 @@ func (r *rewriter) channels(options []option) {
 			if kv := parseKeyval(o.value, true); kv.first("type") == "vhost-user" {
 				r.lost[kv.get("chardev")] = true
 			}
+		case "tpmdev": // its program does not run for the restored VM
+			r.lost[parseKeyval(o.value, true).get("chardev")] = true
 		case "mon":
 			if kv := parseKeyval(o.value, true); kv.has("chardev") || kv.first("chardev") != "" {
 				r.mons[kv.first("chardev")] = true
@@ -119,8 +121,13 @@ func (r *rewriter) option(i int, o option) {
 		r.file(o, snapshot.RoleKernel)
 	case "initrd":
 		r.file(o, snapshot.RoleInitrd)
+	case "tpmdev":
+		r.lose("the TPM %s is left out: start swtpm on its state, and give -tpmdev and its -device", parseKeyval(o.value, true).get("id"))
 	case "device":
 		kv := parseKeyval(o.value, true)
+		if strings.HasPrefix(kv.first("driver"), "tpm-") {
+			return // with its tpmdev
+		}
 		if driver := kv.first("driver"); served(driver) {
 			r.lose("the device %s (%s) is left out: another process served it", cmp.Or(kv.get("id"), "without id"), driver)
 			return
@@ -159,6 +166,9 @@ func (r *rewriter) machine(o option) {
 // without encryption.
 func (r *rewriter) object(o option) {
 	kv := parseKeyval(o.value, true)
+	if kv.first("qom-type") == "secret" && kv.get("id") == "masterKey0" {
+		return // libvirt's, for what else it passes to this very process
+	}
 	if strings.HasPrefix(kv.first("qom-type"), "secret") && !kv.has("file") && !kv.has("keyid") && !kv.has("data") {
 		r.remark("the secret %s is not recorded: give it with -object if anything but a disk needs it", kv.get("id"))
 		return
