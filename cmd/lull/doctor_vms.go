@@ -28,6 +28,12 @@ func (in *invocation) doctorVMs(ctx context.Context, cfg *config.Config) ([]diag
 		runner:  &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Version: in.Version, Now: time.Now},
 		resolve: resolver(cfg, hosts),
 	}
+	for _, h := range cfg.Hosts {
+		if h.Libvirt != nil {
+			d.libvirt(ctx, "host "+h.Name, hosts[h.Name])
+		}
+	}
+	cfg, _ = in.discover(ctx, cfg, hosts) // one that does not answer has said so
 	names := cfg.Match("*")
 	for _, name := range names {
 		d.look(ctx, name)
@@ -57,6 +63,31 @@ type vmDoctor struct {
 
 func (d *vmDoctor) add(subject, check, result, detail, hint string) {
 	d.found = append(d.found, diagnosis{Subject: subject, Check: check, Result: result, Detail: detail, Hint: hint})
+}
+
+// libvirt looks whether a daemon gives lull what it needs, and which of its domains cannot be
+// backed up.
+func (d *vmDoctor) libvirt(ctx context.Context, subject string, host snapshot.Host) {
+	versions, err := libvirtVersions(ctx, host)
+	if err != nil {
+		d.add(subject, "reach", resultFailed, plainError(err), hintOf(err))
+		return
+	}
+	d.add(subject, "reach", resultOK, versions, "")
+	vms, err := host.VMs(ctx)
+	if err != nil {
+		d.add(subject, "domains", resultFailed, plainError(err), hintOf(err))
+		return
+	}
+	for _, vm := range vms {
+		switch {
+		case vm.Problem != "":
+			d.add(subject, "domain "+vm.Name, resultWarning, vm.Problem, "")
+		case !config.ValidVM(vm.Name):
+			d.add(subject, "domain "+vm.Name, resultWarning, "lull cannot back up a VM of this name", "rename it with virsh domrename")
+		}
+	}
+	d.add(subject, "domains", resultOK, count(len(vms), "domain"), "")
 }
 
 func (d *vmDoctor) look(ctx context.Context, name string) {

@@ -50,7 +50,7 @@ func TestLibvirtOff(t *testing.T) {
 		OS:       "<type arch='x86_64' machine='q35'>hvm</type>",
 		Metadata: nightly, Devices: "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm><interface type='user'/>",
 	})
-	other := libvirttest.Define(t, d, c, libvirttest.Options{
+	libvirttest.Define(t, d, c, libvirttest.Options{
 		Options: guesttest.Options{Name: "other", Disks: []guesttest.Disk{{Size: 8 << 20}}}, OS: "<type arch='x86_64' machine='q35'>hvm</type>",
 	})
 	var err error
@@ -123,7 +123,9 @@ func TestLibvirtOff(t *testing.T) {
 	if err != nil || !strings.Contains(string(script), filepath.Base(dom.Disks[0])) {
 		t.Errorf("%v\n%s", err, script)
 	}
-	_ = other
+	if out, _ := b.libvirt(exitDone, "doctor"); !strings.Contains(out, "libvirt "+c.Version().String()) || !strings.Contains(out, "3 domains") {
+		t.Error(out)
+	}
 	d.Kill()
 	if _, said := b.libvirt(exitFailed, "vms"); !strings.Contains(said, "kvm") {
 		t.Error(said)

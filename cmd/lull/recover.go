@@ -35,7 +35,10 @@ func (in *invocation) recover(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	resolve := resolver(cfg, in.openHosts(cfg))
+	hosts := in.openHosts(cfg)
+	cfg, err = in.discover(ctx, cfg, hosts)
+	in.fail(err) // of the others there may be all that is asked for
+	resolve := resolver(cfg, hosts)
 	for _, name := range in.chooseVMs(cfg, args) {
 		story := in.newStory(name)
 		runner := &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Observe: story.hear, Version: in.Version, Now: time.Now,

@@ -139,6 +139,18 @@ func (in *invocation) discover(ctx context.Context, cfg *config.Config, hosts ma
 	return cfg, errors.Join(errs...)
 }
 
+// libvirtVersions says which libvirt and QEMU are behind a host of libvirt.
+func libvirtVersions(ctx context.Context, host snapshot.Host) (string, error) {
+	h, ok := host.(*libvirt.Host)
+	if !ok {
+		return "", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
+	defer cancel()
+	daemon, qemu, err := h.Versions(ctx)
+	return fmt.Sprintf("libvirt %s, QEMU %s", daemon, qemu), err
+}
+
 // savingHost is the host of one VM that the dead-man looks after.
 func (in *invocation) savingHost(r recipe) snapshot.Saver {
 	if r.Libvirt != "" {

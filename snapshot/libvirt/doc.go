@@ -34,4 +34,12 @@
 //
 // The guest's agent is asked through libvirt, as that holds its channel, and never without a
 // limit of time: libvirt waits for ever by default, and lets nobody else at the agent.
+//
+// A domain that is off is its images (off.go): package image reads them, under QEMU's own locks
+// from Prepare to Merge, so that a start meanwhile is refused.
+//
+// Beside the disks a restore point has the domain's definitions, as they are before the disks
+// freeze, the firmware's variables and the state of an emulated TPM. Definer gives them back
+// to a libvirt: to the same domain or to another, and never over one that is there unless it
+// was told to.
 package libvirt

@@ -89,9 +89,11 @@ func (h *Host) planOff(ctx context.Context, vm, run string) (snapshot.Plan, erro
 	}
 	p.Host, p.Excluded, p.Hardware = Kind, excluded, def.Hardware()
 	p.Hardware.Hypervisor = Kind
-	if p.Hardware.Version, err = h.qemuVersion(ctx); err != nil {
+	_, version, err := h.Versions(ctx)
+	if err != nil {
 		return snapshot.Plan{}, fmt.Errorf("plan %s: %w", vm, err)
 	}
+	p.Hardware.Version = version.String()
 	p.Files = ownFiles(def)
 	h.addFiles(&p, def)
 	return p, h.warnOfSave(ctx, &p, d)
@@ -134,13 +136,14 @@ func sameChains(def *domainxml.Domain, disks []snapshot.DiskPlan) error {
 	return nil
 }
 
-func (h *Host) qemuVersion(ctx context.Context) (string, error) {
-	var v rpc.Version
-	err := h.link.ask(ctx, func(c *rpc.Conn) (err error) {
-		v, err = c.HypervisorVersion(ctx)
+// Versions of the daemon and of its QEMU.
+func (h *Host) Versions(ctx context.Context) (daemon, qemu rpc.Version, err error) {
+	err = h.link.ask(ctx, func(c *rpc.Conn) (err error) {
+		daemon = c.Version()
+		qemu, err = c.HypervisorVersion(ctx)
 		return err
 	})
-	return v.String(), err
+	return daemon, qemu, err
 }
 
 // warnOfSave warns of a domain that libvirt put to sleep: its disks are those of a guest
