@@ -140,17 +140,6 @@ func (r *rewriter) served(device string) string {
 	return ""
 }
 
-// servedBy is the disk that a device served: with a manager that has its own names for disks,
-// such as libvirt, it is called after neither device nor drive.
-func (r *rewriter) servedBy(id string) string {
-	for _, d := range r.vm.Hardware.Devices {
-		if d.ID == id && id != "" {
-			return d.Disk
-		}
-	}
-	return ""
-}
-
 // device rewrites the drive that a device uses.
 func (r *rewriter) device(i int, o option) {
 	kv := parseKeyval(o.value, true)
