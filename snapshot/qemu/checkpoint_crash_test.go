@@ -164,7 +164,7 @@ func TestCheckpointKilled(t *testing.T) {
 	for name, op := range operations() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newLifeline(t, shape{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2}, func(*testVM) {})
+			l := newLifeline(t, shape{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2}, inMemory)
 			cutOff(t, l, op, func(step string, _ int) { l.recovers(step) })
 		})
 	}
@@ -200,7 +200,7 @@ func TestCheckpointKilledWithMemory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1}, func(*testVM) {})
+			l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1}, inMemory)
 			l.ask("cont", nil, nil)
 			cutOff(t, l, op, func(step string, _ int) {
 				l.recovers(step)
@@ -219,7 +219,7 @@ func TestCheckpointPowerLoss(t *testing.T) {
 	for name, op := range operations() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 2}, func(*testVM) {})
+			l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 2}, inMemory)
 			cutOff(t, l, op, func(step string, n int) { l.powerLoss(step, n%2 == 0) })
 		})
 	}

@@ -102,7 +102,7 @@ func TestForeignJob(t *testing.T) {
 }
 
 // smallFS is a file system of so many bytes for the disks of a VM.
-func smallFS(t *testing.T, dir string, size string) {
+func smallFS(t testing.TB, dir string, size string) {
 	t.Helper()
 	mountFS(t, dir, "tmpfs", "size="+size)
 }
@@ -113,7 +113,7 @@ func ramFS(t *testing.T, dir string) {
 	mountFS(t, dir, "ramfs", "")
 }
 
-func mountFS(t *testing.T, dir, kind, options string) {
+func mountFS(t testing.TB, dir, kind, options string) {
 	t.Helper()
 	if err := unix.Mount(kind, dir, kind, 0, options); err != nil {
 		t.Fatalf("mount a %s (this test needs to be root): %v", kind, err)

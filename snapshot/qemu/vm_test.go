@@ -137,6 +137,16 @@ func mountedVM(t testing.TB, s shape, setUp func(*testVM)) *testVM {
 	return v
 }
 
+// inMemory keeps all of a VM's files in memory: a test that kills again and again would
+// wait for the disk most of its time. What a process has written outlives it in either.
+func inMemory(v *testVM) {
+	v.t.Helper()
+	smallFS(v.t, v.dir, "1g")
+	if err := os.Mkdir(filepath.Join(v.dir, "disks"), 0o755); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
 // makeDisk makes an image with data at its start and a hole behind.
 func (v *testVM) makeDisk(i int) string {
 	v.t.Helper()
