@@ -72,7 +72,6 @@ func TestReadBitmapRefuses(t *testing.T) {
 	}
 	socket := filepath.Join(t.TempDir(), "s")
 	stop := start(t, tool(t, "qemu-nbd", "qemu-utils"), "--persistent", "-f", "qcow2", "-k", socket, path)
-	await(t, "qemu-nbd listens", func() bool { return exists(socket) })
 	greeted(t, socket) // it has the image open then
 	if _, err := image.ReadBitmap(t.Context(), path, "mine", 1<<20); !errors.Is(err, snapshot.ErrBusy) {
 		t.Errorf("in use: %v", err)
@@ -94,13 +93,16 @@ func TestReadBitmapRefuses(t *testing.T) {
 	}
 }
 
-// greeted waits for the first words of an NBD server.
+// greeted waits for the first words of an NBD server, whose socket is there before it
+// listens.
 func greeted(t *testing.T, socket string) {
 	t.Helper()
-	c, err := net.Dial("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var c net.Conn
+	await(t, "an NBD server listens", func() (ok bool) {
+		var err error
+		c, err = net.Dial("unix", socket)
+		return err == nil
+	})
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)

@@ -117,7 +117,7 @@ func TestReadersShare(t *testing.T) {
 	path, socket := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "s")
 	qemuImg(t, "create", "-f", "qcow2", path, "1M")
 	start(t, tool(t, "qemu-nbd", "qemu-utils"), "--read-only", "--persistent", "--format=qcow2", "--socket="+socket, path)
-	await(t, "qemu-nbd listens", func() bool { return exists(socket) })
+	greeted(t, socket)
 	src := openLoose(t, path, snapshot.FormatQcow2)
 	qemuImg(t, "info", path)
 	out, err := exec.Command(tool(t, "qemu-io", "qemu-utils"), "-f", "qcow2", "-c", "write 0 4k", path).CombinedOutput()

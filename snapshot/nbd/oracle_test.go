@@ -62,7 +62,8 @@ func serve(t *testing.T, socket, program string, args ...string) *exec.Cmd {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(socket); err == nil {
+		if c, err := net.Dial("unix", socket); err == nil { // it is there before it listens
+			c.Close()
 			return cmd
 		}
 		select {
