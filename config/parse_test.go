@@ -60,6 +60,7 @@ scripts:
 databases:
   postgresql: {service_file: /etc/lull/pg_service.conf}
   mariadb: {defaults_file: /etc/lull/my.cnf, only: [/var/lib/mysql]}
+checkpoints: {max_age: 72h, max_growth_gib: 8, max_depth: 12}
 agent:
   state_dir: /srv/state
   plugin_dir: /srv/plugins
@@ -134,6 +135,7 @@ func TestParseEveryKey(t *testing.T) {
 		Databases: config.Databases{
 			PostgreSQLServiceFile: "/etc/lull/pg_service.conf", MariaDBDefaultsFile: "/etc/lull/my.cnf", MariaDBOnly: []string{"/var/lib/mysql"},
 		},
+		Checkpoints: config.Checkpoints{MaxAge: 72 * time.Hour, MaxGrowth: 8 << 30, MaxDepth: 12},
 		Groups: []config.Group{
 			{
 				Writers: []string{"app", "filesystem", "redis"}, MountPoints: []string{"/", "/srv"},
@@ -174,6 +176,9 @@ func TestParseDefaults(t *testing.T) {
 		Path:         "lull.yaml",
 		Agent:        config.Agent{StateDir: "/var/lib/lull", CacheDir: "/var/cache/lull", PluginDir: "/usr/lib/lull/plugins", Socket: "/run/lull/lull.sock", Parallel: 2},
 		Repositories: []config.Repository{{Name: "main", Dir: "/srv/backup", Maintenance: daily(t)}},
+		Checkpoints: config.Checkpoints{
+			MaxAge: config.DefaultCheckpointAge, MaxGrowth: config.DefaultCheckpointGrowth, MaxDepth: config.DefaultCheckpointDepth,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
