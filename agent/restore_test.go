@@ -101,6 +101,70 @@ func TestCancelledRestoreLeavesNothing(t *testing.T) {
 	}
 }
 
+// partials opens what a restore has written so far under names of its own.
+func partials(t *testing.T, dir string) (open []*os.File) {
+	t.Helper()
+	for _, name := range list(t, dir) {
+		f, err := os.Open(filepath.Join(dir, name))
+		must(t, err)
+		t.Cleanup(func() { f.Close() })
+		open = append(open, f)
+	}
+	return open
+}
+
+// What is removed is readable to whoever still has it open, or gets its blocks next: a
+// restore that is given up is cut down to nothing before, where that is asked for.
+func TestGivenUpRestoreIsWiped(t *testing.T) {
+	w := newWorld(t)
+	p := w.backup()
+	for _, wiped := range []bool{true, false} {
+		dir := t.TempDir()
+		ctx, cancel := context.WithCancel(t.Context())
+		job := w.restoreJob(p, dir)
+		job.Wipe, job.Images = wiped, image.Images{Wipe: wiped}
+		var open []*os.File
+		job.Observe = func(e agent.Event) {
+			if e.Step == agent.StepWriting && len(open) == 0 {
+				open = partials(t, dir)
+				cancel()
+			}
+		}
+		if _, err := agent.Restore(ctx, job); !errors.Is(err, context.Canceled) {
+			t.Fatalf("error %v", err)
+		}
+		if left := list(t, dir); len(left) > 0 || len(open) == 0 {
+			t.Errorf("left behind: %v, of %d that were begun", left, len(open))
+		}
+		for _, f := range open {
+			info, err := f.Stat()
+			must(t, err)
+			if (info.Size() == 0) != wiped {
+				t.Errorf("wipe %v: %d bytes are left of %s", wiped, info.Size(), filepath.Base(f.Name()))
+			}
+		}
+	}
+}
+
+// A restore that was killed is wiped by the next one.
+func TestKilledRestoreIsWiped(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	killed := filepath.Join(dir, ".lull-123.partial")
+	must(t, os.WriteFile(killed, []byte("secret"), 0o600))
+	open := partials(t, dir)
+	job := w.restoreJob(w.backup(), dir)
+	job.Wipe, job.Images = true, image.Images{Wipe: true}
+	_, err := agent.Restore(t.Context(), job)
+	must(t, err)
+	if diff := cmp.Diff([]string{"data.raw", "nvram", "root.raw"}, list(t, dir)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if info, err := open[0].Stat(); err != nil || info.Size() > 0 {
+		t.Errorf("%d bytes are left of what the killed one wrote, %v", info.Size(), err)
+	}
+}
+
 func TestRestoreRefusesWhatDoesNotFit(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
