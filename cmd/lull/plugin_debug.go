@@ -15,7 +15,6 @@ import (
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/plugintest"
 	"github.com/lull-backup/lull/quiesce"
-	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -70,10 +69,11 @@ func debugAbort(p *plugins.Plugin, req quiesce.Request) debugCall {
 }
 
 func debugCalls(p *plugins.Plugin, req quiesce.Request, abort bool) []debugCall {
+	var id quiesce.Identity
 	var found []quiesce.Component
 	calls := []debugCall{
-		{"identify", identifyLimit, func(ctx context.Context) (string, error) {
-			id, err := p.Identify(ctx)
+		{"identify", identifyLimit, func(ctx context.Context) (_ string, err error) {
+			id, err = p.Identify(ctx)
 			return fmt.Sprintf("%s %s, %s, %s", id.Name, id.Version, id.Level, tierName(id.Tier)), err
 		}},
 		{"prepare", 10 * time.Minute, func(ctx context.Context) (_ string, err error) {
@@ -98,9 +98,18 @@ func debugCalls(p *plugins.Plugin, req quiesce.Request, abort bool) []debugCall 
 			return fmt.Sprintf("a document of %d bytes: %.200s", len(doc), doc), err
 		}},
 		debugCall{"complete", 5 * time.Minute, func(ctx context.Context) (string, error) {
-			return "", quiescetest.CompleteWith(ctx, p, req, found)
+			return "", p.Complete(ctx, debugComplete(id.Name, req, found))
 		}},
 	)
+}
+
+// debugComplete tells of a restore point in which all that the plugin speaks for succeeded.
+func debugComplete(name string, req quiesce.Request, found []quiesce.Component) quiesce.CompleteRequest {
+	c := quiesce.CompleteRequest{Request: req, Point: "20260102T030405Z-0123456789ab", Level: quiesce.LevelApplication}
+	for _, f := range found {
+		c.Outcomes = append(c.Outcomes, quiesce.Outcome{Writer: name, Component: f, Succeeded: true, Level: quiesce.LevelApplication})
+	}
+	return c
 }
 
 // componentsText names what a plugin speaks for.
