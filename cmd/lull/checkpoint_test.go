@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
@@ -75,6 +78,39 @@ func TestDrawTree(t *testing.T) {
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Error(d)
+	}
+}
+
+// treeHost is a host with one tree of checkpoints.
+type treeHost struct {
+	snapshot.Checkpointer
+	tree snapshot.Checkpoints
+}
+
+func (h treeHost) Checkpoints(context.Context, string) (snapshot.Checkpoints, error) {
+	return h.tree, nil
+}
+
+// TestDoctorLooksAtCheckpoints: what is beyond the limits is a warning, what is lost a failure.
+func TestDoctorLooksAtCheckpoints(t *testing.T) {
+	now := time.Date(2026, 1, 20, 0, 0, 0, 0, time.UTC)
+	tree := snapshot.Checkpoints{List: []snapshot.Checkpoint{{ID: "a", Name: "clean", Created: now.Add(-11 * day)}}, Missing: []string{"/x"}}
+	d := &vmDoctor{
+		runner:  &agent.Runner{Now: func() time.Time { return now }},
+		resolve: func(string) (snapshot.Host, string, error) { return treeHost{tree: tree}, "web", nil },
+		limits:  config.Checkpoints{MaxAge: 10 * day},
+	}
+	d.checkpoints(t.Context(), "lab/web")
+	var got []string
+	for _, f := range d.found {
+		got = append(got, strings.Join([]string{f.Subject, f.Check, f.Result, f.Detail}, ": "))
+	}
+	want := []string{
+		"VM lab/web: checkpoints: warning: checkpoint clean (a) is 11 days old",
+		"VM lab/web: checkpoints: failed: /x is missing, and a checkpoint rests upon it",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

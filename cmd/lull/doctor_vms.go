@@ -27,6 +27,7 @@ func (in *invocation) doctorVMs(ctx context.Context, cfg *config.Config) ([]diag
 	d := &vmDoctor{
 		runner:  &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Version: in.Version, Now: time.Now},
 		resolve: resolver(cfg, hosts),
+		limits:  cfg.Checkpoints,
 	}
 	for _, h := range cfg.Hosts {
 		if h.Libvirt != nil {
@@ -58,6 +59,7 @@ func (in *invocation) doctorVMs(ctx context.Context, cfg *config.Config) ([]diag
 type vmDoctor struct {
 	runner  *agent.Runner
 	resolve agent.Resolve
+	limits  config.Checkpoints
 	found   []diagnosis
 }
 
@@ -118,7 +120,8 @@ func (d *vmDoctor) look(ctx context.Context, name string) {
 	d.guest(ctx, name)
 }
 
-// checkpoints tells of files that no tree of checkpoints owns, or that one lacks.
+// checkpoints tells of files that no tree of checkpoints owns, or that one lacks, and of
+// checkpoints that should go.
 func (d *vmDoctor) checkpoints(ctx context.Context, name string) {
 	host, vm, err := d.resolve(name)
 	c, ok := host.(snapshot.Checkpointer)
@@ -133,6 +136,9 @@ func (d *vmDoctor) checkpoints(ctx context.Context, name string) {
 	if err != nil {
 		d.add(subject, "checkpoints", resultUnknown, plainError(err), hintOf(err))
 		return
+	}
+	for _, w := range beyondLimits(d.limits, tree, d.runner.Now()) {
+		d.add(subject, "checkpoints", resultWarning, w, "delete what is not needed: lull checkpoint delete "+name)
 	}
 	for _, path := range tree.Unowned {
 		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultWarning, Path: path,

@@ -65,7 +65,22 @@ func (in *invocation) checkpointRecover(ctx context.Context, name string) error 
 }
 
 // checkpointWarnings are what an administrator should do something about.
-func checkpointWarnings(limits config.Checkpoints, tree snapshot.Checkpoints, now time.Time) (list []string) {
+func checkpointWarnings(limits config.Checkpoints, tree snapshot.Checkpoints, now time.Time) []string {
+	list := beyondLimits(limits, tree, now)
+	if tree.Pending != "" {
+		list = append(list, fmt.Sprintf("an operation was interrupted (%s): lull checkpoint list --recover", tree.Pending))
+	}
+	for _, path := range tree.Missing {
+		list = append(list, fmt.Sprintf("%s is missing: what rests upon it is lost", path))
+	}
+	for _, path := range tree.Unowned {
+		list = append(list, fmt.Sprintf("%s is of no checkpoint", path))
+	}
+	return list
+}
+
+// beyondLimits are the checkpoints that are older, larger or more than they should get.
+func beyondLimits(limits config.Checkpoints, tree snapshot.Checkpoints, now time.Time) (list []string) {
 	for _, c := range tree.List {
 		if age := now.Sub(c.Created); !c.Deleted && !c.Created.IsZero() && limits.MaxAge > 0 && age > limits.MaxAge {
 			list = append(list, fmt.Sprintf("checkpoint %s is %d days old", called(c), int(age/day)))
@@ -76,15 +91,6 @@ func checkpointWarnings(limits config.Checkpoints, tree snapshot.Checkpoints, no
 	}
 	if limits.MaxDepth > 0 && tree.Depth >= limits.MaxDepth {
 		list = append(list, fmt.Sprintf("the VM rests upon %s: its disks get slower to read with each", count(tree.Depth, "checkpoint")))
-	}
-	if tree.Pending != "" {
-		list = append(list, fmt.Sprintf("an operation was interrupted (%s): lull checkpoint list --recover", tree.Pending))
-	}
-	for _, path := range tree.Missing {
-		list = append(list, fmt.Sprintf("%s is missing: what rests upon it is lost", path))
-	}
-	for _, path := range tree.Unowned {
-		list = append(list, fmt.Sprintf("%s is of no checkpoint", path))
 	}
 	return list
 }
