@@ -85,7 +85,7 @@ func TestGuestFull(t *testing.T) {
 	l.under(t, "too little room to begin", func(l *lab) {
 		l.minFree = 64 * mib
 		volumes[0].limit(100 * mib)
-		l.complains(exitFailed, []string{"prepare web", "are free for deltas in " + volumes[0].dir, "128 MiB are needed to begin", "no space left", "make room in " + volumes[0].dir}, "backup", "lab/web")
+		l.complains(exitFailed, []string{"reserve room for web", "are free for deltas in " + volumes[0].dir, "128 MiB are needed to begin", "no space left", "make room in " + volumes[0].dir}, "backup", "lab/web")
 		volumes[0].limit(200 * mib)
 		l.lull(exitDone, "backup", "lab/web")
 		l.tidy()
