@@ -210,7 +210,7 @@ func guestKind(err error) proto.GuestErrorKind {
 		return proto.GuestErrorKind_GUEST_ERROR_KIND_SILENT
 	case errors.Is(err, snapshot.ErrGone):
 		return proto.GuestErrorKind_GUEST_ERROR_KIND_GONE
-	case errors.Is(err, snapshot.ErrNotFound):
+	case errors.Is(err, snapshot.ErrNoFile):
 		return proto.GuestErrorKind_GUEST_ERROR_KIND_NOT_FOUND
 	case errors.Is(err, snapshot.ErrUnsupported):
 		return proto.GuestErrorKind_GUEST_ERROR_KIND_UNSUPPORTED

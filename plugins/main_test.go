@@ -206,7 +206,7 @@ func (w *odd) reach() error {
 		switch {
 		case errors.Is(c.err, sdk.ErrDenied):
 			out = append(out, c.name+": denied")
-		case errors.Is(c.err, snapshot.ErrNotFound):
+		case errors.Is(c.err, snapshot.ErrNoFile):
 			out = append(out, c.name+": not found")
 		case c.err != nil:
 			out = append(out, c.name+": "+c.err.Error())

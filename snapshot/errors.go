@@ -13,6 +13,7 @@ var (
 	ErrGone         = errors.New("the VM went away during the run")
 	ErrNoGuest      = errors.New("no guest agent channel")
 	ErrGuestSilent  = errors.New("guest agent does not answer")
+	ErrNoFile       = errors.New("no such file or program in the guest")
 	ErrCorrupt      = errors.New("damaged or untrue image")
 	ErrUnsupported  = errors.New("not supported")
 	ErrExists       = errors.New("file exists")

@@ -14,10 +14,10 @@ type Guest interface {
 	Info(ctx context.Context) (GuestInfo, error)
 
 	// Exec runs a program to its end and returns its output, each stream cut
-	// at MaxGuestOutput bytes.
+	// at MaxGuestOutput bytes. Errors: ErrNoFile.
 	Exec(ctx context.Context, c Command) (ExecResult, error)
 
-	// ReadFile reads a file of at most limit bytes.
+	// ReadFile reads a file of at most limit bytes. Errors: ErrNoFile.
 	ReadFile(ctx context.Context, path string, limit int64) ([]byte, error)
 
 	// WriteFile replaces a file in the guest.

@@ -44,7 +44,7 @@ func (h *here) Exec(ctx context.Context, c snapshot.Command) (snapshot.ExecResul
 	case ctx.Err() != nil:
 		return snapshot.ExecResult{}, ctx.Err()
 	case errors.Is(err, fs.ErrNotExist):
-		return snapshot.ExecResult{}, fmt.Errorf("run %s: %w", c.Path, snapshot.ErrNotFound)
+		return snapshot.ExecResult{}, fmt.Errorf("run %s: %w", c.Path, snapshot.ErrNoFile)
 	case err != nil && !errors.As(err, &exit):
 		return snapshot.ExecResult{}, err
 	}
@@ -55,12 +55,12 @@ func (h *here) Exec(ctx context.Context, c snapshot.Command) (snapshot.ExecResul
 
 // ReadFile reads a file here.
 func (h *here) ReadFile(ctx context.Context, path string, limit int64) ([]byte, error) {
-	if _, err := h.Guest.ReadFile(ctx, path, limit); !errors.Is(err, snapshot.ErrNotFound) {
+	if _, err := h.Guest.ReadFile(ctx, path, limit); !errors.Is(err, snapshot.ErrNoFile) {
 		return nil, err
 	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read %s: %w", path, snapshot.ErrNotFound)
+		return nil, fmt.Errorf("read %s: %w", path, snapshot.ErrNoFile)
 	}
 	if err == nil && int64(len(data)) > limit {
 		return nil, fmt.Errorf("read %s: %d bytes are more than %d", path, len(data), limit)

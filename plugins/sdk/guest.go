@@ -61,7 +61,7 @@ func kinds() map[proto.GuestErrorKind]error {
 		proto.GuestErrorKind_GUEST_ERROR_KIND_NO_GUEST:    snapshot.ErrNoGuest,
 		proto.GuestErrorKind_GUEST_ERROR_KIND_SILENT:      snapshot.ErrGuestSilent,
 		proto.GuestErrorKind_GUEST_ERROR_KIND_GONE:        snapshot.ErrGone,
-		proto.GuestErrorKind_GUEST_ERROR_KIND_NOT_FOUND:   snapshot.ErrNotFound,
+		proto.GuestErrorKind_GUEST_ERROR_KIND_NOT_FOUND:   snapshot.ErrNoFile,
 		proto.GuestErrorKind_GUEST_ERROR_KIND_UNSUPPORTED: snapshot.ErrUnsupported,
 		proto.GuestErrorKind_GUEST_ERROR_KIND_NO_SPACE:    snapshot.ErrNoSpace,
 	}

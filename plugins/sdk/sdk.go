@@ -63,7 +63,7 @@ var (
 	ErrNoGuest     = snapshot.ErrNoGuest     // there is no way into the guest
 	ErrGuestSilent = snapshot.ErrGuestSilent // its agent does not answer
 	ErrGone        = snapshot.ErrGone        // the VM went away
-	ErrNotFound    = snapshot.ErrNotFound    // a file or program is not there
+	ErrNotFound    = snapshot.ErrNoFile      // a file or program is not there
 	ErrUnsupported = snapshot.ErrUnsupported // the guest's agent cannot do that
 	ErrLeftOut     = quiesce.ErrLeftOut      // a disk will not be in the restore point
 )

@@ -81,7 +81,7 @@ func (g *Guest) ReadFile(ctx context.Context, _ string, _ int64) ([]byte, error)
 	if err := g.enter(ctx, "ReadFile"); err != nil {
 		return nil, err
 	}
-	return nil, snapshot.ErrNotFound
+	return nil, snapshot.ErrNoFile
 }
 
 // WriteFile forgets what it is given.

@@ -190,6 +190,25 @@ func TestGuestFiles(t *testing.T) {
 	}
 }
 
+// A file or program that is not there shows, whatever the road to the agent.
+func TestNoFile(t *testing.T) {
+	var desc string
+	a := agent(t, agentPeer(t, func(heard) string { return `{"error": {"class": "GenericError", "desc": "` + desc + `"}}` }))
+	for said, want := range map[string]bool{
+		"failed to open file '/x' (mode: 'r'): No such file or directory":                                                    true,
+		"Guest agent command failed, error was 'Failed to execute child process \u201c/x\u201d (No such file or directory)'": true,
+		"failed to open file '/x' (mode: 'r'): Permission denied":                                                            false,
+	} {
+		desc = said
+		_, read := a.ReadFile(patience(t), "/x", 1)
+		_, run := a.Exec(patience(t), snapshot.Command{Path: "/x"})
+		_, thaw := a.ThawFilesystems(patience(t))
+		if errors.Is(read, snapshot.ErrNoFile) != want || errors.Is(run, snapshot.ErrNoFile) != want || errors.Is(thaw, snapshot.ErrNoFile) {
+			t.Errorf("%s: %v, %v, %v", said, read, run, thaw)
+		}
+	}
+}
+
 func TestInfo(t *testing.T) {
 	p := agentPeer(t, func(c heard) string {
 		switch c.Execute {

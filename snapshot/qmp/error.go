@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,6 +38,15 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Command, e.Desc) }
+
+// noFile is how the agent's C library says what has no code of its own on the wire.
+const noFile = "No such file or directory"
+
+// Is tells a file or program that the guest does not have.
+func (e *Error) Is(target error) bool {
+	return target == snapshot.ErrNoFile && strings.Contains(e.Desc, noFile) &&
+		(e.Command == "guest-file-open" || e.Command == "guest-exec")
+}
 
 // Classes of Error.
 const (

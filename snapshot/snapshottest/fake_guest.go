@@ -68,7 +68,7 @@ func (g *FakeGuest) ReadFile(ctx context.Context, path string, limit int64) (b [
 	err = g.running(ctx, "ReadFile", false, func() error {
 		content, ok := g.files[path]
 		if !ok {
-			return fmt.Errorf("read %s in the guest: no such file", path)
+			return fmt.Errorf("read %s: %w", path, snapshot.ErrNoFile)
 		}
 		if int64(len(content)) > limit {
 			return fmt.Errorf("read %s in the guest: more than %d bytes", path, limit)

@@ -129,7 +129,7 @@ func (g *withLog) ReadFile(_ context.Context, path string, limit int64) ([]byte,
 		return nil, err
 	}
 	if path != "/var/log/qga-fsfreeze-hook.log" || int64(len(g.log)) > limit {
-		return nil, snapshot.ErrNotFound
+		return nil, snapshot.ErrNoFile
 	}
 	return []byte(g.log), nil
 }
@@ -146,7 +146,7 @@ func TestFailedHooks(t *testing.T) {
 		{"bad now", bad, bad + good + bad + "x: status\n" + bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", nil},
 		{"begun anew", good + good + good, bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", nil},
 		{"begun anew, and as long", good, bad + bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", nil},
-		{"the first one now", "", bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", snapshot.ErrNotFound},
+		{"the first one now", "", bad, "/etc/qemu/fsfreeze-hook.d/mysql.sh ended with 1", snapshot.ErrNoFile},
 		{"not known before", bad, bad, "", context.DeadlineExceeded},
 	} {
 		t.Run(test.name, func(t *testing.T) {

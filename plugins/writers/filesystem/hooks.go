@@ -34,7 +34,7 @@ type hooks struct {
 // mark remembers the log, which most guests do not have.
 func (h *hooks) mark(ctx context.Context, w *Writer) {
 	before, err := w.guest.ReadFile(ctx, hookLog, maxHookLog)
-	h.before, h.known = before, err == nil || errors.Is(err, snapshot.ErrNotFound)
+	h.before, h.known = before, err == nil || errors.Is(err, snapshot.ErrNoFile)
 }
 
 // failed is an advisory failure where hooks failed since mark. Where it is not known what the
