@@ -50,6 +50,7 @@ func hintRules() []hintRule {
 		{quiesce.ErrStillFrozen, "thaw it by hand: virsh domfsthaw, or guest-fsfreeze-thaw on its agent"},
 		{quiesce.ErrBelowFloor, "cure that, or lower the floor of its group"},
 		{snapshot.ErrNotFound, "see `lull vms`"},
+		{snapshot.ErrNoCheckpoint, "see `lull checkpoint list`"},
 		{snapshot.ErrDiverged, "do not start the VM again before its delta was looked at"},
 		{snapshot.ErrUncertain, "do not start the VM again before its delta was looked at"},
 		{snapshot.ErrBusy, "stop what uses it and run again"},
