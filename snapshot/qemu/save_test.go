@@ -325,6 +325,7 @@ func TestSaveKilled(t *testing.T) {
 			}
 		},
 		"while it is saved": func(t *testing.T, r *run, f *os.File) {
+			must(t, r.host.during(r.ctx, r.plan, func(m *monitor) error { return m.weighAnchor(r.ctx, r.plan) }))
 			r.ask("stop", nil, nil)
 			r.take()
 			pr, pw, err := os.Pipe()
@@ -335,7 +336,7 @@ func TestSaveKilled(t *testing.T) {
 			if err := errors.Join(err, pw.Close()); err != nil {
 				t.Fatal(err)
 			}
-			r.ask("migrate", args{"uri": "fd:half"}, nil)
+			must(t, r.hands.Execute(r.ctx, "migrate", args{"uri": "fd:half"}, nil))
 			if _, err := pr.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
