@@ -82,7 +82,8 @@ func (g *Guest) WaitAcked(ctx context.Context, n uint64) error {
 }
 
 // Verify checks from inside the guest what its disks hold now, the record under
-// the pen included.
+// the pen included. The caller stops the recorder around it: two logs that are written
+// meanwhile are not read at one instant.
 func (g *Guest) Verify(ctx context.Context) (record.Report, error) { return Verify(ctx, g.Side) }
 
 // Found is what this boot's recorder found before it wrote anything.

@@ -30,13 +30,22 @@ func thaw(t *testing.T, g snapshot.Guest) {
 	})
 }
 
-// healthy fails where the guest misses a record of what it has written.
+// healthy fails where the guest misses a record of what it has written. The recorder stands
+// still meanwhile, so that it does not move from one log to the next while they are read.
 func healthy(t *testing.T, dom *libvirttest.Domain) {
 	t.Helper()
+	signal := func(name string) {
+		t.Helper()
+		if _, err := dom.Exec(t.Context(), "/bin/sh", "-c", "kill -"+name+" $(cat /run/recorder.pid)"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal("STOP")
 	report, err := dom.Verify(t.Context())
 	if err != nil || len(report.Problems) > 0 {
 		t.Errorf("the guest's records: %v, %v", report.Problems, err)
 	}
+	signal("CONT")
 }
 
 // A real guest, which writes all the time, goes through a run in which libvirt's daemon
