@@ -197,6 +197,7 @@ func TestDefineKeepsFiles(t *testing.T) {
 // A VM that was backed up starts from copies of its disks in another folder,
 // with every disk on the device where it was.
 func TestRestoredVMStarts(t *testing.T) {
+	t.Parallel()
 	for _, s := range []shape{
 		{format: snapshot.FormatQcow2, bus: "virtio", disks: 2, backing: true},
 		{format: snapshot.FormatRaw, drive: true, bus: "virtio", disks: 2},

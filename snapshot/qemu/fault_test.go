@@ -298,6 +298,7 @@ func (r *run) goesOn() {
 }
 
 func TestCancelled(t *testing.T) {
+	t.Parallel()
 	r := prepared(t, qcow2VM())
 	over, cancel := context.WithCancel(r.ctx)
 	cancel()

@@ -15,6 +15,7 @@ import (
 // Deltas go to the folder of the administrator's choice, with a link beside each image,
 // and are merged from there whatever the configuration says by then.
 func TestDeltaFolder(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(r *run){"live": (*run).die, "offline": (*run).kill} {
 		t.Run(name, func(t *testing.T) {
 			folder := wipetest.New(t, "ext4").Dir
@@ -97,6 +98,7 @@ func TestDeltaFolderRefused(t *testing.T) {
 // Neither the delta nor the image can grow: the VM stays stopped. With room under the
 // delta it goes on, and with room under the image it is merged.
 func TestStoppedTwice(t *testing.T) {
+	t.Parallel()
 	folder := wipetest.New(t, "ext4").Dir
 	r := newRun(t, rawVM(), func(v *testVM) {
 		smallFS(t, v.dir+"/disks", "10m")

@@ -408,6 +408,7 @@ func TestCommittedBefore(t *testing.T) {
 // lull ended between the transaction and the stamp, and QEMU too: nobody knows what
 // the image was like. As long as either has been there all the time, all is known.
 func TestNoStamp(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		later func(r *run)
 		want  error
@@ -460,6 +461,7 @@ func TestStampText(t *testing.T) {
 }
 
 func TestRestartedOnBaseUntouched(t *testing.T) {
+	t.Parallel()
 	r := prepared(t, qcow2VM())
 	r.take()
 	r.kill()
@@ -468,6 +470,7 @@ func TestRestartedOnBaseUntouched(t *testing.T) {
 }
 
 func TestRestartedOnDelta(t *testing.T) {
+	t.Parallel()
 	for _, s := range []shape{qcow2VM(), {format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 2}} {
 		t.Run(s.String(), func(t *testing.T) {
 			r := taken(t, s)
@@ -488,6 +491,7 @@ func TestRestartedOnDelta(t *testing.T) {
 }
 
 func TestGoneBeforeTake(t *testing.T) {
+	t.Parallel()
 	r := prepared(t, qcow2VM())
 	r.kill()
 	r.wantErr(r.host.Take(r.ctx, r.plan), snapshot.ErrGone)
@@ -501,6 +505,7 @@ func TestGoneBeforeTake(t *testing.T) {
 
 // The socket is gone but the VM runs: nothing may be touched.
 func TestLostSocket(t *testing.T) {
+	t.Parallel()
 	for name, write := range map[string]bool{"written": true, "untouched": false} {
 		t.Run(name, func(t *testing.T) {
 			r := prepared(t, qcow2VM())
@@ -537,6 +542,7 @@ func TestNoQemuImg(t *testing.T) {
 }
 
 func TestPartialPrepare(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(r *run){
 		"file only": func(r *run) {
 			r.write0(r.plan.Disks[0].Delta, "")

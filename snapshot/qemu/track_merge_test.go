@@ -59,6 +59,7 @@ func TestTrackMerged(t *testing.T) {
 // A VM that was started from its image, without the delta, and whose administrator then
 // chose to keep it so: the record is of the image.
 func TestTrackWrongLayer(t *testing.T) {
+	t.Parallel()
 	s := newSeries(t, trackedShapes()[0])
 	s.point()
 	c := s.freeze()
@@ -89,6 +90,7 @@ func TestTrackReverted(t *testing.T) {
 
 // QEMU lets go of an image while the VM's memory is saved, and of its records.
 func TestTrackSaved(t *testing.T) {
+	t.Parallel()
 	for _, format := range []snapshot.Format{snapshot.FormatQcow2, snapshot.FormatRaw} {
 		t.Run(string(format), func(t *testing.T) {
 			s := newSeries(t, shape{format: format, bus: "virtio", disks: 1})
@@ -112,6 +114,7 @@ func TestTrackSaved(t *testing.T) {
 
 // A disk that QEMU does not take a new record for is frozen all the same.
 func TestTrackRefused(t *testing.T) {
+	t.Parallel()
 	s := newSeries(t, trackedShapes()[0])
 	c := s.take(func(ctx context.Context, p snapshot.Plan) error {
 		s.ask("block-dirty-bitmap-add", args{"node": "fmt0", "name": p.Disks[0].Track.Record}, nil)

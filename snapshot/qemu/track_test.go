@@ -354,6 +354,7 @@ func clearAutoclear(t *testing.T, path string) {
 
 // Two disks that changed places do not take each other's records for their own.
 func TestTrackSwapped(t *testing.T) {
+	t.Parallel()
 	s := newSeries(t, qcow2VM())
 	s.point()
 	s.quit()
@@ -364,6 +365,7 @@ func TestTrackSwapped(t *testing.T) {
 
 // Two series of points of one VM have records of their own, and leave others' alone.
 func TestTrackTwoSeries(t *testing.T) {
+	t.Parallel()
 	s := newSeries(t, trackedShapes()[0])
 	for _, name := range []string{
 		"theirs", "lull-0123456789abcdef-0123456789abcdef-20260101T000000Z-12345678",

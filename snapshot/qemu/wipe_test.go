@@ -52,6 +52,7 @@ func gone(t *testing.T, r *run, v *wipetest.Volume) {
 
 // Nothing of what the guest wrote is left on the device of the deltas, whoever dies when.
 func TestWipe(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		kind string
 		end  func(r *run)
@@ -93,6 +94,7 @@ func TestWipeContinues(t *testing.T) {
 // The memory of a VM is wiped like its deltas, from its whole file and from one that was
 // never finished.
 func TestWipeState(t *testing.T) {
+	t.Parallel()
 	v := wipetest.New(t, "ext4")
 	r := newRun(t, savedVM(), func(vm *testVM) {
 		vm.boot, vm.ejected, vm.free = writingGuest(), true, 1
