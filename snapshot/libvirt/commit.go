@@ -10,6 +10,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
@@ -18,6 +19,13 @@ func (d *domain) Commit(ctx context.Context, m qmp.Monitor, p snapshot.DiskPlan,
 	found, err := d.running(ctx)
 	if err != nil {
 		return err
+	}
+	xml, err := d.xml(ctx, found, 0)
+	if err != nil {
+		return err
+	}
+	if xml.source(p.Name) == p.Path && !xml.mirrored(p.Name) {
+		return fmt.Errorf("commit: libvirt has %s for the disk %s: %w", p.Path, p.Name, qemu.ErrUnaware)
 	}
 	return d.link.order(ctx, func(c *rpc.Conn) error {
 		job := &commit{conn: c, domain: found, disk: p.Name, pivot: pivot}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -156,6 +157,7 @@ func (r *run) stamp(from, to string) {
 // TestTrouble goes through what can happen to libvirt's daemon and to the domain in the
 // middle of a run. The cases share a domain.
 func TestTrouble(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, true, guesttest.Disk{Size: diskSize}, guesttest.Disk{Size: diskSize, Format: snapshot.FormatRaw})
 	for _, c := range []struct {
 		name string
@@ -163,9 +165,11 @@ func TestTrouble(t *testing.T) {
 	}{
 		{"DaemonDiesBeforeTake", (*run).daemonDiesBeforeTake},
 		{"DaemonDiesInTake", (*run).daemonDiesInTake},
+		{"Unaware", (*run).unaware},
 		{"DaemonDiesWhileReading", (*run).daemonDiesWhileReading},
 		{"DaemonDiesInMerge", (*run).daemonDiesInMerge},
 		{"DaemonDiesAndCrash", (*run).daemonDiesAndCrash},
+		{"CrashUnseen", (*run).crashUnseen},
 		{"CrashInMerge", (*run).crashInMerge},
 		{"OffInMerge", (*run).offInMerge},
 		{"StartedFromDelta", (*run).startedFromDelta},
@@ -208,6 +212,30 @@ func (r *run) daemonDiesInTake() {
 	r.daemon.Kill()
 	r.t.Logf("Take: %v", <-taken)
 	r.restart()
+	r.ends()
+}
+
+// QEMU has taken the snapshot, and libvirt has died before it noted that: QEMU is asked here
+// as libvirt asks it.
+func (r *run) unaware() {
+	var actions []map[string]any
+	for _, d := range r.plan.Disks {
+		on, err := r.at(d.Name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		delta := "forgotten-" + d.Name
+		err = r.monitor("blockdev-add", map[string]any{"node-name": delta, "driver": "qcow2", "backing": nil,
+			"file": map[string]any{"driver": "file", "filename": d.Delta}}, nil)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]any{"node": on.Inserted.Node, "overlay": delta}})
+	}
+	if err := r.monitor("transaction", map[string]any{"actions": actions}, nil); err != nil {
+		r.t.Fatal(err)
+	}
+	r.scribble()
 	r.ends()
 }
 
@@ -264,6 +292,15 @@ func (r *run) daemonDiesAndCrash() {
 	r.daemon.Kill()
 	r.killQEMU()
 	r.restart()
+	r.ends()
+}
+
+// QEMU dies right before the merge: libvirt refuses commands before it tells of the end.
+func (r *run) crashUnseen() {
+	r.take()
+	if err := syscall.Kill(r.pid(), syscall.SIGKILL); err != nil {
+		r.t.Fatal(err)
+	}
 	r.ends()
 }
 

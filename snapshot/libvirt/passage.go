@@ -38,16 +38,18 @@ var _ qmp.Monitor = (*passage)(nil)
 // pass makes a passage.
 func (d *domain) pass(ctx context.Context, found rpc.Domain, pid int) (*passage, error) {
 	p := &passage{domain: d, of: found, pid: pid, done: make(chan struct{})}
+	listening, stop := context.WithCancel(context.WithoutCancel(ctx))
+	p.stop = stop
 	var v struct {
 		QEMU qmp.Version `json:"qemu"`
 	}
 	if err := p.Execute(ctx, "query-version", nil, &v); err != nil {
+		stop()
 		return nil, err
 	}
 	p.version = v.QEMU
-	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
 	ready := make(chan struct{})
-	p.work.Go(func() { p.listen(ctx, ready) })
+	p.work.Go(func() { p.listen(listening, ready) })
 	<-ready
 	return p, nil
 }
@@ -104,10 +106,12 @@ func (p *passage) execute(ctx context.Context, command string, args, result any,
 	return qmp.Decode([]byte(answer), command, result)
 }
 
-// ended makes an error of a QEMU that is gone qmp.ErrClosed.
+// ended makes an error of a QEMU that is gone qmp.ErrClosed. Whoever gets that finds Done
+// closed, so that nobody takes the passage again: libvirt's word of the end may come later.
 func (p *passage) ended(err error) error {
 	var refused *rpc.Error
 	if errors.As(err, &refused) && (rpc.HasCode(err, rpc.CodeOperationInvalid, rpc.CodeNoDomain) || !p.alive()) {
+		_ = p.Close() // it never fails
 		return fmt.Errorf("%w: %w", qmp.ErrClosed, err)
 	}
 	return err

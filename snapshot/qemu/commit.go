@@ -14,7 +14,7 @@ import (
 // then: with the image on the device.
 func (m *monitor) commit(ctx context.Context, d snapshot.DiskPlan, v view, w *commitWatch) (view, error) {
 	if m.vm.Manager != nil {
-		return m.commitManaged(ctx, d, v)
+		return m.commitManaged(ctx, d, v, w)
 	}
 	for range mergeTries {
 		err := m.commitOnce(ctx, d, v, w)
@@ -99,9 +99,13 @@ func (m *monitor) unread(ctx context.Context, node string) error {
 // pivot makes the image take all writes again. The file is renamed first: after
 // a crash its name tells that the image may be the newer one. The job is ready,
 // so the two are the same but for the guest's latest writes, which job-complete
-// waits for.
+// waits for. With a manager the stamp says it, not the name.
 func (m *monitor) pivot(ctx context.Context, d snapshot.DiskPlan, id string) error {
-	if err := fileOf(d).mark(); err != nil {
+	mark := fileOf(d).mark
+	if m.vm.Manager != nil {
+		mark = func() error { return note(d, stampPivot) }
+	}
+	if err := mark(); err != nil {
 		return err
 	}
 	err := m.Execute(ctx, "job-complete", args{"id": id}, nil)

@@ -34,9 +34,10 @@ type Manager interface {
 	Freeze(ctx context.Context, p snapshot.Plan) error
 
 	// Commit merges the delta that is the disk's top layer into the layer below and
-	// moves the VM back to that. ErrLost: the manager went away over it. It goes on with such a job that is under way. pivot is
-	// called right before the VM is moved, when both say the same but for the guest's
-	// latest writes; where it fails, so does Commit.
+	// moves the VM back to that. ErrLost: the manager went away over it. ErrUnaware: it takes
+	// the image for the top layer, and has done nothing. It goes on with such a job that is
+	// under way. pivot is called right before the VM is moved, when both say the same but for
+	// the guest's latest writes; where it fails, so does Commit.
 	Commit(ctx context.Context, m qmp.Monitor, d snapshot.DiskPlan, pivot func() error) error
 
 	// Settled makes sure that the record of the VM does not name the disk's delta: it
@@ -65,10 +66,12 @@ type Managed struct {
 }
 
 // ErrOff: a managed VM does not run. ErrLost: its manager went away over an order, and
-// nobody knows whether that was carried out.
+// nobody knows whether that was carried out. ErrUnaware: it died after QEMU had moved the
+// VM to a delta and before it noted that; once QEMU has moved the VM back it is right again.
 var (
-	ErrOff  = errors.New("the VM does not run")
-	ErrLost = errors.New("the VM's manager went away")
+	ErrOff     = errors.New("the VM does not run")
+	ErrLost    = errors.New("the VM's manager went away")
+	ErrUnaware = errors.New("the VM's manager does not know of the delta")
 )
 
 // closeWait is how long a manager may take to close what it has opened, once its record
@@ -130,8 +133,8 @@ func (h *Host) freezeManaged(ctx context.Context, m *monitor, p snapshot.Plan, r
 	return m.vm.Manager.Freeze(ctx, p)
 }
 
-// commitManaged has the manager do it, and looks.
-func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view) (view, error) {
+// commitManaged has the manager do it, or QEMU what the manager does not know of, and looks.
+func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view, w *commitWatch) (view, error) {
 	if v.top != "" && !v.committing {
 		if err := m.unread(ctx, v.below); err != nil {
 			return v, err
@@ -142,6 +145,9 @@ func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view
 			return v, err // without room the commit, which makes some, matters more
 		}
 		err := m.vm.Manager.Commit(ctx, m.Monitor, d, func() error { return note(d, stampPivot) })
+		if errors.Is(err, ErrUnaware) {
+			err = m.commitOnce(ctx, d, v, w)
+		}
 		var lookErr error
 		if v, lookErr = m.look(ctx, d); lookErr != nil {
 			return v, errors.Join(err, lookErr)

@@ -36,10 +36,14 @@ func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snap
 	for range mergeTries {
 		err = l.use(ctx, func(m *monitor) error {
 			seen = p.Instance != "" && m.proc.instance == p.Instance
-			if err := h.resumeStopped(ctx, m, p); err != nil {
-				return err
+			err := h.resumeStopped(ctx, m, p)
+			if err == nil {
+				err = h.mergeLive(ctx, m, h.newTelling(p, tell))
 			}
-			return h.mergeLive(ctx, m, h.newTelling(p, tell))
+			if errors.Is(err, qmp.ErrClosed) {
+				err = errors.Join(err, m.awaitExit(ctx))
+			}
+			return err
 		})
 		if l.off(err) {
 			err = nil
@@ -69,14 +73,10 @@ func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snap
 
 // mergeLive merges with QEMU there, this one or another than the plan's.
 func (h *Host) mergeLive(ctx context.Context, m *monitor, t *telling) error {
-	err := m.movedAway(ctx, t.plan)
-	if err == nil {
-		err = h.mergeDisks(ctx, m, t)
+	if err := m.movedAway(ctx, t.plan); err != nil {
+		return err
 	}
-	if errors.Is(err, qmp.ErrClosed) {
-		return errors.Join(err, m.awaitExit(ctx))
-	}
-	return err
+	return h.mergeDisks(ctx, m, t)
 }
 
 // awaitExit waits until a process that closed its monitor has ended.
