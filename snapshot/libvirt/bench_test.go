@@ -354,11 +354,13 @@ func (b *bench) fixture(t *testing.T) *snapshottest.Fixture {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, true, guesttest.Disk{Size: diskSize}, guesttest.Disk{Size: diskSize, Format: snapshot.FormatRaw, Bus: guesttest.VirtioSCSI})
 	snapshottest.Run(t, b.fixture)
 }
 
 func TestSaverConformance(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, false, guesttest.Disk{Size: diskSize})
 	snapshottest.RunSaver(t, b.fixture)
 }

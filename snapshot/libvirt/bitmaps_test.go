@@ -22,6 +22,7 @@ func (b *bench) virsh(arg ...string) string {
 // A user's checkpoint lives through runs that are merged, by libvirt or after a crash, and
 // knows all that the guest wrote before, during and after.
 func TestCheckpointBeside(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, true, guesttest.Disk{Size: diskSize})
 	b.start(t)
 	b.virsh("checkpoint-create-as", "web", "mine", "--diskspec", "vda,checkpoint=bitmap")

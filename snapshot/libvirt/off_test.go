@@ -26,11 +26,19 @@ const offDevices = `
 <disk type='volume' device='disk'><source pool='default' volume='v'/><target dev='vdy' bus='virtio'/></disk>
 <graphics type='vnc' passwd='geheim'/><video><model type='none'/></video>`
 
-// TestOff backs up a domain that is off, as an administrator would meet it.
+// TestOff backs up domains that are off. The cases share a daemon; the first wants to be
+// alone with its domain.
 func TestOff(t *testing.T) {
 	t.Parallel()
 	d := libvirttest.Start(t)
 	c := d.Dial(t)
+	t.Run("Whole", func(t *testing.T) { offWhole(t, d, c) })
+	t.Run("Started", func(t *testing.T) { offStarted(t, d, c) })
+}
+
+// offWhole backs up a domain as an administrator would meet it.
+func offWhole(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
+	t.Helper()
 	dom := libvirttest.Define(t, d, c, libvirttest.Options{
 		Options: guesttest.Options{Name: "Web", Disks: []guesttest.Disk{{Size: 8 << 20}, {Size: 8 << 20, Format: snapshot.FormatRaw}}},
 		OS:      "<type arch='x86_64' machine='q35'>hvm</type>", Metadata: tagged, Devices: offDevices,
@@ -103,11 +111,9 @@ func takeOff(t *testing.T, h *Host, p snapshot.Plan) snapshot.Frozen {
 	return frozen
 }
 
-// TestOffStarted: a domain that is started between plan and locks is not read.
-func TestOffStarted(t *testing.T) {
-	t.Parallel()
-	d := libvirttest.Start(t)
-	c := d.Dial(t)
+// offStarted: a domain that is started between plan and locks is not read.
+func offStarted(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
+	t.Helper()
 	dom := libvirttest.Define(t, d, c, libvirttest.Options{
 		Options: guesttest.Options{Name: "web", Disks: []guesttest.Disk{{Size: 8 << 20}}},
 		OS:      "<type arch='x86_64' machine='q35'>hvm</type>",

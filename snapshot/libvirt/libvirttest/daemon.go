@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,15 +45,13 @@ func folders() map[string]string {
 // when the test failed.
 func Start(t testing.TB) *Daemon {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
-	defer cancel()
 	// t.TempDir has the test's name in it, which is too long for sockets.
 	dir, err := os.MkdirTemp("", "lull-virt-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	cache, err := guesttest.CacheDir(ctx)
+	cache, err := guesttest.CacheDir(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,13 +63,39 @@ func Start(t testing.TB) *Daemon {
 			t.Log(d.logs())
 		}
 	})
-	if err := errors.Join(d.layOut(), d.isolate(ctx)); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Restart(ctx); err != nil {
+	if err := d.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// start starts the daemon. The first one ever finds out what QEMU can do, which takes long,
+// while others wait for what it finds.
+func (d *Daemon) start(ctx context.Context) error {
+	if !d.knows() {
+		unlock, err := d.lock()
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if err := errors.Join(d.layOut(), d.isolate(ctx)); err != nil {
+		return err
+	}
+	if err := d.Restart(ctx); err != nil || d.knows() {
+		return err
+	}
+	c, err := rpc.Dial(ctx, d.Address(), rpc.Options{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Capabilities(ctx); err != nil {
+		return err
+	}
+	return d.remember()
 }
 
 // Address of the daemon.
@@ -115,11 +138,10 @@ func (d *Daemon) layOut() error {
 			return err
 		}
 	}
-	known := filepath.Join(d.cache, "qemu")
-	if _, err := os.Stat(known); errors.Is(err, fs.ErrNotExist) {
+	if !d.knows() {
 		return nil
 	}
-	return os.CopyFS(filepath.Join(d.Dir, "cache", "qemu"), os.DirFS(known))
+	return os.CopyFS(filepath.Join(d.Dir, "cache", "qemu"), os.DirFS(filepath.Join(d.cache, "qemu")))
 }
 
 // The settings go together: QEMU runs as the daemon does, without a sandbox of users,
@@ -303,29 +325,6 @@ func (d *Daemon) end() {
 		_ = d.first.cmd.Process.Kill() // it may have ended by itself
 		<-d.first.done
 	}
-}
-
-// remember keeps what the daemon found out about QEMU for the next ones.
-func (d *Daemon) remember() error {
-	known := filepath.Join(d.cache, "qemu")
-	if _, err := os.Stat(known); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(d.cache, 0o755); err != nil {
-		return err
-	}
-	partial, err := os.MkdirTemp(d.cache, "partial-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(partial)
-	if err := os.CopyFS(filepath.Join(partial, "qemu"), os.DirFS(filepath.Join(d.Dir, "cache", "qemu"))); err != nil {
-		return err
-	}
-	if err := os.Rename(filepath.Join(partial, "qemu"), known); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
 }
 
 func (d *Daemon) logs() string {

@@ -18,11 +18,19 @@ import (
 
 const tags = `<lull:backup xmlns:lull='https://github.com/lull-backup/lull/domain/1'><lull:tag>nightly</lull:tag></lull:backup>`
 
-// TestDaemon asks a real daemon all that needs no guest, over one connection.
+// TestDaemon asks a real daemon all that needs no guest, of a domain that is off and of one
+// that stands still at its first instruction. Then the daemon dies, and hangs.
 func TestDaemon(t *testing.T) {
 	t.Parallel()
 	d := Start(t)
 	c := d.Dial(t)
+	asks(t, d, c)
+	commits(t, d, c)
+	restarts(t, d, c)
+}
+
+func asks(t *testing.T, d *Daemon, c *rpc.Conn) {
+	t.Helper()
 	ctx := t.Context()
 	if c.Version() < rpc.MinVersion {
 		t.Errorf("version %v", c.Version())
@@ -85,60 +93,26 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
-// TestRestart kills a daemon and stops another: clients learn it, and a new one takes over.
-func TestRestart(t *testing.T) {
-	t.Parallel()
-	d := Start(t)
-	c := d.Dial(t)
-	d.Kill()
-	if _, err := c.Domains(t.Context()); !errors.Is(err, rpc.ErrClosed) {
-		t.Errorf("a daemon that was killed: %v", err)
-	}
-	if _, err := rpc.Dial(t.Context(), d.Address(), rpc.Options{}); !errors.Is(err, snapshot.ErrUnreachable) {
-		t.Errorf("connect to a daemon that was killed: %v", err)
-	}
-	if err := d.Restart(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	c, err := rpc.Dial(t.Context(), d.Address(), rpc.Options{Keepalive: 50 * time.Millisecond, Strikes: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	d.Freeze()
-	defer d.Unfreeze()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if _, err := c.Domains(ctx); !errors.Is(err, rpc.ErrSilent) {
-		t.Errorf("a daemon that hangs: %v", err)
-	}
-}
-
-// TestGuestDomain boots a guest and hears of it.
-func TestGuestDomain(t *testing.T) {
-	t.Parallel()
-	d := Start(t)
-	c := d.Dial(t)
+// commits takes a snapshot of a domain that runs, hears of its commit and of the domain's end.
+func commits(t *testing.T, d *Daemon, c *rpc.Conn) {
+	t.Helper()
 	ctx := t.Context()
 	events, err := c.Subscribe(ctx, rpc.Domain{}, rpc.EventLifecycle, rpc.EventAgentLifecycle, rpc.EventBlockJob, rpc.EventBlockThreshold)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dom := Boot(t, d, c, Options{})
-	if s, _, err := c.State(ctx, dom.ID); err != nil || s != rpc.StateRunning {
+	dom := Define(t, d, c, Options{OS: "<type arch='x86_64' machine='q35'>hvm</type>"})
+	if dom.ID, err = c.Create(ctx, dom.ID, rpc.StartPaused); err != nil {
+		t.Fatal(err)
+	}
+	if s, _, err := c.State(ctx, dom.ID); err != nil || s != rpc.StatePaused {
 		t.Errorf("state %d, %v", s, err)
 	}
-	if answer, err := c.Monitor(ctx, dom.ID, `{"execute":"query-status"}`); err != nil || !strings.Contains(answer, "running") {
+	if answer, err := c.Monitor(ctx, dom.ID, `{"execute":"query-status"}`); err != nil || !strings.Contains(answer, "prelaunch") {
 		t.Errorf("monitor: %q, %v", answer, err)
 	}
 	if err := c.SetAgentTimeout(ctx, dom.ID, 5*time.Second); err != nil {
 		t.Error(err)
-	}
-	if n, err := c.FSFreeze(ctx, dom.ID, nil); err != nil || n != 2 {
-		t.Errorf("froze %d, %v", n, err)
-	}
-	if n, err := c.FSThaw(ctx, dom.ID); err != nil || n != 2 {
-		t.Errorf("thawed %d, %v", n, err)
 	}
 	delta := filepath.Join(dom.Dir, "vda.delta")
 	_, err = c.SnapshotCreate(ctx, dom.ID, `<domainsnapshot><disks><disk name='vda' snapshot='external'><source file='`+delta+
@@ -174,6 +148,33 @@ func TestGuestDomain(t *testing.T) {
 	await(t, events, func(e rpc.Event) bool {
 		return e.Kind == rpc.EventLifecycle && e.Code == rpc.LifecycleStopped && e.Domain.Name == dom.Name
 	})
+}
+
+// restarts kills the daemon and stops the next: clients learn it, and a new one takes over.
+func restarts(t *testing.T, d *Daemon, c *rpc.Conn) {
+	t.Helper()
+	d.Kill()
+	if _, err := c.Domains(t.Context()); !errors.Is(err, rpc.ErrClosed) {
+		t.Errorf("a daemon that was killed: %v", err)
+	}
+	if _, err := rpc.Dial(t.Context(), d.Address(), rpc.Options{}); !errors.Is(err, snapshot.ErrUnreachable) {
+		t.Errorf("connect to a daemon that was killed: %v", err)
+	}
+	if err := d.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := rpc.Dial(t.Context(), d.Address(), rpc.Options{Keepalive: 50 * time.Millisecond, Strikes: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	d.Freeze()
+	defer d.Unfreeze()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := c.Domains(ctx); !errors.Is(err, rpc.ErrSilent) {
+		t.Errorf("a daemon that hangs: %v", err)
+	}
 }
 
 func await(t *testing.T, s *rpc.Subscription, what func(rpc.Event) bool) {
