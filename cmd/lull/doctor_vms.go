@@ -149,7 +149,7 @@ func (d *vmDoctor) checkpoints(ctx context.Context, name string) {
 			Detail: path + " is missing, and a checkpoint rests upon it", Hint: "bring it back, or restore a point of the VM"})
 	}
 	if tree.Pending != "" {
-		d.add(subject, "checkpoints", resultWarning, "an operation was interrupted: "+tree.Pending, "finish it: lull recover "+name+", or any lull checkpoint command")
+		d.add(subject, "checkpoints", resultWarning, "an operation was interrupted: "+tree.Pending, "finish it: lull recover "+name)
 	}
 }
 
