@@ -9,7 +9,8 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 )
 
-// RecoverVM repairs one VM: what its journal entry tells of, and then the deltas that the
+// RecoverVM repairs one VM: what its journal entry tells of, an operation on its
+// checkpoints that was interrupted, and then the deltas that the
 // VM writes to although no journal has them, as after the loss of the state folder. It
 // returns what is left that only an administrator can decide.
 func (r *Runner) RecoverVM(ctx context.Context, name string, resolve Resolve) ([]snapshot.Finding, error) {
@@ -27,7 +28,7 @@ func (r *Runner) RecoverVM(ctx context.Context, name string, resolve Resolve) ([
 		return nil, fmt.Errorf("recover %s: %w", name, err)
 	}
 	defer lock.Unlock()
-	if err := r.recoverEntry(ctx, name, host, vm); err != nil {
+	if err := r.recoverAny(ctx, name, host, vm); err != nil {
 		return nil, err
 	}
 	for range maxAdopted {

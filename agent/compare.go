@@ -111,7 +111,8 @@ func (r *Runner) idle(name string) (bool, error) {
 	return true, nil
 }
 
-// lookAround looks at every VM once, when the agent starts: what it finds is logged, and
+// lookAround looks at every VM once, when the agent starts: an operation on checkpoints that
+// was interrupted is brought to its end, and what else it finds is logged, and
 // shown until the VM is backed up.
 func (d *Daemon) lookAround(ctx context.Context) {
 	looked := map[string]bool{}
@@ -129,6 +130,14 @@ func (d *Daemon) lookAround(ctx context.Context) {
 func (d *Daemon) lookAt(ctx context.Context, vm string) {
 	if _, owed, err := d.Runner.Journal.Read(vm); owed || err != nil {
 		return // it is being repaired, or shown as what cannot be
+	}
+	// No journal entry tells of an operation on checkpoints; a VM may stand still for it.
+	err := contain(d.Log, vm, func() error { return d.Runner.recoverLocked(ctx, vm, d.Resolve) })
+	if err != nil && ctx.Err() == nil {
+		d.Log.Error("repair what was interrupted", "vm", vm, "error", err)
+	}
+	if err != nil {
+		return // and keeps from looking
 	}
 	found, busy, err := d.Runner.Look(ctx, vm, d.Resolve)
 	if busy {

@@ -63,7 +63,19 @@ func (r *Runner) recoverLocked(ctx context.Context, name string, resolve Resolve
 		return fmt.Errorf("recover %s: %w", name, err)
 	}
 	defer lock.Unlock()
-	return r.recoverEntry(ctx, name, host, vm)
+	return r.recoverAny(ctx, name, host, vm)
+}
+
+// recoverAny ends what a run has left of a VM, or an operation on its checkpoints. The
+// caller holds the VM's lock.
+func (r *Runner) recoverAny(ctx context.Context, name string, host snapshot.Host, vm string) error {
+	if err := r.recoverEntry(ctx, name, host, vm); err != nil {
+		return err
+	}
+	if err := r.recoverCheckpoints(ctx, host, vm); err != nil {
+		return fmt.Errorf("recover %s: %w", name, err)
+	}
+	return nil
 }
 
 // recoverEntry is the tail of a run, run again: thaw, merge, forget. The caller
