@@ -19,6 +19,9 @@ func (c *checkpointing) plan(ctx context.Context, id string) (p snapshot.Plan, e
 		if p, err = c.Host.plan(ctx, m, id); err != nil {
 			return err
 		}
+		if err := m.lastingNames(ctx, p); err != nil {
+			return err
+		}
 		return m.plainStart()
 	})
 	if err == nil {
@@ -27,12 +30,48 @@ func (c *checkpointing) plan(ctx context.Context, id string) (p snapshot.Plan, e
 	return p, err
 }
 
+// lastingNames fails where a disk is called after its node, which a checkpoint changes.
+func (m *monitor) lastingNames(ctx context.Context, p snapshot.Plan) error {
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range drives {
+		planned := b.Inserted != nil && slices.ContainsFunc(p.Disks, func(d snapshot.DiskPlan) bool { return d.Node == b.Inserted.Node })
+		if planned && !wellFormed(qdevID(b.QDev)) && !wellFormed(b.Device) {
+			return snapshot.WithHint(fmt.Errorf("the device of node %s has no id, and checkpoints need one: %w", b.Inserted.Node, snapshot.ErrUnsupported),
+				"start the VM with an id for it: -device ...,drive="+b.Inserted.Node+",id=NAME")
+		}
+	}
+	return nil
+}
+
+// ours fails where a disk has an image of checkpoints that this tree does not know, as that
+// of a VM that was renamed.
+func (c *checkpointing) ours(p snapshot.Plan) error {
+	owned := c.owned()
+	for _, d := range p.Disks {
+		for _, l := range d.Chain {
+			path := realPath(l.Path)
+			if ownedFile.FindStringSubmatch(path) == nil || owned[path] || c.tree.Known.Files[path] != "" {
+				continue
+			}
+			return snapshot.WithHint(fmt.Errorf("disk %s: %s is of a checkpoint, and its tree is elsewhere: %w", d.Name, l.Path, snapshot.ErrDiverged),
+				"give the VM back the name in the configuration under which its checkpoints were made, and state_dir what it was")
+		}
+	}
+	return nil
+}
+
 // suits fails where a disk could not go back with the others.
 func (c *checkpointing) suits(p snapshot.Plan) error {
 	for _, x := range p.Excluded {
 		if !x.Expected {
 			return fmt.Errorf("disk %s cannot be part of a checkpoint: %s: %w", x.Disk.Name, x.Reason, snapshot.ErrUnsupported)
 		}
+	}
+	if err := c.ours(p); err != nil {
+		return err
 	}
 	var disks []checkpoint.Disk
 	for _, d := range p.Disks {

@@ -3,6 +3,7 @@ package qemu
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -231,6 +232,29 @@ func TestCheckpointDisks(t *testing.T) {
 	l.apply(c, true)
 	l.writes()
 	l.right()
+}
+
+// What would lose its tree, or has lost it, gets no checkpoint.
+func TestCheckpointRefused(t *testing.T) {
+	t.Parallel()
+	l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "scsi", disks: 1}, func(*testVM) {})
+	l.create(snapshot.NewCheckpoint{})
+	l.host.Close()
+	renamed := NewHost([]VM{{Name: "renamed", QMP: l.dir + "/qmp"}}, l.options())
+	_, err := renamed.CreateCheckpoint(l.ctx, "renamed", snapshot.NewCheckpoint{})
+	renamed.Close()
+	if !errors.Is(err, snapshot.ErrDiverged) || !strings.Contains(err.Error(), "its tree is elsewhere") {
+		t.Errorf("under another name: %v", err)
+	}
+	l.host = l.testVM.host()
+	path := filepath.Join(l.dir, "nameless.qcow2")
+	shell(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
+	l.ask("blockdev-add", args{"driver": "qcow2", "node-name": "nameless", "file": args{"driver": "file", "filename": path}}, nil)
+	l.ask("device_add", args{"driver": "scsi-hd", "bus": "scsi0.0", "drive": "nameless"}, nil)
+	_, err = l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+	if !errors.Is(err, snapshot.ErrUnsupported) || !strings.Contains(err.Error(), "no id") {
+		t.Errorf("a device without an id: %v", err)
+	}
 }
 
 // state is QEMU's run state.
