@@ -113,11 +113,36 @@ func (d *vmDoctor) look(ctx context.Context, name string) {
 		}
 		d.found = append(d.found, diagnosis{Subject: subject, Check: string(f.Kind), Result: weight(f), Detail: f.Text, Hint: hint, Path: f.Path})
 	}
-	if len(found) == 0 {
+	switch {
+	case !d.compares(name):
+		d.uncompared(name)
+	case len(found) == 0:
 		d.add(subject, "leftovers", resultOK, "none", "")
 	}
 	d.checkpoints(ctx, name)
 	d.guest(ctx, name)
+}
+
+// notCompared is what is said of a VM whose host cannot look for what runs have left.
+const notCompared = "libvirt's chain and files are not held against the journal"
+
+// compares tells whether the host of a VM can look for what runs have left of it.
+func (d *vmDoctor) compares(name string) bool {
+	host, _, err := d.resolve(name)
+	_, ok := host.(snapshot.Comparer)
+	return err == nil && ok
+}
+
+// uncompared tells what the journal alone has of a VM.
+func (d *vmDoctor) uncompared(name string) {
+	d.add("VM "+name, "leftovers", resultUnknown, "not looked at: "+notCompared, "see the disks that virsh domblklist shows")
+	e, owed, err := d.runner.Journal.Read(name)
+	switch {
+	case err != nil:
+		d.add("VM "+name, "journal", resultFailed, plainError(err), hintOf(err))
+	case owed:
+		d.add("VM "+name, string(snapshot.FindingOwed), resultWarning, fmt.Sprintf("run %s was cut off", e.Run), "let lull merge: lull recover "+name)
+	}
 }
 
 // checkpoints tells of files that no tree of checkpoints owns, or that one lacks, and of

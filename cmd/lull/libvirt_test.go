@@ -123,8 +123,12 @@ func TestLibvirtOff(t *testing.T) {
 	if err != nil || !strings.Contains(string(script), filepath.Base(dom.Disks[0])) {
 		t.Errorf("%v\n%s", err, script)
 	}
-	if out, _ := b.libvirt(exitDone, "doctor"); !strings.Contains(out, "libvirt "+c.Version().String()) || !strings.Contains(out, "3 domains") {
+	if out, _ := b.libvirt(exitDone, "doctor"); !strings.Contains(out, "libvirt "+c.Version().String()) || !strings.Contains(out, "3 domains") ||
+		!strings.Contains(out, "not looked at: libvirt") {
 		t.Error(out)
+	}
+	if _, said := b.libvirt(exitDone, "recover", "kvm/Web"); !strings.Contains(said, "only the journal") {
+		t.Error(said)
 	}
 	d.Kill()
 	if _, said := b.libvirt(exitFailed, "vms"); !strings.Contains(said, "kvm") {
