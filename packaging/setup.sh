@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 build_packages=(ca-certificates git make protobuf-compiler)
 guest_packages=(ca-certificates qemu-system-x86 qemu-utils busybox-static e2fsprogs)
 s3_packages=(ca-certificates openssl)
-test_packages=(gcc libc6-dev python3 python3-argon2 python3-cryptography python3-grpcio python3-libvhdi python3-protobuf python3-zstandard qemu-block-extra ovmf nbdkit libnbd-bin libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu swtpm swtpm-tools zstd xfsprogs sqlite3 time) # gcc: the race detector
+test_packages=(gcc libc6-dev python3 python3-argon2 python3-cryptography python3-grpcio python3-libvhdi python3-protobuf python3-zstandard qemu-block-extra ovmf nbdkit libnbd-bin libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu mount swtpm swtpm-tools zstd xfsprogs sqlite3 time) # gcc: the race detector
 bench_packages=(mmdebstrap e2fsprogs util-linux restic borgbackup casync zstd qemu-utils debian-archive-keyring)
 
 # The module that is the S3 server of the tests.
