@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot/space"
@@ -80,14 +81,17 @@ func (s section) amount(key string) space.Amount {
 }
 
 // WipesDeltas tells whether the deltas of the VM host/name are overwritten before they
-// are removed: its own word, that of its host, or that of one of its groups suffices.
+// are removed: its own word, that of its host, or that of one of its groups suffices. A VM
+// that is not known here, or not any more, is in the groups that it may be in: rather too
+// much is overwritten than too little.
 func (c *Config) WipesDeltas(vm string) bool {
-	for _, g := range c.GroupsOf(vm) {
-		if g.WipeDeltas {
+	host, name, _ := strings.Cut(vm, "/")
+	listed := slices.Contains(c.VMs(), vm)
+	for _, g := range c.Groups {
+		if g.WipeDeltas && (slices.Contains(g.VMs, vm) || !listed && g.mayHold(host, name)) {
 			return true
 		}
 	}
-	host, name, _ := strings.Cut(vm, "/")
 	for _, h := range c.Hosts {
 		if h.Name != host {
 			continue

@@ -103,3 +103,33 @@ func TestLibvirtProblems(t *testing.T) {
 		}
 	}
 }
+
+// Deltas of VMs that the file does not name are overwritten where a group may hold them.
+func TestWipesDeltasOfFoundVMs(t *testing.T) {
+	const file = `repositories:
+  main: {dir: /srv/backup, passphrase_file: /etc/lull/passphrase}
+hosts:
+  kvm: {libvirt: {}}
+  low: {libvirt: {uri: "qemu:///session"}}
+  lab: {qemu: {vms: [{name: db, qmp: /run/vm/db.qmp}]}}
+groups:
+  names: {vms: ["kvm/db*"], repository: main, schedule: manual, wipe_deltas: true}
+  tags:  {vms: ["low/tag:secret"], repository: main, schedule: manual, wipe_deltas: true}
+  rest:  {vms: ["*"], repository: main, schedule: manual}
+`
+	c := parsed(t, file)
+	found := c.With("kvm", []config.FoundVM{{Name: "db1"}, {Name: "web"}}).
+		With("low", []config.FoundVM{{Name: "a", Tags: []string{"secret"}}, {Name: "b"}})
+	for vm, want := range map[string][2]bool{ // before and after its host was asked
+		"kvm/db1": {true, true}, "kvm/web": {false, false}, "kvm/db-gone": {true, true},
+		"low/a": {true, true}, "low/b": {true, false}, "lab/db": {false, false},
+	} {
+		if got := [2]bool{c.WipesDeltas(vm), found.WipesDeltas(vm)}; got != want {
+			t.Errorf("%s: %v, want %v", vm, got, want)
+		}
+	}
+	names, rest := c.Groups[0], c.Groups[1]
+	if names.Name != "names" || !names.Reaches("kvm") || names.Reaches("low") || !rest.Reaches("low") {
+		t.Errorf("reach of %s and %s", names.Name, rest.Name)
+	}
+}
