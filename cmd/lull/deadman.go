@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -136,8 +137,17 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 	}, nil
 }
 
-// thawGuest thaws the file systems, and then has the writers let go of the applications.
+// thawGuest thaws until it is done or ctx ends: who the way to the guest leads through may be
+// down with lull, such as libvirt's daemon, and come back.
 func (in *invocation) thawGuest(ctx context.Context, host snapshot.Host, r recipe) error {
+	return quiesce.Insist(ctx, 100*time.Millisecond, 5*time.Second, func() (bool, error) {
+		err := in.thawGuestOnce(ctx, host, r)
+		return !errors.Is(err, snapshot.ErrNotFound), err // a VM that is not there any more
+	})
+}
+
+// thawGuestOnce thaws the file systems, and then has the writers let go of the applications.
+func (in *invocation) thawGuestOnce(ctx context.Context, host snapshot.Host, r recipe) error {
 	guest, err := host.Guest(ctx, r.Name)
 	if errors.Is(err, snapshot.ErrNoGuest) && r.Libvirt != "" {
 		return nil // libvirt says itself that it has no channel, or is off

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,9 +13,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 )
 
@@ -35,6 +39,56 @@ func TestDeadManWithoutConfiguration(t *testing.T) {
 			t.Errorf("%q: exit code %d, said %q: %s", c.said, code, out.String(), diag.String())
 		}
 	}
+}
+
+// comingBack is a host whose guest is not reached at first.
+type comingBack struct {
+	snapshot.Host
+	guest snapshot.Guest
+	fails int
+}
+
+func (h *comingBack) Guest(context.Context, string) (snapshot.Guest, error) {
+	if h.fails--; h.fails >= 0 {
+		return nil, snapshot.ErrUnreachable
+	}
+	return h.guest, nil
+}
+
+// thawing is a guest that loses its connection once.
+type thawing struct {
+	snapshot.Guest
+	frozen bool
+	asked  int
+}
+
+func (g *thawing) FilesystemsFrozen(context.Context) (bool, error) {
+	if g.asked++; g.asked == 1 {
+		return false, snapshot.ErrUnreachable
+	}
+	return g.frozen, nil
+}
+
+func (g *thawing) Close() error { return nil }
+func (g *thawing) ThawFilesystems(context.Context) (int, error) {
+	g.frozen = false
+	return 1, nil
+}
+
+// Libvirt's daemon may go down together with lull, and be back a minute later.
+func TestDeadManInsists(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &thawing{frozen: true}
+		in := &invocation{App: &App{Stderr: io.Discard}}
+		if err := in.thawGuest(t.Context(), &comingBack{guest: g, fails: 20}, recipe{Name: "web", Libvirt: "qemu:///system"}); err != nil || g.frozen {
+			t.Errorf("frozen: %v, %v", g.frozen, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := in.thawGuest(ctx, &comingBack{fails: 1000}, recipe{Name: "web"}); !errors.Is(err, snapshot.ErrUnreachable) {
+			t.Errorf("for good: %v", err)
+		}
+	})
 }
 
 // TestGuestOutlivesLull: a guest that is frozen when lull dies or hangs goes on by
