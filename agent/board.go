@@ -25,6 +25,7 @@ type Board struct {
 	runs   map[string]control.RunStatus    // by VM
 	owes   map[string]control.RepairStatus // by VM
 	upkeep map[string]control.UpkeepStatus // by repository
+	silent map[string]control.GroupTrouble // by group
 	found  map[string][]control.Finding    // by VM; as it was when it was looked at last
 }
 
@@ -33,7 +34,7 @@ func NewBoard(version string, pid int, started time.Time, j *journal.Journal, gr
 	return &Board{
 		version: version, pid: pid, started: started, journal: j, groups: slices.Clone(groups),
 		due: map[string]time.Time{}, runs: map[string]control.RunStatus{}, upkeep: map[string]control.UpkeepStatus{},
-		found: map[string][]control.Finding{},
+		found: map[string][]control.Finding{}, silent: map[string]control.GroupTrouble{},
 	}
 }
 
@@ -74,10 +75,14 @@ func (b *Board) groupOf(vm string) string {
 	return ""
 }
 
-// members notes which VMs a group has now.
-func (b *Board) members(g Group, vms []string) {
+// members notes which VMs a group has now, and why there may be more.
+func (b *Board) members(g Group, vms []string, trouble error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.silent, g.Name)
+	if trouble != nil {
+		b.silent[g.Name] = control.GroupTrouble{Group: g.Name, LastError: trouble.Error()}
+	}
 	for i := range b.groups {
 		if b.groups[i].Name == g.Name {
 			b.groups[i].VMs = vms
@@ -127,6 +132,9 @@ func (b *Board) Status() (control.Status, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.upkeep)) {
 		s.Upkeep = append(s.Upkeep, b.upkeep[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.silent)) {
+		s.Groups = append(s.Groups, b.silent[name])
 	}
 	for _, vm := range slices.Sorted(maps.Keys(b.found)) {
 		s.Found = append(s.Found, b.found[vm]...)

@@ -25,7 +25,8 @@ type Group struct {
 	CatchUp  bool              // a run missed while the daemon was off is made up for
 	VMs      []string          // host/vm
 	// Members finds the VMs anew before each run, where hosts come to know of others and
-	// forget some; nil: VMs are all there are.
+	// forget some; nil: VMs are all there are. With an error they are those that are known all
+	// the same, and it says of whom more is not. One drive calls it, never twice at a time.
 	Members func(ctx context.Context) ([]string, error)
 	// Keep says which restore points stay after each run; zero: all.
 	Keep retention.Keep
@@ -73,51 +74,73 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return nil
 }
 
+// lookAgain is how often hosts that have not answered since the start are asked for their VMs.
+const lookAgain = time.Minute
+
 // drive runs one group at its times. A run that outlasts the next time makes
 // that one late, never double.
 func (d *Daemon) drive(ctx context.Context, g Group, slots chan struct{}) {
-	g.VMs = d.members(ctx, g)
-	if missed := d.missed(g); len(missed) > 0 {
-		d.Log.Info("catch up on a missed run", "group", g.Name, "vms", missed)
-		d.run(ctx, g, missed, slots)
-	}
+	met := d.catchUp(ctx, &g, slots)
 	for {
-		next, ok := d.wait(ctx, g)
-		if !ok {
+		due := d.next(g)
+		if due.IsZero() {
 			return
 		}
-		d.Log.Info("scheduled run", "group", g.Name, "due", next)
-		if g.VMs = d.members(ctx, g); len(g.VMs) > 0 {
+		for again := d.Runner.Now().Add(lookAgain); !met && again.Before(due); again = d.Runner.Now().Add(lookAgain) {
+			if !d.sleepUntil(ctx, again) {
+				return
+			}
+			met = d.catchUp(ctx, &g, slots)
+		}
+		if !d.sleepUntil(ctx, due) {
+			return
+		}
+		d.Log.Info("scheduled run", "group", g.Name, "due", due)
+		met = d.lookFor(ctx, &g) || met
+		if len(g.VMs) > 0 {
 			d.run(ctx, g, g.VMs, slots)
 		}
 	}
 }
 
-// members are the group's VMs now. What cannot be asked for is as it was: a VM that is not
-// there any more says so itself.
-func (d *Daemon) members(ctx context.Context, g Group) []string {
-	if g.Members == nil {
-		return g.VMs
+// catchUp runs what was missed, and tells whether all VMs are known.
+func (d *Daemon) catchUp(ctx context.Context, g *Group, slots chan struct{}) bool {
+	met := d.lookFor(ctx, g)
+	if missed := d.missed(*g); len(missed) > 0 {
+		d.Log.Info("catch up on a missed run", "group", g.Name, "vms", missed)
+		d.run(ctx, *g, missed, slots)
 	}
-	vms, err := g.Members(ctx)
-	if err != nil {
-		d.Log.Error("look for the group's VMs", "group", g.Name, "error", err)
-		return g.VMs
-	}
-	d.Board.members(g, vms)
-	return vms
+	return met
 }
 
-// wait sleeps until the group's next time; false when ctx ended first or no time
-// will ever come.
-func (d *Daemon) wait(ctx context.Context, g Group) (time.Time, bool) {
+// lookFor finds the group's VMs, and tells whether all are known. Those of a host that does
+// not answer are tried as well: what each lacks is on record then.
+func (d *Daemon) lookFor(ctx context.Context, g *Group) bool {
+	if g.Members == nil {
+		return true
+	}
+	vms, err := g.Members(ctx)
+	if ctx.Err() != nil {
+		return false
+	}
+	g.VMs = vms
+	d.Board.members(*g, vms, err)
+	if err != nil {
+		d.Log.Error("look for the group's VMs", "group", g.Name, "error", err)
+		d.Runner.emit(Event{Group: g.Name, Step: StepFailed, Message: "not all VMs of the group are known", Error: err.Error()})
+	}
+	return err == nil
+}
+
+// next is the group's next time; zero when none will ever come.
+func (d *Daemon) next(g Group) time.Time {
 	due := g.Schedule.Next(d.Runner.Now())
 	if due.IsZero() {
-		return due, false
+		return due
 	}
 	due = due.Add(schedule.Jitter(d.Machine+"/"+g.Name, due, g.Jitter))
 	d.Board.next(g, due)
-	return due, d.sleepUntil(ctx, due)
+	return due
 }
 
 // sleepUntil waits for a time; false when ctx ended first.

@@ -107,6 +107,43 @@ func TestDaemonFindsMembers(t *testing.T) {
 		if len(status.VMs) != 2 || status.VMs[1].VM != "kvm/web" {
 			t.Errorf("status %+v", status.VMs)
 		}
+		if len(status.Groups) != 1 || status.Groups[0].LastError != "no libvirt" {
+			t.Errorf("trouble %+v", status.Groups)
+		}
+	})
+}
+
+// A host that is down when the agent starts is asked until it answers, and what it missed
+// is made up for then; the VMs of others do not wait for it.
+func TestDaemonAsksUntilHostsAnswer(t *testing.T) {
+	j, err := journal.Open(t.TempDir())
+	must(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		must(t, errors.Join(j.Record("b/late", journal.Result{Start: begun.Add(-48 * time.Hour)}), j.Record("a/here", journal.Result{Start: begun})))
+		asked := 0
+		w := newTower(t, j, agent.Group{Name: "nightly", Schedule: every(t, "30 1 * * *"), CatchUp: true,
+			Members: func(context.Context) ([]string, error) {
+				asked++
+				if time.Since(begun) < 150*time.Second {
+					return []string{"a/here"}, errors.New("b is down")
+				}
+				return []string{"a/here", "b/late"}, nil
+			}})
+		var told []agent.Event
+		w.daemon.Runner.Observe = func(e agent.Event) { told = append(told, e) }
+		got := w.during(t, 2*time.Hour)
+		if want := []string{"nightly 3m0s", "nightly 1h30m0s"}; !slices.Equal(got, want) {
+			t.Errorf("ran %q, want %q", got, want)
+		}
+		if asked != 5 || len(told) != 3 || told[0].Group != "nightly" || told[0].Error != "b is down" {
+			t.Errorf("asked %d times, told %+v", asked, told)
+		}
+		status, err := w.daemon.Board.Status()
+		must(t, err)
+		if len(status.Groups) > 0 || len(status.VMs) != 2 {
+			t.Errorf("status %+v", status)
+		}
 	})
 }
 

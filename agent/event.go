@@ -39,7 +39,8 @@ const (
 type Event struct {
 	Time    time.Time `json:"time"`
 	Run     string    `json:"run,omitempty"`
-	VM      string    `json:"vm,omitempty"` // host/name
+	VM      string    `json:"vm,omitempty"`    // host/name
+	Group   string    `json:"group,omitempty"` // of what is no single VM's
 	Step    Step      `json:"step"`
 	Message string    `json:"message,omitempty"` // plain words
 	Done    int64     `json:"done,omitempty"`    // bytes, with progress

@@ -15,6 +15,15 @@ type Status struct {
 	Found []Finding `json:"found,omitempty"`
 	// Upkeep is the maintenance of repositories, sorted by their names.
 	Upkeep []UpkeepStatus `json:"upkeep,omitempty"`
+	// Groups are those of which not all VMs are known, sorted by their names.
+	Groups []GroupTrouble `json:"groups,omitempty"`
+}
+
+// GroupTrouble is why not all VMs of a group are known: a host did not answer when it was asked
+// for them last.
+type GroupTrouble struct {
+	Group     string `json:"group"`
+	LastError string `json:"last_error"`
 }
 
 // UpkeepStatus is how the maintenance of a repository goes, by this agent since it started:

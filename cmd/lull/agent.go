@@ -141,21 +141,6 @@ func (in *invocation) groups(cfg *config.Config, hosts map[string]snapshot.Host)
 	return groups
 }
 
-// members finds the VMs of a group anew; nil where they are all in the file.
-func (in *invocation) members(cfg *config.Config, hosts map[string]snapshot.Host, group string) func(context.Context) ([]string, error) {
-	if !cfg.Discovers() {
-		return nil
-	}
-	return func(ctx context.Context) ([]string, error) {
-		now, err := in.discover(ctx, cfg, hosts)
-		if err != nil {
-			return nil, err
-		}
-		i := slices.IndexFunc(now.Groups, func(g config.Group) bool { return g.Name == group })
-		return now.Groups[i].VMs, nil
-	}
-}
-
 // upkeep is the maintenance of the repositories that groups with rules back up to, or that
 // lock objects.
 func (in *invocation) upkeep(cfg *config.Config, cache string) (all []agent.Upkeep) {

@@ -139,7 +139,7 @@ func (in *invocation) showStatus(cfg *config.Config, res statusResult) error {
 	if err := vmStatusTable(res.VMs).write(in.Stdout); err != nil {
 		return err
 	}
-	for _, t := range []*table{warningTable(res.VMs), trackingTable(res.VMs), upkeepTable(res.Upkeep)} {
+	for _, t := range []*table{warningTable(res.VMs), trackingTable(res.VMs), upkeepTable(res.Upkeep), silentTable(res.Groups)} {
 		if len(t.rows) > 1 {
 			if err := t.write(in.Stdout); err != nil {
 				return err
@@ -156,6 +156,15 @@ func upkeepTable(all []control.UpkeepStatus) *table {
 		if u.LastError != "" {
 			t.add(u.Repository, moment(u.LastStart), moment(u.Next), strings.ReplaceAll(u.LastError, "\n", "; "))
 		}
+	}
+	return t
+}
+
+// silentTable names the groups that may have VMs of which the agent does not know.
+func silentTable(all []control.GroupTrouble) *table {
+	t := newTable("GROUP WITHOUT ALL ITS VMS", "WHY")
+	for _, g := range all {
+		t.add(g.Group, strings.ReplaceAll(g.LastError, "\n", "; "))
 	}
 	return t
 }

@@ -111,34 +111,6 @@ func (in *invocation) libvirtHost(cfg *config.Config, h config.Host, ledger *spa
 	return host
 }
 
-// discoverTimeout bounds how long a libvirt is asked for its domains.
-const discoverTimeout = 30 * time.Second
-
-// discover is the configuration with the VMs that its hosts know of. One that does not
-// answer has none; the error says so, and the others are there all the same.
-func (in *invocation) discover(ctx context.Context, cfg *config.Config, hosts map[string]snapshot.Host) (*config.Config, error) {
-	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
-	defer cancel()
-	var errs []error
-	for _, h := range cfg.Hosts {
-		host, ok := hosts[h.Name].(*libvirt.Host)
-		if !ok {
-			continue
-		}
-		list, err := host.Discover(ctx)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("host %s: %w", h.Name, err))
-			continue
-		}
-		var found []config.FoundVM
-		for _, d := range list {
-			found = append(found, config.FoundVM{Name: d.Name, Tags: d.Tags})
-		}
-		cfg = cfg.With(h.Name, found)
-	}
-	return cfg, errors.Join(errs...)
-}
-
 // libvirtVersions says which libvirt and QEMU are behind a host of libvirt.
 func libvirtVersions(ctx context.Context, host snapshot.Host) (string, error) {
 	h, ok := host.(*libvirt.Host)

@@ -16,11 +16,13 @@ import (
 
 // Found is a domain, and what its administrator says of it to lull.
 type Found struct {
-	Name string
-	Tags []string
+	Name    string
+	Tags    []string
+	Problem string // why its tags are not known
 }
 
-// Discover names all domains, running and not, sorted, and looks no further.
+// Discover names all domains, running and not, sorted, and looks no further. One whose
+// definition cannot be had hides no other: it has its problem.
 func (h *Host) Discover(ctx context.Context) ([]Found, error) {
 	all, err := h.domains(ctx)
 	if err != nil {
@@ -32,12 +34,12 @@ func (h *Host) Discover(ctx context.Context) ([]Found, error) {
 		switch {
 		case errors.Is(err, snapshot.ErrNotFound): // undefined meanwhile
 			continue
-		case errors.Is(err, domainxml.ErrXML):
-			list = append(list, Found{Name: d.Name})
+		case errors.Is(err, rpc.ErrClosed), errors.Is(err, snapshot.ErrUnreachable), err != nil && ctx.Err() != nil:
+			return nil, fmt.Errorf("domain %s: %w", d.Name, err) // there is nobody to ask for the rest
 		case err != nil:
-			return nil, fmt.Errorf("domain %s: %w", d.Name, err)
+			list = append(list, Found{Name: d.Name, Problem: oneLine(err)})
 		default:
-			list = append(list, Found{d.Name, def.Tags()})
+			list = append(list, Found{Name: d.Name, Tags: def.Tags()})
 		}
 	}
 	return list, nil
