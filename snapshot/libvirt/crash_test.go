@@ -16,6 +16,7 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
 
@@ -173,6 +174,8 @@ func TestTrouble(t *testing.T) {
 		{"CrashInMerge", (*run).crashInMerge},
 		{"OffInMerge", (*run).offInMerge},
 		{"StartedFromDelta", (*run).startedFromDelta},
+		{"StartedInMerge", (*run).startedInMerge},
+		{"Saved", (*run).saved},
 		{"Pivoted", (*run).pivoted},
 		{"Halfway", (*run).halfway},
 		{"MergedThenDied", (*run).mergedThenDied},
@@ -329,6 +332,53 @@ func (r *run) startedFromDelta() {
 	r.take()
 	r.crash(r.t)
 	r.start(r.t)
+	r.scribble()
+	r.ends()
+}
+
+// starter starts the domain right before its definition is put right.
+type starter struct {
+	qemu.Manager
+	start func()
+}
+
+func (s starter) Settled(ctx context.Context, d snapshot.DiskPlan) error {
+	s.start()
+	return s.Manager.Settled(ctx, d)
+}
+
+// A start from a delta that is merged is refused, and goes through after that.
+func (r *run) startedInMerge() {
+	r.take()
+	r.crash(r.t)
+	mgr := starter{r.host.domain("web"), func() {
+		if _, err := r.conn.Create(r.ctx, r.dom.ID, rpc.StartPaused); err == nil || !strings.Contains(err.Error(), "lock") {
+			r.t.Errorf("started from a delta in its merge: %v", err)
+		}
+	}}
+	h := qemu.NewHost([]qemu.VM{{Name: "web", Manager: mgr}}, r.host.opt)
+	defer h.Close()
+	if err := h.Merge(r.ctx, r.plan); err != nil {
+		r.t.Errorf("Merge: %v", err)
+	}
+	r.start(r.t)
+	r.ends()
+}
+
+// A domain that was saved into a file goes on from there, with its delta.
+func (r *run) saved() {
+	r.take()
+	file := filepath.Join(r.t.TempDir(), "saved")
+	if err := r.conn.Save(r.ctx, r.dom.ID, file, "", 0); err != nil {
+		r.t.Fatal(err)
+	}
+	var hinted *snapshot.Hinted
+	if err := r.host.Merge(r.ctx, r.plan); !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh restore") {
+		r.t.Errorf("Merge: %v", err)
+	}
+	if err := r.conn.Restore(r.ctx, file, "", rpc.SavePaused); err != nil {
+		r.t.Fatal(err)
+	}
 	r.scribble()
 	r.ends()
 }

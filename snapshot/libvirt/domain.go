@@ -166,11 +166,14 @@ func (d *domain) change(ctx context.Context, do func(*rpc.Conn, context.Context,
 	return d.link.order(ctx, func(c *rpc.Conn) error { return do(c, ctx, found) })
 }
 
-// shutoffMigrated is libvirt's reason of a domain that is off here, as it runs elsewhere.
-const shutoffMigrated = 4
+// libvirt's reasons of a domain that is off.
+const (
+	shutoffMigrated = 4 // off here: it runs elsewhere
+	shutoffSaved    = 5 // into a file, with its memory
+)
 
-// Names looks at the domain's persistent definition. A memory image that libvirt keeps
-// (managed save) has a definition of its own, which cannot be seen to fit.
+// Names looks at the domain's persistent definition. A memory image, libvirt's own (managed
+// save) or one in a file (virsh save), has a definition of its own, which cannot be seen to fit.
 func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known bool, err error) {
 	found, _, err := d.find(ctx)
 	if errors.Is(err, snapshot.ErrNotFound) {
@@ -179,13 +182,14 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 	if err != nil {
 		return false, false, err
 	}
-	var saved, away bool
+	var saved, kept, away bool
 	err = d.link.ask(ctx, func(c *rpc.Conn) (err error) {
 		state, why, err := c.State(ctx, found)
 		if err != nil {
 			return err
 		}
 		away = state == rpc.StateShutoff && why == shutoffMigrated
+		kept = state == rpc.StateShutoff && why == shutoffSaved
 		saved, err = c.HasManagedSave(ctx, found)
 		return err
 	})
@@ -199,6 +203,10 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 	if saved {
 		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved with its memory while it ran from a delta: %w", d.name, snapshot.ErrBusy),
 			"start it (virsh start "+snapshot.ShellWord(d.name)+"), then run lull again")
+	}
+	if kept {
+		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved into a file with its memory while it ran from a delta: %w", d.name, snapshot.ErrBusy),
+			"restore it (virsh restore FILE), or, without that memory, start it (virsh start "+snapshot.ShellWord(d.name)+"); then run lull again")
 	}
 	xml, err := d.xml(ctx, found, rpc.XMLInactive|rpc.XMLSecure)
 	return xml.source(p.Name) == p.Delta, true, err
@@ -228,10 +236,18 @@ func (d *domain) Settled(ctx context.Context, p snapshot.DiskPlan) error {
 	if err != nil {
 		return fmt.Errorf("put %s back into the domain's definition: %w", filepath.Base(p.Path), err)
 	}
-	return d.link.order(ctx, func(c *rpc.Conn) error {
+	err = d.link.order(ctx, func(c *rpc.Conn) error {
 		_, err := c.Define(ctx, text)
 		return err
 	})
+	if err != nil || on {
+		return err
+	}
+	// One that was started in between may run from the delta: the definition came too late.
+	if found, on, err = d.find(ctx); err != nil || !on {
+		return err
+	}
+	return d.awaitSource(ctx, found, p)
 }
 
 // awaitSource waits until the definition of the running domain has left the delta.

@@ -105,13 +105,14 @@ func (l *link) ask(ctx context.Context, question func(*rpc.Conn) error) error {
 	}
 }
 
-// order has something done, once. errLost: the connection ended, and nobody knows.
+// order has something done, once. errLost: the connection ended, or the daemon fell silent,
+// and nobody knows.
 func (l *link) order(ctx context.Context, order func(*rpc.Conn) error) error {
 	conn, err := l.get(ctx)
 	if err != nil {
 		return err
 	}
-	if err := order(conn); errors.Is(err, rpc.ErrClosed) {
+	if err := order(conn); errors.Is(err, rpc.ErrClosed) || errors.Is(err, rpc.ErrSilent) {
 		return fmt.Errorf("%w: %w", errLost, err)
 	} else if err != nil {
 		return err

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
@@ -34,15 +37,15 @@ type Manager interface {
 	Freeze(ctx context.Context, p snapshot.Plan) error
 
 	// Commit merges the delta that is the disk's top layer into the layer below and
-	// moves the VM back to that. ErrLost: the manager went away over it. ErrUnaware: it takes
-	// the image for the top layer, and has done nothing. It goes on with such a job that is
-	// under way. pivot is called right before the VM is moved, when both say the same but for
-	// the guest's latest writes; where it fails, so does Commit.
+	// moves the VM back to that. ErrLost: the manager went away over it, or fell silent.
+	// ErrUnaware: it takes the image for the top layer, and has done nothing. It goes on with
+	// such a job that is under way. pivot is called right before the VM is moved, when both
+	// say the same but for the guest's latest writes; where it fails, so does Commit.
 	Commit(ctx context.Context, m qmp.Monitor, d snapshot.DiskPlan, pivot func() error) error
 
 	// Settled makes sure that the record of the VM does not name the disk's delta: it
 	// puts back the image for the next start where it has to. Not called while the VM runs
-	// from the delta.
+	// from the delta; where it has been started from it meanwhile, ErrBusy.
 	Settled(ctx context.Context, d snapshot.DiskPlan) error
 
 	// Names tells whether the record names the delta for the next start of a VM that is
@@ -65,7 +68,7 @@ type Managed struct {
 	Targets map[string]string
 }
 
-// ErrOff: a managed VM does not run. ErrLost: its manager went away over an order, and
+// ErrOff: a managed VM does not run. ErrLost: its manager went away over an order, or fell silent, and
 // nobody knows whether that was carried out. ErrUnaware: it died after QEMU had moved the
 // VM to a delta and before it noted that; once QEMU has moved the VM back it is right again.
 var (
@@ -141,8 +144,11 @@ func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view
 		}
 	}
 	for range mergeTries {
-		if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
-			return v, err // without room the commit, which makes some, matters more
+		// A pivot that was ordered may yet happen while its job is there.
+		if !v.committing || !pivoted(d) {
+			if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
+				return v, err // without room the commit, which makes some, matters more
+			}
 		}
 		err := m.vm.Manager.Commit(ctx, m.Monitor, d, func() error { return note(d, stampPivot) })
 		if errors.Is(err, ErrUnaware) {
@@ -156,7 +162,11 @@ func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view
 			return v, nil
 		}
 		if err != nil {
-			return v, errors.Join(fmt.Errorf("commit delta %s: %w", d.Delta, err), note(d, stampCommit))
+			err = fmt.Errorf("commit delta %s: %w", d.Delta, err)
+			if ctx.Err() == nil && !errors.Is(err, ErrLost) { // else the pivot may come yet
+				err = errors.Join(err, note(d, stampCommit))
+			}
+			return v, err
 		}
 	}
 	return v, fmt.Errorf("commit delta %s: its job ends without moving the disk back: %w", d.Delta, snapshot.ErrBusy)
@@ -242,10 +252,37 @@ func (h *Host) mergeManaged(ctx context.Context, mgr Manager, d snapshot.DiskPla
 	} else if named {
 		return vanished(d)
 	}
+	release, err := hold(d.Delta)
+	if err != nil {
+		return err
+	}
+	return errors.Join(settleAndRemove(ctx, mgr, d), release())
+}
+
+// settleAndRemove removes a delta once the VM is not started from it any more.
+func settleAndRemove(ctx context.Context, mgr Manager, d snapshot.DiskPlan) error {
 	if err := mgr.Settled(ctx, d); err != nil {
 		return err
 	}
 	return fileOf(d).remove()
+}
+
+// hold takes QEMU's locks on a delta that is merged. A VM that is started from it meanwhile,
+// as the record says so still, is refused, and goes through when the record names the image;
+// one that has opened the delta already makes it busy, for the next merge.
+func hold(delta string) (release func() error, err error) {
+	f, err := os.OpenFile(delta, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := image.LockForWriting(f); err != nil {
+		err = snapshot.WithHint(errors.Join(err, f.Close()), "run lull again: where the VM has just been started, it is merged while it runs")
+		return nil, err
+	}
+	return f.Close, nil
 }
 
 // commitManagedFile brings what a delta holds into the image, where it may be missing.
