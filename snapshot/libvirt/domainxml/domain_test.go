@@ -116,8 +116,11 @@ func restored() Restored {
 
 func TestRestoreSame(t *testing.T) {
 	d := parsed(t, example)
-	remarks := d.Restore(restored())
-	want := []string{"the disk sda was not restored: it is left out", "the drive sdb is empty: its medium is not on this host"}
+	r := restored()
+	r.Disks = append(r.Disks, snapshot.RestoredDisk{Name: "vdq", Path: "/new/q.raw", Format: snapshot.FormatRaw})
+	remarks := d.Restore(r)
+	want := []string{"the disk sda was not restored: it is left out", "the drive sdb is empty: its medium is not on this host",
+		"the disk vdq was restored, but the definition lacks it: attach /new/q.raw to the domain where it needs it"}
 	if diff := cmp.Diff(want, remarks); diff != "" {
 		t.Error(diff)
 	}

@@ -45,7 +45,8 @@ func (d *Domain) Restore(r Restored) (remarks []string) {
 
 func (d *Domain) disks(r Restored, remark func(string, ...any)) {
 	devices := d.devices()
-	for _, disk := range d.Disks() {
+	before := d.Disks()
+	for _, disk := range before {
 		i := slices.IndexFunc(r.Disks, func(x snapshot.RestoredDisk) bool { return x.Name == disk.Target })
 		switch {
 		case i >= 0:
@@ -60,6 +61,11 @@ func (d *Domain) disks(r Restored, remark func(string, ...any)) {
 		default:
 			remark("the disk %s was not restored: it is left out", disk.Target)
 			devices.remove(disk.node)
+		}
+	}
+	for _, now := range r.Disks { // one that was attached to the running domain only
+		if !slices.ContainsFunc(before, func(x Disk) bool { return x.Target == now.Name }) {
+			remark("the disk %s was restored, but the definition lacks it: attach %s to the domain where it needs it", now.Name, now.Path)
 		}
 	}
 }
