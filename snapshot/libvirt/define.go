@@ -85,12 +85,16 @@ func (d Definer) define(ctx context.Context, c *rpc.Conn, dir string, vm snapsho
 	if err := writeNew(filepath.Join(dir, recordName), []byte(text), vm.Overwrite); err != nil {
 		return err
 	}
-	undo, more, err := d.placeTPM(def, vm)
+	tpm, more, err := d.stageTPM(def, vm)
+	defer tpm.discard()
 	if err != nil {
 		return errors.Join(err, os.Remove(filepath.Join(dir, recordName)))
 	}
 	if _, err := c.Define(ctx, text); err != nil {
-		return errors.Join(err, undo(), os.Remove(filepath.Join(dir, recordName)))
+		return errors.Join(err, os.Remove(filepath.Join(dir, recordName)))
+	}
+	if err := tpm.put(d.Replace); err != nil {
+		return fmt.Errorf("the domain is defined; put state of TPM in place: %w", err)
 	}
 	for _, remark := range append(remarks, more...) {
 		if d.Remark != nil {
@@ -178,73 +182,120 @@ func (d Definer) identity(ctx context.Context, c *rpc.Conn, name, uuid string) (
 		return "", snapshot.WithHint(fmt.Errorf("the domain %s is there: %w", name, snapshot.ErrExists),
 			"--replace-vm gives it the restored disks, --as NAME makes another domain")
 	}
-	state, _, err := c.State(ctx, list[i])
-	if err == nil && state != rpc.StateShutoff && state != rpc.StateCrashed {
-		err = snapshot.WithHint(fmt.Errorf("the domain %s runs: %w", name, snapshot.ErrBusy), "shut it down first")
-	}
-	return "", err
+	return "", replaceable(ctx, c, list[i])
 }
 
-// placeTPM puts the state of the TPM to where libvirt looks for it. undo removes it again.
-func (d Definer) placeTPM(def *domainxml.Domain, vm snapshot.Restored) (undo func() error, remarks []string, err error) {
-	var placed []string
-	undo = func() error {
-		var errs []error
-		for _, path := range placed {
-			errs = append(errs, os.Remove(path))
-		}
-		return errors.Join(errs...)
+// replaceable sees that a domain is off, and does not wait to go on with the disks it has.
+func replaceable(ctx context.Context, c *rpc.Conn, d rpc.Domain) error {
+	state, _, err := c.State(ctx, d)
+	if err != nil {
+		return err
 	}
+	if state != rpc.StateShutoff && state != rpc.StateCrashed {
+		return snapshot.WithHint(fmt.Errorf("the domain %s runs: %w", d.Name, snapshot.ErrBusy), "shut it down first")
+	}
+	saved, err := c.HasManagedSave(ctx, d)
+	if err == nil && saved {
+		err = snapshot.WithHint(fmt.Errorf("the domain %s was saved with its memory, which does not fit the restored disks: %w", d.Name, snapshot.ErrBusy),
+			"throw that memory away first: virsh managedsave-remove "+snapshot.ShellWord(d.Name))
+	}
+	return err
+}
+
+// staged is files that wait beside their places, by path.
+type staged map[string]string
+
+// put gives the files their places. The folders' entries are durable then.
+func (s staged) put(overwrite bool) error {
+	for path, tmp := range s {
+		if err := moveNew(tmp, path, overwrite); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// discard removes what was not given its place.
+func (s staged) discard() {
+	for _, tmp := range s {
+		_ = os.Remove(tmp) // gone after put
+	}
+}
+
+// stageTPM writes the state of the TPM beside the place where libvirt looks for it: the state
+// that is there is that of the domain as it is, until libvirt has taken the new definition.
+func (d Definer) stageTPM(def *domainxml.Domain, vm snapshot.Restored) (files staged, remarks []string, err error) {
+	files = staged{}
 	tpm, ok := def.TPM()
 	if !ok || !tpm.Emulated {
-		return undo, nil, nil
+		return files, nil, nil
 	}
 	if tpm.Path != "" {
-		return undo, []string{"the state of the TPM has to be put to " + tpm.Path}, nil
+		return files, []string{"the state of the TPM has to be put to " + tpm.Path}, nil
 	}
 	dir := stateDir(cmp.Or(d.TPMDir, DefaultTPMDir), def, tpm)
 	for _, f := range vm.Files {
 		if f.Role != snapshot.RoleTPM {
 			continue
 		}
-		data, err := readSmall(f.Now)
-		if err == nil {
-			err = os.MkdirAll(dir, 0o711)
+		if err := d.stageState(files, filepath.Join(dir, filepath.Base(f.Path)), f.Now); err != nil {
+			return files, nil, fmt.Errorf("put state of TPM in place: %w", err)
 		}
-		path := filepath.Join(dir, filepath.Base(f.Path))
-		if err == nil {
-			err = writeNew(path, data, d.Replace)
-		}
-		if err != nil {
-			return undo, nil, errors.Join(fmt.Errorf("put state of TPM in place: %w", err), undo())
-		}
-		placed = append(placed, path)
 	}
-	if len(placed) == 0 {
+	if len(files) == 0 {
 		remarks = append(remarks, "the TPM starts as new: have the guest's recovery keys at hand (BitLocker, LUKS)")
 	}
 	if tpm.Secret != "" {
 		remarks = append(remarks, "the state of the TPM is encrypted with libvirt's secret "+tpm.Secret+", which has to be on this host")
 	}
-	return undo, remarks, nil
+	return files, remarks, nil
 }
 
-// writeNew puts a file at its path whole and durably, or not at all. The file may hold secrets.
-func writeNew(path string, content []byte, overwrite bool) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+func (d Definer) stageState(files staged, path, from string) error {
+	data, err := readSmall(from)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // gone after a rename
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(path); err == nil && !d.Replace {
+		return fmt.Errorf("%s: %w", path, snapshot.ErrExists)
+	}
+	files[path], err = stage(path, data)
+	return err
+}
+
+// writeNew puts a file at its path whole and durably, or not at all. The file may hold secrets.
+func writeNew(path string, content []byte, overwrite bool) error {
+	tmp, err := stage(path, content)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp) // gone after a rename
+	return moveNew(tmp, path, overwrite)
+}
+
+// stage writes a file durably beside its path.
+func stage(path string, content []byte) (string, error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return "", err
+	}
 	_, err = tmp.Write(content)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return "", errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(tmp.Name()))
 	}
+	return tmp.Name(), nil
+}
+
+// moveNew gives a staged file its place, durably.
+func moveNew(tmp, path string, overwrite bool) error {
+	give := os.Link
 	if overwrite {
-		err = os.Rename(tmp.Name(), path)
-	} else {
-		err = os.Link(tmp.Name(), path)
+		give = os.Rename
 	}
+	err := give(tmp, path)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s: %w", path, snapshot.ErrExists)
 	}

@@ -113,9 +113,10 @@ func (g *guest) failed(ctx context.Context, command string, err error) error {
 	case errors.As(err, &said) && strings.Contains(said.Message, refusal):
 		_, why, _ := strings.Cut(said.Message, "': ")
 		return &qmp.Error{Command: command, Class: qmp.ClassGeneric, Desc: why}
-	case rpc.HasCode(err, rpc.CodeOperationInvalid, rpc.CodeNoDomain) || g.gone(ctx):
+	case rpc.HasCode(err, rpc.CodeNoDomain) || g.gone(ctx):
 		err = fmt.Errorf("%w: %w", snapshot.ErrGone, err)
-	case ctx.Err() != nil && !errors.Is(err, snapshot.ErrGuestSilent):
+	// libvirt calls a domain that is paused not running: its guest is as it was.
+	case rpc.HasCode(err, rpc.CodeOperationInvalid), ctx.Err() != nil && !errors.Is(err, snapshot.ErrGuestSilent):
 		err = fmt.Errorf("%w: %w", snapshot.ErrGuestSilent, err)
 	}
 	return fmt.Errorf("%s in the guest: %w", command, err)

@@ -133,8 +133,19 @@ func offStarted(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	if err := h.Prepare(ctx, p); !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "again") {
 		t.Errorf("prepare of a domain that runs now: %v", err)
 	}
+	g, err := h.Guest(ctx, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if _, err := g.ThawFilesystems(ctx); !errors.Is(err, snapshot.ErrGuestSilent) || errors.Is(err, snapshot.ErrGone) {
+		t.Errorf("thaw of a guest that stands still: %v", err)
+	}
 	if err := errors.Join(h.Merge(ctx, p), dom.Kill(ctx)); err != nil {
 		t.Error(err)
+	}
+	if _, err := g.ThawFilesystems(ctx); !errors.Is(err, snapshot.ErrGone) {
+		t.Errorf("thaw of a guest that is gone: %v", err)
 	}
 	// It has been on: its TPM has a state now.
 	if p, err = h.Plan(ctx, "web", "r2"); err != nil {
@@ -149,6 +160,7 @@ func offStarted(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	if _, err := c.Create(ctx, dom.ID, rpc.StartPaused); err == nil || !strings.Contains(err.Error(), "lock") {
 		t.Errorf("started in mid-backup: %v", err)
 	}
+	notReplaced(t, d, dom, p.Files[i].Path)
 	kept, err := frozen.File(ctx, p.Files[i].Path)
 	is, readErr := os.ReadFile(p.Files[i].Path)
 	if err := errors.Join(err, readErr); err != nil || len(kept) == 0 || string(kept) != string(is) {
@@ -159,6 +171,47 @@ func offStarted(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	}
 	if _, err := c.Create(ctx, dom.ID, rpc.StartPaused); err != nil {
 		t.Errorf("start after the backup: %v", err)
+	}
+	if err := c.ManagedSave(ctx, dom.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	again := Definer{Address: d.Address(), Replace: true}
+	err = again.Check(ctx, "web", snapshot.Hardware{UUID: dom.ID.UUID.String()})
+	if !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "managedsave-remove web") {
+		t.Errorf("replace a domain with a managed save: %v", err)
+	}
+}
+
+// notReplaced: a definition that libvirt refuses leaves the state of the TPM as it is.
+func notReplaced(t *testing.T, d *libvirttest.Daemon, dom *libvirttest.Domain, state string) {
+	t.Helper()
+	text, err := dom.Conn.XML(t.Context(), dom.ID, rpc.XMLInactive|rpc.XMLSecure)
+	before, readErr := os.ReadFile(state)
+	dir := t.TempDir()
+	definition, other := filepath.Join(dir, "definition"), filepath.Join(dir, "tpm")
+	err = errors.Join(err, readErr, os.WriteFile(other, []byte("other"), 0o600),
+		os.WriteFile(definition, []byte(strings.Replace(text, ">hvm<", ">nonsense<", 1)), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = Definer{Address: d.Address(), Replace: true, TPMDir: d.Outside(DefaultTPMDir)}.Define(t.Context(), dir, snapshot.Restored{
+		Name:  "kvm/web",
+		Disks: []snapshot.RestoredDisk{{Name: "vda", Path: dom.Disks[0], Format: snapshot.FormatQcow2}},
+		Files: []snapshot.RestoredFile{
+			{File: snapshot.File{Path: definitionPath, Role: snapshot.RoleDefinition}, Now: definition},
+			{File: snapshot.File{Path: state, Role: snapshot.RoleTPM}, Now: other},
+		},
+	})
+	var refused *rpc.Error
+	if !errors.As(err, &refused) {
+		t.Errorf("define nonsense: %v", err)
+	}
+	after, err := os.ReadFile(state)
+	if err != nil || string(after) != string(before) {
+		t.Errorf("the TPM's state was replaced: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(filepath.Dir(state), ".tpm*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
