@@ -107,7 +107,7 @@ func (c *checkpointing) foldFile(ctx context.Context, s checkpoint.Step, d check
 	if s.First {
 		err = c.writeDown(ctx, c.upper(d, s), layerPath(d, s.Node))
 	} else {
-		err = c.writeUp(ctx, c.upper(d, s), layerPath(d, c.tree.Find(s.Node).Parent))
+		err = c.writeUp(ctx, c.upper(d, s), layerPath(d, s.Node), layerPath(d, c.tree.Find(s.Node).Parent))
 	}
 	if err == nil {
 		c.step("fold-disk")
@@ -117,7 +117,15 @@ func (c *checkpointing) foldFile(ctx context.Context, s checkpoint.Step, d check
 
 // writeDown writes an image into the one below, which takes its name.
 func (c *checkpointing) writeDown(ctx context.Context, upper, lower string) error {
-	if err := c.qemuImg(ctx, "commit", "-q", "-d", "-f", "qcow2", upper); err != nil {
+	below := snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}
+	if err := restsOn(upper, below); err != nil {
+		return err
+	}
+	name, err := described([]snapshot.Layer{{Path: upper, Format: snapshot.FormatQcow2}, below}, false)
+	if err != nil {
+		return fmt.Errorf("name %s: %w", upper, err)
+	}
+	if err := c.qemuImg(ctx, "commit", "-q", "-d", name); err != nil {
 		return err
 	}
 	return c.takeName(lower, upper)
@@ -144,7 +152,12 @@ func (c *checkpointing) folded(d checkpoint.Disk, s checkpoint.Step) (bool, erro
 
 // writeUp makes an image rest upon the next but one, with all that it had of the one
 // between.
-func (c *checkpointing) writeUp(ctx context.Context, upper, below string) error {
+func (c *checkpointing) writeUp(ctx context.Context, upper, lower, below string) error {
+	if restsOn(upper, snapshot.Layer{Path: below, Format: snapshot.FormatQcow2}) != nil { // not done by an earlier attempt
+		if err := restsOn(upper, snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}); err != nil {
+			return err
+		}
+	}
 	if err := c.qemuImg(ctx, "rebase", "-q", "-f", "qcow2", "-b", filepath.Base(below), "-F", "qcow2", upper); err != nil {
 		return err
 	}

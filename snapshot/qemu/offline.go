@@ -101,7 +101,15 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 // commitFile writes the delta into the image. QEMU's own program does it: an
 // image is written by no other code than its owner's. It can be repeated.
 func (h *Host) commitFile(ctx context.Context, d snapshot.DiskPlan) error {
-	if err := h.qemuImg(ctx, "commit", "-q", "-d", "-f", "qcow2", d.Delta); err != nil {
+	if len(d.Chain) == 0 {
+		return fmt.Errorf("commit delta %s: no image below it is on record: %w", d.Delta, snapshot.ErrCorrupt)
+	}
+	below := snapshot.Layer{Path: d.Chain[0].Path, Format: d.Format} // as Prepare wrote into the header
+	err := restsOn(d.Delta, below)
+	if err == nil {
+		err = h.qemuImg(ctx, append([]string{"commit", "-q", "-d"}, onto(d, below)...)...)
+	}
+	if err != nil {
 		return fmt.Errorf("commit delta %s: %w", d.Delta, err)
 	}
 	return syncFile(d.Path)

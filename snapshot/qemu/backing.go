@@ -1,0 +1,82 @@
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/image"
+)
+
+// A delta belongs to QEMU's user, who can rewrite the header by which it names the image
+// below: qemu-img, which root runs, would write the delta into any file of that user's
+// choice. So what is below is never left to the header. It has to say what lull knows, and
+// qemu-img is told all the same, in case it changes after that look.
+
+// restsOn fails where the header of a qcow2 image names another image below than it should.
+func restsOn(path string, below snapshot.Layer) error {
+	info, err := image.Inspect(path, snapshot.FormatQcow2)
+	if err != nil {
+		return err
+	}
+	same := info.Backing == below.Path
+	if !same && info.Backing != "" {
+		named := info.Backing
+		if !filepath.IsAbs(named) {
+			named = filepath.Join(filepath.Dir(path), named)
+		}
+		if same, err = sameFile(named, below.Path); err != nil {
+			return err
+		}
+	}
+	if same && info.BackingFormat == string(below.Format) {
+		return nil
+	}
+	err = fmt.Errorf("the header of %s names %q (%s) below it, and not %s (%s): %w",
+		path, info.Backing, info.BackingFormat, below.Path, below.Format, snapshot.ErrCorrupt)
+	return snapshot.WithHint(err, fmt.Sprintf("find out who has rewritten it; where its content is to be trusted all the same, put the header right: qemu-img rebase -u -f qcow2 -b %s -F %s %s",
+		snapshot.ShellWord(below.Path), below.Format, snapshot.ShellWord(path)))
+}
+
+// imageNode is how QEMU is told of an image.
+type imageNode struct {
+	Driver  snapshot.Format `json:"driver"`
+	File    args            `json:"file"`
+	Backing any             `json:"backing,omitempty"`
+}
+
+var errNotNamed = errors.New("a layer is no file, or of a format without a name")
+
+// described names a chain of files to qemu-img, top first, so that it looks into no header
+// for what is below. whole: there is nothing below the last.
+func described(layers []snapshot.Layer, whole bool) (string, error) {
+	var below any
+	if whole {
+		below = json.RawMessage("null")
+	}
+	for i := len(layers) - 1; i >= 0; i-- {
+		l := layers[i]
+		if !filepath.IsAbs(l.Path) || l.Format == "" {
+			return "", errNotNamed
+		}
+		below = imageNode{Driver: l.Format, File: args{"filename": l.Path}, Backing: below}
+	}
+	text, err := json.Marshal(below)
+	return "json:" + string(text), err
+}
+
+// onto are the arguments by which qemu-img opens a delta upon its image. Layers that are no
+// files, which QEMU alone can name, are left to the headers.
+func onto(d snapshot.DiskPlan, below snapshot.Layer) []string {
+	layers := append([]snapshot.Layer{{Path: d.Delta, Format: snapshot.FormatQcow2}, below}, d.Chain[1:]...)
+	name, err := described(layers, true)
+	if err != nil {
+		name, err = described(layers[:2], false)
+	}
+	if err != nil {
+		return []string{"-f", "qcow2", d.Delta}
+	}
+	return []string{name}
+}
