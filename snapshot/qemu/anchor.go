@@ -47,11 +47,8 @@ func (h *Host) dropAnchor(ctx context.Context, m *monitor, p snapshot.Plan) erro
 		return err
 	}
 	file := deltaFile{path: anchorPath(p)}
-	if err := file.create(p.Disks[0].Path); err != nil {
+	if err := file.createWith(p.Disks[0].Path, anchorImage()); err != nil {
 		return fmt.Errorf("drop anchor against migration: %w", err)
-	}
-	if err := os.WriteFile(file.path, anchorImage(), 0o600); err != nil {
-		return fmt.Errorf("drop anchor against migration: %w", spaceOr(err))
 	}
 	node := anchorNode(p)
 	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(node), "filename": file.path, "read-only": true}, nil)

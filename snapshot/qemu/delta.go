@@ -29,7 +29,10 @@ func fileOf(d snapshot.DiskPlan) deltaFile {
 
 // create makes the empty file, with the owner and mode of the image so that
 // QEMU's user can open it.
-func (f deltaFile) create(image string) error {
+func (f deltaFile) create(image string) error { return f.createWith(image, nil) }
+
+// createWith makes the file with a content, written before anybody else may open it.
+func (f deltaFile) createWith(image string, content []byte) error {
 	info, err := os.Stat(image)
 	if err != nil && image != "" {
 		return fmt.Errorf("create delta: look at the image: %w", err)
@@ -38,15 +41,15 @@ func (f deltaFile) create(image string) error {
 	if err != nil {
 		return fmt.Errorf("create delta: %w", spaceOr(err))
 	}
-	err = nil
 	if f.wipe {
 		wipe.Plain(file)
 	}
-	if info != nil {
+	_, err = file.Write(content)
+	if err == nil && info != nil {
 		err = adopt(file, info)
 	}
 	if err := errors.Join(err, file.Close()); err != nil {
-		return fmt.Errorf("create delta: %w", err)
+		return fmt.Errorf("create delta: %w", spaceOr(err))
 	}
 	return syncDir(f.path)
 }

@@ -420,7 +420,7 @@ func TestNoStamp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := taken(t, qcow2VM())
 			for _, d := range r.plan.Disks {
-				if err := makeStamp(d); err != nil {
+				if err := (stamp{state: stampNone}).write(d, false); err != nil {
 					t.Fatal(err)
 				}
 			}

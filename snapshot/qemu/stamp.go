@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -90,7 +92,7 @@ func parseStamp(text string) (stamp, error) {
 
 // readStamp reads the stamp of a delta. errNoStamp: there is none that tells.
 func readStamp(d snapshot.DiskPlan) (stamp, error) {
-	f, err := os.Open(d.Delta + stampSuffix)
+	f, err := openStamp(d, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return stamp{}, errNoStamp
 	}
@@ -107,26 +109,66 @@ func readStamp(d snapshot.DiskPlan) (stamp, error) {
 
 // makeStamp makes the file of a delta that was just created.
 func makeStamp(d snapshot.DiskPlan) error {
-	if err := os.WriteFile(d.Delta+stampSuffix, []byte(stamp{state: stampNone}.String()), 0o600); err != nil {
+	f, err := createStamp(d)
+	if err == nil {
+		err = stamp{state: stampNone}.put(f, false)
+	}
+	if err != nil {
 		return fmt.Errorf("create stamp of delta: %w", spaceOr(err))
 	}
 	return nil
 }
 
+// createStamp makes the file, and nothing of what is there already.
+func createStamp(d snapshot.DiskPlan) (*os.File, error) {
+	return os.OpenFile(d.Delta+stampSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+}
+
+// openStamp opens the file, and no other: QEMU's user may write to the folder, and would
+// have root write wherever a link of his leads.
+func openStamp(d snapshot.DiskPlan, flag int) (*os.File, error) {
+	path := d.Delta + stampSuffix
+	f, err := os.OpenFile(path, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a pipe
+		return nil, notStamp(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if is, ok := info.Sys().(*syscall.Stat_t); !ok || !info.Mode().IsRegular() || is.Nlink != 1 {
+		return nil, errors.Join(notStamp(path), f.Close())
+	}
+	return f, nil
+}
+
+func notStamp(path string) error {
+	return snapshot.WithHint(fmt.Errorf("%s is a link or no plain file, and none of lull's: %w", path, snapshot.ErrExists),
+		"find out who has put it there, and rm "+snapshot.ShellWord(path))
+}
+
 // write puts a stamp over the one before.
-func (s stamp) write(d snapshot.DiskPlan, durably bool) (err error) {
-	f, err := os.OpenFile(d.Delta+stampSuffix, os.O_WRONLY|os.O_CREATE, 0o600)
+func (s stamp) write(d snapshot.DiskPlan, durably bool) error {
+	f, err := openStamp(d, os.O_WRONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = createStamp(d)
+	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.WriteAt([]byte(s.String()), 0); err != nil {
-		return err
+	return s.put(f, durably)
+}
+
+// put writes a stamp into its file, and closes that.
+func (s stamp) put(f *os.File, durably bool) error {
+	_, err := f.WriteAt([]byte(s.String()), 0)
+	if err == nil && durably {
+		err = f.Sync()
 	}
-	if durably {
-		return f.Sync()
-	}
-	return nil
+	return errors.Join(err, f.Close())
 }
 
 // noteFrozen records the image as it is now, known to be as it should. Without a
