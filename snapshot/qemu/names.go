@@ -81,11 +81,14 @@ func (h *Host) place(vm VM, d disk, run string) (delta, link string, err error) 
 	return delta, link, nil
 }
 
+// inFolderSeparator is nothing that fileWord says, so that no two disks share a stem.
+const inFolderSeparator = "+"
+
 // inFolder is the stem of a delta's name in a folder where others' are too.
 func (h *Host) inFolder(vm, disk string) string {
-	stem := fileWord(vm) + "-" + fileWord(disk)
+	stem := fileWord(vm) + inFolderSeparator + fileWord(disk)
 	if h.opt.Name != "" {
-		stem = fileWord(h.opt.Name) + "-" + stem
+		stem = fileWord(h.opt.Name) + inFolderSeparator + stem
 	}
 	return stem
 }

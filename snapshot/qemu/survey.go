@@ -284,7 +284,7 @@ func (h *Host) besides(vm VM, d disk) ([]string, error) {
 		if at == "" {
 			continue
 		}
-		found, err := ofDisk(at)
+		found, err := ofDisk(at, h.inFolder(vm.Name, image.Name))
 		if err != nil {
 			return nil, err
 		}
@@ -304,8 +304,10 @@ func imageOf(d disk) disk {
 	return d
 }
 
-// ofDisk lists what is in a folder of the disk whose delta of run "0" would be at a path.
-func ofDisk(delta string) (list []string, err error) {
+// ofDisk lists what is in a folder of the disk whose delta of run "0" would be at a path. A
+// link is followed where a delta of the very disk and run would be, inFolder: others may
+// have made links there, and what they lead to is not to be advised about.
+func ofDisk(delta, inFolder string) (list []string, err error) {
 	stem, dir := strings.TrimSuffix(delta, "0.delta"), filepath.Dir(delta)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -318,7 +320,8 @@ func ofDisk(delta string) (list []string, err error) {
 		}
 		to, err := os.Readlink(path)
 		there, _ := exists(to)
-		if err == nil && there { // else the link itself is what is left
+		own := filepath.IsAbs(to) && filepath.Base(to) == inFolder+".lull-"+strings.TrimPrefix(path, stem)
+		if err == nil && there && own { // else the link itself is what is left
 			path = to
 		}
 		list = append(list, path)
@@ -363,6 +366,13 @@ func (h *Host) linkTo(vm VM, d disk, run, delta string) string {
 // beside tells of a file that lies beside the disk.
 func (s *survey) beside(d disk, path string) {
 	f := snapshot.Finding{Kind: snapshot.FindingStray, Disk: d.Name, Path: path, Run: runOf(path)}
+	if to, err := os.Readlink(path); err == nil {
+		f.Kind = snapshot.FindingOrphan
+		f.Text = fmt.Sprintf("%s is a link to %s, where no delta of the disk is", path, to)
+		f.Next = "rm " + snapshot.ShellWord(path)
+		s.add(f)
+		return
+	}
 	used, err := inUse(path)
 	switch {
 	case err != nil:
