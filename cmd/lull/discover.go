@@ -9,16 +9,10 @@ import (
 
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
-	"github.com/lull-backup/lull/snapshot/libvirt"
 )
 
 // discoverTimeout bounds how long a libvirt is asked for its domains.
 const discoverTimeout = 30 * time.Second
-
-// discoverer is a host that knows VMs which the configuration does not name.
-type discoverer interface {
-	Discover(ctx context.Context) ([]libvirt.Found, error)
-}
 
 // discover is the configuration with the VMs that its hosts know of. One that does not
 // answer has none; the error says so, and the others are there all the same. Of a VM whose
@@ -50,7 +44,7 @@ type answer struct {
 func (c census) take(ctx context.Context, cfg *config.Config, hosts map[string]snapshot.Host) (*config.Config, []answer) {
 	var answers []answer
 	for _, h := range cfg.Hosts {
-		host, ok := hosts[h.Name].(discoverer)
+		host, ok := hosts[h.Name].(snapshot.Discoverer)
 		if !ok {
 			continue
 		}
@@ -66,14 +60,14 @@ func (c census) take(ctx context.Context, cfg *config.Config, hosts map[string]s
 	return cfg, answers
 }
 
-func ask(ctx context.Context, host discoverer) ([]libvirt.Found, error) {
+func ask(ctx context.Context, host snapshot.Discoverer) ([]snapshot.Found, error) {
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
 	return host.Discover(ctx)
 }
 
 // merge is what a host has now.
-func (c census) merge(host string, list []libvirt.Found) (found []config.FoundVM, vague error) {
+func (c census) merge(host string, list []snapshot.Found) (found []config.FoundVM, vague error) {
 	var errs []error
 	for _, d := range list {
 		vm := config.FoundVM{Name: d.Name, Tags: d.Tags}

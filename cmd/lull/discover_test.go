@@ -9,17 +9,16 @@ import (
 
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
-	"github.com/lull-backup/lull/snapshot/libvirt"
 )
 
 // discovering is a host that knows domains.
 type discovering struct {
 	snapshot.Host
-	found []libvirt.Found
+	found []snapshot.Found
 	err   error
 }
 
-func (h *discovering) Discover(context.Context) ([]libvirt.Found, error) { return h.found, h.err }
+func (h *discovering) Discover(context.Context) ([]snapshot.Found, error) { return h.found, h.err }
 
 // A libvirt that is down keeps no VM of another from its backups, nor one domain the rest.
 func TestMembersOfHostsThatFail(t *testing.T) {
@@ -35,7 +34,7 @@ groups:
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &discovering{found: []libvirt.Found{{Name: "db", Tags: []string{"db"}}, {Name: "web"}}}
+	a := &discovering{found: []snapshot.Found{{Name: "db", Tags: []string{"db"}}, {Name: "web"}}}
 	b := &discovering{err: snapshot.ErrUnreachable}
 	hosts := map[string]snapshot.Host{"a": a, "b": b}
 	in := &invocation{App: &App{}}
@@ -49,9 +48,9 @@ groups:
 	}
 	ask(all, "a/db a/web", "host b: ")
 	ask(only, "a/db", "")
-	b.found, b.err = []libvirt.Found{{Name: "mail"}}, nil
+	b.found, b.err = []snapshot.Found{{Name: "mail"}}, nil
 	ask(all, "a/db a/web b/mail", "")
-	a.found[0] = libvirt.Found{Name: "db", Problem: "no XML"}
+	a.found[0] = snapshot.Found{Name: "db", Problem: "no XML"}
 	b.err = errors.New("it hangs")
 	ask(all, "a/db a/web b/mail", "host b: it hangs")
 	ask(only, "a/db", "tags of a/db are not known: no XML")

@@ -14,21 +14,14 @@ import (
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
 
-// Found is a domain, and what its administrator says of it to lull.
-type Found struct {
-	Name    string
-	Tags    []string
-	Problem string // why its tags are not known
-}
-
 // Discover names all domains, running and not, sorted, and looks no further. One whose
 // definition cannot be had hides no other: it has its problem.
-func (h *Host) Discover(ctx context.Context) ([]Found, error) {
+func (h *Host) Discover(ctx context.Context) ([]snapshot.Found, error) {
 	all, err := h.domains(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var list []Found
+	var list []snapshot.Found
 	for _, d := range all {
 		def, err := h.definition(ctx, d, 0)
 		switch {
@@ -37,9 +30,9 @@ func (h *Host) Discover(ctx context.Context) ([]Found, error) {
 		case errors.Is(err, rpc.ErrClosed), errors.Is(err, snapshot.ErrUnreachable), err != nil && ctx.Err() != nil:
 			return nil, fmt.Errorf("domain %s: %w", d.Name, err) // there is nobody to ask for the rest
 		case err != nil:
-			list = append(list, Found{Name: d.Name, Problem: oneLine(err)})
+			list = append(list, snapshot.Found{Name: d.Name, Problem: oneLine(err)})
 		default:
-			list = append(list, Found{Name: d.Name, Tags: def.Tags()})
+			list = append(list, snapshot.Found{Name: d.Name, Tags: def.Tags()})
 		}
 	}
 	return list, nil

@@ -43,8 +43,9 @@ type Host struct {
 }
 
 var (
-	_ snapshot.Tracker = (*Host)(nil)
-	_ snapshot.Saver   = (*Host)(nil)
+	_ snapshot.Tracker    = (*Host)(nil)
+	_ snapshot.Discoverer = (*Host)(nil)
+	_ snapshot.Saver      = (*Host)(nil)
 )
 
 // NewHost makes a host of the daemon at an address. It does not connect yet.

@@ -49,7 +49,7 @@ func offWhole(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	ctx := t.Context()
 
 	found, err := h.Discover(ctx)
-	if diff := cmp.Diff([]Found{{Name: "Web", Tags: []string{"nightly"}}}, found); diff != "" || err != nil {
+	if diff := cmp.Diff([]snapshot.Found{{Name: "Web", Tags: []string{"nightly"}}}, found); diff != "" || err != nil {
 		t.Errorf("found: %v\n%s", err, diff)
 	}
 	vms, err := h.VMs(ctx)
