@@ -168,6 +168,9 @@ func TestQemuNBD(t *testing.T) {
 	serve(t, socket, tool(t, "qemu-nbd", "qemu-utils"), "--read-only", "--persistent", "--shared=8",
 		"--format=qcow2", "--export-name=disk0", "--socket="+socket, qcow2With(t, disk))
 
+	if err := nbd.Settle(t.Context(), "unix", socket); err != nil {
+		t.Error(err)
+	}
 	if _, err := nbd.Dial(t.Context(), "unix", socket, "other", nbd.Options{}); err == nil {
 		t.Fatal("an export that is not there was opened")
 	}

@@ -76,6 +76,7 @@ const (
 	flagFixedNewstyle = 1 << 0
 	flagNoZeroes      = 1 << 1
 
+	optAbort           = 2
 	optGo              = 7
 	optStructuredReply = 8
 	optSetMetaContext  = 10
