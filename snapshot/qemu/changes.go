@@ -162,7 +162,7 @@ func (f *frozen) servedBitmap(ctx context.Context, size int64, export string, t 
 		return nil, err
 	}
 	name := bitmapContext + t.Since
-	c, err := nbd.Dial(ctx, "unix", f.host.socketPath(f.plan), export, nbd.Options{Contexts: []string{name}, Connections: 1})
+	c, err := f.bitmapServer(ctx, export, name)
 	if err != nil {
 		return nil, err
 	}
@@ -182,4 +182,14 @@ func (f *frozen) servedBitmap(ctx context.Context, size int64, export string, t 
 		set.Add(at, min(bitmapSpan, size-off)-(at-off)) // behind the end of an export that is shorter than the disk
 	}
 	return set, nil
+}
+
+// bitmapServer connects to an export for its bitmap, as Disk does for its data.
+func (f *frozen) bitmapServer(ctx context.Context, export, name string) (*nbd.Client, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil, errClosed
+	}
+	return nbd.Dial(ctx, "unix", f.host.socketPath(f.plan), export, nbd.Options{Contexts: []string{name}, Connections: 1})
 }

@@ -118,20 +118,21 @@ type frozen struct {
 
 var errClosed = errors.New("frozen disks are closed")
 
-// Disk opens a disk.
+// Disk opens a disk. It connects under the lock: Close must find nobody in the middle
+// of that, see nbd.Settle.
 func (f *frozen) Disk(ctx context.Context, name string) (snapshot.Source, error) {
 	d, err := f.planned(name)
-	if err != nil {
-		return nil, err
-	}
-	s, err := f.source(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return nil, errors.Join(errClosed, s.Close())
+		return nil, errClosed
+	}
+	s, err := f.source(ctx, d)
+	if err != nil {
+		return nil, err
 	}
 	f.readers = append(f.readers, s)
 	return s, nil

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/nbd"
 	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
@@ -117,9 +118,8 @@ func (h *Host) unserve(ctx context.Context, m *monitor, p snapshot.Plan) error {
 		return err
 	}
 	path := h.socketPath(p)
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	err := nbd.Settle(ctx, "unix", path)
 	if err == nil { // somebody listens: QEMU, for us
-		_ = c.Close() // it was only to see
 		if err := m.Execute(ctx, "nbd-server-stop", nil, nil); err != nil {
 			return err
 		}
