@@ -23,6 +23,7 @@ type run struct {
 	// beside the writers'.
 	following <-chan error
 	told      <-chan struct{} // the caller has heard of the last step; nil: there was none
+	relay     *relay          // of what writers tell
 }
 
 // Do makes the guest hold still as well as the policy allows and calls Take at
@@ -39,10 +40,11 @@ func Do(ctx context.Context, job Job) (held *Held, err error) {
 	if job.Log == nil {
 		job.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &run{Job: job, armed: inForce{guards: job.Guards}, report: Report{Asked: job.Policy.Ladder[0]}}
+	r := &run{Job: job, armed: inForce{guards: job.Guards}, report: Report{Asked: job.Policy.Ladder[0]}, relay: newRelay(job.Progress)}
+	defer r.relay.close()
 	defer r.heard()
 	defer func() { r.disarm(ctx, err) }()
-	r.identify(ctx, everyone(job.Writers))
+	r.identify(ctx, r.everyone())
 	for _, level := range job.Policy.Ladder {
 		if level < job.Policy.Floor {
 			break
@@ -111,10 +113,10 @@ type stranger struct {
 }
 
 // everyone are strangers at first. Until they have a name they have their place.
-func everyone(writers []Writer) []stranger {
+func (r *run) everyone() []stranger {
 	var all []stranger
-	for i, w := range writers {
-		all = append(all, stranger{member: &member{w: w, id: Identity{Name: fmt.Sprint(i + 1)}}})
+	for i, w := range r.Writers {
+		all = append(all, stranger{member: &member{w: w, id: Identity{Name: fmt.Sprint(i + 1)}, relay: r.relay}})
 	}
 	return all
 }

@@ -33,6 +33,10 @@
 // components that they speak for. The report has an outcome for each component of each
 // writer that was asked to take part; those that did hear their own by Complete.
 //
+// Writers may tell how far a long call is (Teller); the job hears it (Job.Progress), and a
+// call that runs out of time is reported with the last of it. It is a word to show, bounded,
+// that no writer is kept waiting for and nothing is decided by.
+//
 // A rung whose failure may pass is tried again (Retry): writers that could not say who they
 // are, too, are asked anew.
 //

@@ -51,6 +51,11 @@ func (h *Held) end(ctx context.Context, what string, limit time.Duration, fn fun
 	h.ended = true
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	relay := newRelay(h.job.Progress)
+	defer relay.close()
+	for _, m := range h.members {
+		m.relay = relay
+	}
 	return errors.Join(each(h.members, func(m *member) error {
 		return callErr(ctx, m, what, func(ctx context.Context) error { return fn(ctx, m) })
 	})...)

@@ -46,8 +46,12 @@ type Job struct {
 	// Step, where set, is called inside the window, one step after the other.
 	// What it is slow with does not lengthen the window, but Do waits for it
 	// before it returns.
-	Step   func(Step)
-	Limits Limits
+	Step func(Step)
+	// Progress, where set, hears how far writers say their calls are, one after the other,
+	// until Do, Held.Complete or Held.Abort returns. No writer waits for it; of what comes
+	// faster than it returns it hears the last of each writer.
+	Progress func(Progress)
+	Limits   Limits
 }
 
 // Saved takes the memory of a guest together with its disks.

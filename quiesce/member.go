@@ -17,6 +17,7 @@ type member struct {
 	w       Writer
 	id      Identity
 	log     *slog.Logger
+	relay   *relay            // of what it tells
 	pending []<-chan struct{} // calls that were given up; closed when they end
 
 	attempt
@@ -48,20 +49,30 @@ type answer[T any] struct {
 // call asks the writer on a goroutine of its own, and gives up when ctx ends.
 // After the end of ctx the writer is not called at all.
 func call[T any](ctx context.Context, m *member, what string, fn func(context.Context) (T, error)) (T, error) {
-	answers, ended := ask(ctx, m.log, fn)
+	heard, over := m.relay.listen(ctx, m.id.Name)
+	answers, ended := ask(heard, m.log, fn)
 	select {
 	case a := <-answers:
-		return a.value, m.failure(ctx, what, a.err)
+		return a.value, m.ended(ctx, what, a.err, over())
 	case <-ctx.Done():
 	}
 	select {
 	case a := <-answers: // both were there: the answer counts
-		return a.value, m.failure(ctx, what, a.err)
+		return a.value, m.ended(ctx, what, a.err, over())
 	default:
 	}
 	m.pending = append(m.pending, ended)
 	var none T
-	return none, m.failure(ctx, what, context.Cause(ctx))
+	return none, m.ended(ctx, what, context.Cause(ctx), over())
+}
+
+// ended is failure, and says of a call that ran out of time how far it had come.
+func (m *member) ended(ctx context.Context, what string, err error, last Progress) error {
+	err = m.failure(ctx, what, err)
+	if f := (*Failure)(nil); errors.As(err, &f) && f.Class == Timeout && last.What != "" {
+		f.Err = fmt.Errorf("%w (it had come to %q)", f.Err, last.String())
+	}
+	return err
 }
 
 // callErr is call for a method without a result.
@@ -213,9 +224,11 @@ const maxReason = 500
 
 // clip makes one line of bounded length from text that a guest or a plugin may
 // have written.
-func clip(s string) string {
-	if len(s) > maxReason {
-		s = s[:maxReason] + "…"
+func clip(s string) string { return clipTo(s, maxReason) }
+
+func clipTo(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit] + "…"
 	}
 	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool {
 		return r < ' ' || r == 0x7f

@@ -72,7 +72,9 @@ func (tr *trial) drawWriter(t *rapid.T, w *quiescetest.Writer) {
 	w.Tape = &tr.tape
 	// Most calls go well, else no trial gets far.
 	for _, c := range rapid.SliceOfN(rapid.SampledFrom(calls), 0, 3).Draw(t, w.ID.Name+" odd calls") {
-		w.On(c, drawAct(t, w.ID.Name+" "+string(c)))
+		a := drawAct(t, w.ID.Name+" "+string(c))
+		a.Tells = []quiesce.Progress{{What: "rows", Done: 3, Total: 7}}
+		w.On(c, a)
 	}
 }
 
@@ -133,6 +135,13 @@ func (tr *trial) play(ctx context.Context) []string {
 		defer cancel()
 	}
 	job := quiesce.Job{Run: "run-1", VM: "vm", Policy: tr.policy, Guest: tr.guest, Take: tr.doTake}
+	var within, late atomic.Bool
+	job.Progress = func(quiesce.Progress) {
+		if !within.Load() {
+			late.Store(true)
+		}
+	}
+	within.Store(true)
 	for _, w := range tr.writers() {
 		job.Writers = append(job.Writers, w)
 	}
@@ -146,14 +155,20 @@ func (tr *trial) play(ctx context.Context) []string {
 		return errors.New("guest is busy")
 	}
 	held, err := quiesce.Do(ctx, job)
+	within.Store(false)
 	broken := slices.Concat(tr.checkThawed(err), tr.checkResult(held, err), tr.checkGuards(err))
 	if held != nil {
+		within.Store(true)
 		tr.end(held)
+		within.Store(false)
 	}
 	for _, w := range tr.writers() {
 		w.Wait()
 	}
 	broken = append(broken, tr.checkThawed(err)...) // nothing froze late
+	if late.Load() {
+		broken = append(broken, "progress was told of although nothing was under way")
+	}
 	return slices.Concat(broken, tr.checkOrder(), tr.checkEnds(), tr.checkAttempts(held))
 }
 

@@ -26,6 +26,15 @@ type Act struct {
 	Die bool
 	// Times is how often the call goes like this, and well from then on; 0: always.
 	Times int
+	// Tells is the progress that the call tells before the delay, and once more after it: too
+	// late, where the call was given up.
+	Tells []quiesce.Progress
+}
+
+func (a Act) tell(ctx context.Context) {
+	for _, p := range a.Tells {
+		quiesce.Teller(ctx)(p)
+	}
 }
 
 // Writer is a scripted writer. Set the fields before the first call.
@@ -142,7 +151,10 @@ func (w *Writer) play(ctx context.Context, c Call, a Act, effect func()) error {
 	if w.isDead() {
 		return fmt.Errorf("%s: %w", c, quiesce.ErrWriterGone)
 	}
-	if err := a.wait(ctx); err != nil {
+	a.tell(ctx)
+	err := a.wait(ctx)
+	a.tell(ctx)
+	if err != nil {
 		return err
 	}
 	if effect != nil && !a.Lie && !w.isDead() {
