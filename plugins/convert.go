@@ -52,7 +52,3 @@ func wireLevel(l quiesce.Level) proto.Level {
 		quiesce.LevelApplication: proto.Level_LEVEL_APPLICATION,
 	}[l]
 }
-
-func restoreRequest(r quiesce.RestoreRequest) *proto.RestoreRequest {
-	return &proto.RestoreRequest{Vm: r.VM, Point: r.Point, Document: r.Document}
-}

@@ -32,7 +32,7 @@ func TestLogLimits(t *testing.T) {
 	var out strings.Builder
 	now := time.Unix(1_000_000, 0)
 	l := newLineLog(slog.New(slog.NewTextHandler(&out, nil)))
-	l.now, l.filled = func() time.Time { return now }, now
+	l.now, l.lines.filled = func() time.Time { return now }, now
 	w := &lineWriter{to: l, level: slog.LevelInfo}
 	long := strings.Repeat("x", 10*maxLine)
 	for range 1000 {

@@ -3,17 +3,11 @@ package plugins
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"io"
-	"log"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/go-hclog"
 
 	"github.com/lull-backup/lull/quiesce"
 )
@@ -25,22 +19,71 @@ const (
 	lineRate  = 10 // lines a second after the burst
 )
 
-// lineLog passes what a plugin says on to a slog.Logger, within limits. It is
-// go-plugin's logger too. Safe for concurrent use.
+// Limits of the progress that is passed on. What comes faster is left out, and is no loss:
+// a later word says more.
+const (
+	progressBurst = 5
+	progressRate  = 5
+)
+
+// lineLog passes what a plugin says on to a slog.Logger, and what is progress to whoever
+// listens to its call, within limits. Safe for concurrent use.
 type lineLog struct {
 	log *slog.Logger
 	now func() time.Time
-	// during is the run of the last call that had one.
-	during atomic.Pointer[quiesce.Request]
+	// during is the last call that belongs to a run or a restore.
+	during atomic.Pointer[spoken]
 
-	mu      sync.Mutex
-	tokens  float64
-	filled  time.Time
-	dropped int
+	mu       sync.Mutex
+	lines    allowance
+	progress allowance
+	dropped  int
+}
+
+// spoken is a call that what the plugin says belongs to.
+type spoken struct {
+	run, vm string
+	tell    func(quiesce.Progress)
 }
 
 func newLineLog(l *slog.Logger) *lineLog {
-	return &lineLog{log: l, now: time.Now, tokens: lineBurst, filled: time.Now()}
+	now := time.Now()
+	return &lineLog{
+		log: l, now: time.Now,
+		lines:    allowance{burst: lineBurst, rate: lineRate, left: lineBurst, filled: now},
+		progress: allowance{burst: progressBurst, rate: progressRate, left: progressBurst, filled: now},
+	}
+}
+
+// allowance is so many at once, and so many a second after that.
+type allowance struct {
+	burst, rate, left float64
+	filled            time.Time
+}
+
+func (a *allowance) take(now time.Time) bool {
+	a.left = min(a.burst, a.left+a.rate*now.Sub(a.filled).Seconds())
+	a.filled = now
+	if a.left < 1 {
+		return false
+	}
+	a.left--
+	return true
+}
+
+// tell passes progress on, unless there was much of it, and logs it like any line.
+func (l *lineLog) tell(level slog.Level, p quiesce.Progress, line string) {
+	l.mu.Lock()
+	ok := l.progress.take(l.now())
+	l.mu.Unlock()
+	if !ok {
+		return
+	}
+	s := l.during.Load()
+	l.say(level, line) // first: who hears of it may begin another call
+	if s != nil {
+		s.tell(p)
+	}
 }
 
 // say logs one line of the plugin, or counts it as dropped.
@@ -53,8 +96,8 @@ func (l *lineLog) say(level slog.Level, line string) {
 		line = line[:maxLine] + "…"
 	}
 	attrs := []slog.Attr{slog.String("line", strings.ToValidUTF8(line, "?"))}
-	if r := l.during.Load(); r != nil {
-		attrs = append(attrs, slog.String("run", r.Run), slog.String("vm", r.VM))
+	if s := l.during.Load(); s != nil {
+		attrs = append(attrs, s.attrs()...)
 	}
 	if dropped > 0 {
 		attrs = append(attrs, slog.Int("dropped", dropped))
@@ -62,19 +105,23 @@ func (l *lineLog) say(level slog.Level, line string) {
 	l.log.LogAttrs(context.Background(), level, "plugin says", attrs...)
 }
 
-// admit takes a token from the bucket; dropped is how many lines got none since
-// the last that did.
+// attrs name the run; a restore has none.
+func (s *spoken) attrs() []slog.Attr {
+	if s.run == "" {
+		return []slog.Attr{slog.String("vm", s.vm)}
+	}
+	return []slog.Attr{slog.String("run", s.run), slog.String("vm", s.vm)}
+}
+
+// admit tells whether one more line is allowed; dropped is how many were not since
+// the last that was.
 func (l *lineLog) admit() (dropped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.now()
-	l.tokens = min(lineBurst, l.tokens+lineRate*now.Sub(l.filled).Seconds())
-	l.filled = now
-	if l.tokens < 1 {
+	if !l.lines.take(l.now()) {
 		l.dropped++
 		return 0, false
 	}
-	l.tokens--
 	dropped, l.dropped = l.dropped, 0
 	return dropped, true
 }
@@ -106,138 +153,4 @@ func (w *lineWriter) flush() {
 		w.to.say(w.level, string(w.line))
 	}
 	w.line = w.line[:0]
-}
-
-// tail keeps the end of what was written.
-type tail struct {
-	mu  sync.Mutex
-	end []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	const room = 1 << 10
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.end = append(t.end, p[max(0, len(p)-room):]...)
-	t.end = t.end[max(0, len(t.end)-room):]
-	return len(p), nil
-}
-
-// last is the last line as an addition to an error; empty where there is none.
-func (t *tail) last() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(t.end)), "\n")
-	if line := clip(lines[len(lines)-1]); line != "" {
-		return fmt.Sprintf("; it said %q", line)
-	}
-	return ""
-}
-
-// hostLog is an hclog.Logger over slog. What go-plugin says of itself goes to
-// the debug level: errors that matter are returned. What it read from the
-// plugin comes through a logger that it names after the program.
-type hostLog struct {
-	lines      *lineLog
-	fromPlugin bool
-	name       string
-}
-
-var _ hclog.Logger = (*hostLog)(nil)
-
-func slogLevel(l hclog.Level) slog.Level {
-	switch l {
-	case hclog.Error:
-		return slog.LevelError
-	case hclog.Warn:
-		return slog.LevelWarn
-	case hclog.Info:
-		return slog.LevelInfo
-	}
-	return slog.LevelDebug
-}
-
-// Log passes a message on.
-func (h *hostLog) Log(level hclog.Level, msg string, args ...any) {
-	if h.fromPlugin {
-		h.lines.say(slogLevel(level), msg+pairs(args))
-		return
-	}
-	h.lines.log.Debug("go-plugin: "+msg, args...)
-}
-
-// pairs are what a plugin's own logger added to a line, but for the time, which lull's
-// log has.
-func pairs(args []any) string {
-	var all []string
-	for ; len(args) > 1; args = args[2:] {
-		if args[0] != "timestamp" {
-			all = append(all, fmt.Sprintf(" %v=%v", args[0], args[1]))
-		}
-	}
-	slices.Sort(all) // go-plugin has them in no order
-	return strings.Join(all, "")
-}
-
-// Trace is dropped: it is one line a message.
-func (h *hostLog) Trace(string, ...any) {}
-
-// Debug logs at the debug level.
-func (h *hostLog) Debug(msg string, args ...any) { h.Log(hclog.Debug, msg, args...) }
-
-// Info logs at the info level.
-func (h *hostLog) Info(msg string, args ...any) { h.Log(hclog.Info, msg, args...) }
-
-// Warn logs at the warning level.
-func (h *hostLog) Warn(msg string, args ...any) { h.Log(hclog.Warn, msg, args...) }
-
-// Error logs at the error level.
-func (h *hostLog) Error(msg string, args ...any) { h.Log(hclog.Error, msg, args...) }
-
-// IsTrace is false.
-func (h *hostLog) IsTrace() bool { return false }
-
-// IsDebug is true: slog decides.
-func (h *hostLog) IsDebug() bool { return true }
-
-// IsInfo is true.
-func (h *hostLog) IsInfo() bool { return true }
-
-// IsWarn is true.
-func (h *hostLog) IsWarn() bool { return true }
-
-// IsError is true.
-func (h *hostLog) IsError() bool { return true }
-
-// ImpliedArgs are none.
-func (h *hostLog) ImpliedArgs() []any { return nil }
-
-// With adds nothing: go-plugin does not use it.
-func (h *hostLog) With(...any) hclog.Logger { return h }
-
-// Name is the last given.
-func (h *hostLog) Name() string { return h.name }
-
-// Named tells go-plugin's own parts from the plugin.
-func (h *hostLog) Named(name string) hclog.Logger {
-	return &hostLog{lines: h.lines, name: name, fromPlugin: name != "stdio"}
-}
-
-// ResetNamed is Named.
-func (h *hostLog) ResetNamed(name string) hclog.Logger { return h.Named(name) }
-
-// SetLevel does nothing.
-func (h *hostLog) SetLevel(hclog.Level) {}
-
-// GetLevel is debug.
-func (h *hostLog) GetLevel() hclog.Level { return hclog.Debug }
-
-// StandardLogger writes lines at the debug level.
-func (h *hostLog) StandardLogger(o *hclog.StandardLoggerOptions) *log.Logger {
-	return log.New(h.StandardWriter(o), "", 0)
-}
-
-// StandardWriter writes lines at the debug level.
-func (h *hostLog) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
-	return &lineWriter{to: h.lines, level: slog.LevelDebug}
 }

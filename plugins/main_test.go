@@ -69,6 +69,8 @@ func TestMain(m *testing.M) {
 		exit(sdk.Serve(&nothing{number: strings.TrimPrefix(mode, "nothing ")}))
 	case "talks":
 		exit(sdk.Serve(&talker{}))
+	case "reports":
+		exit(sdk.Serve(&reporter{}))
 	default:
 		exit(sdk.Serve(&odd{mode: mode}))
 	}
@@ -128,6 +130,21 @@ func (w *talker) Prepare(ctx context.Context, _ sdk.PrepareRequest) ([]sdk.Compo
 	return nil, nil
 }
 
+// reporter says how far it is until it is told to stop.
+type reporter struct{ twoMethods }
+
+func (w *reporter) Prepare(ctx context.Context, _ sdk.PrepareRequest) ([]sdk.Component, error) {
+	sdk.Progress(ctx, "checkpoint", 3, 7)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (w *reporter) PreRestore(ctx context.Context, r sdk.RestoreRequest) error {
+	sdk.Progress(ctx, "logs of "+r.Point, 1, 0)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // odd freezes the guest, and does what its mode, "verb call", says in one call.
 type odd struct {
 	mode  string
@@ -176,6 +193,8 @@ func (w *odd) act(call quiescetest.Call) error {
 			return err
 		}
 		return fmt.Errorf("child %d", c.Process.Pid)
+	case "odd-json":
+		return sayOddJSON()
 	case "environment":
 		env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "PLUGIN_CLIENT_CERT=") })
 		return errors.New(strings.Join(env, "\n"))
@@ -183,6 +202,20 @@ func (w *odd) act(call quiescetest.Call) error {
 		return w.reach()
 	case "late":
 		return w.late()
+	}
+	return nil
+}
+
+// sayOddJSON prints what looks like a line of a log, and is none.
+func sayOddJSON() error {
+	for _, line := range []string{
+		`{"@message":5,"@level":"info"}`, `{"@message":"x","@level":[]}`, `{"@timestamp":{},"@level":"info","@message":"oddly timed"}`,
+		`{"@level":"info","@message":"x","@progress":{"done":{},"total":-1e999}}`, `{"@level":"info","a":` + strings.Repeat("[", 30<<10) + `}`,
+		`{"@level":"info","@message":"` + strings.Repeat("long ", 1<<15) + `"}`, `{"@level":"info","@message":"the last one"}`,
+	} {
+		if _, err := syscall.Write(2, []byte(line+"\n")); err != nil {
+			return err
+		}
 	}
 	return nil
 }

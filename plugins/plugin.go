@@ -38,7 +38,6 @@ type Plugin struct {
 	lines   *lineLog // what it says
 	folder  *folder
 	process *process
-	said    tail // on standard error
 	options *goplugin.ClientConfig
 	client  *goplugin.Client
 	conn    *grpc.ClientConn
@@ -74,20 +73,20 @@ func Start(ctx context.Context, spec Spec, guest snapshot.Guest, log *slog.Logge
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start plugin %s: %w", spec.Name, err), folder.remove())
 	}
-	p.options = p.config(lines)
+	p.options = p.config()
 	p.client = goplugin.NewClient(p.options)
 	if guest != nil {
 		p.guest = &guestServer{guest: guest, plugin: spec.Name, grants: spec.Grants}
 	}
 	if err := p.start(ctx); err != nil {
 		closeErr := p.Close() // only then all that it said is there
-		err = fmt.Errorf("start plugin %s: %w%s", spec.Name, err, p.said.last())
+		err = fmt.Errorf("start plugin %s: %w%s", spec.Name, err, p.process.said.last())
 		return nil, errors.Join(err, closeErr)
 	}
 	return p, nil
 }
 
-func (p *Plugin) config(lines *lineLog) *goplugin.ClientConfig {
+func (p *Plugin) config() *goplugin.ClientConfig {
 	return &goplugin.ClientConfig{
 		HandshakeConfig: goplugin.HandshakeConfig{
 			ProtocolVersion: proto.Version, MagicCookieKey: proto.CookieKey, MagicCookieValue: proto.CookieValue,
@@ -104,10 +103,9 @@ func (p *Plugin) config(lines *lineLog) *goplugin.ClientConfig {
 			return p.process, nil
 		},
 		StartTimeout: startLimit,
-		Logger:       &hostLog{lines: lines},
-		Stderr:       &p.said,
-		SyncStdout:   &floodWriter{&lineWriter{to: lines, level: slog.LevelInfo}, p.process.flood},
-		SyncStderr:   &floodWriter{&lineWriter{to: lines, level: slog.LevelInfo}, p.process.flood},
+		Logger:       &hostLog{log: p.log},
+		SyncStdout:   &floodWriter{&lineWriter{to: p.lines, level: slog.LevelInfo}, p.process.flood},
+		SyncStderr:   &floodWriter{&lineWriter{to: p.lines, level: slog.LevelInfo}, p.process.flood},
 		GRPCDialOptions: []grpc.DialOption{
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(proto.MaxMessage), grpc.MaxCallSendMsgSize(proto.MaxMessage)),
 			grpc.WithMaxHeaderListSize(maxHeaders),

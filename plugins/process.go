@@ -36,13 +36,14 @@ type process struct {
 	spec   Spec
 	folder string // sockets must lie in it
 	lines  *lineLog
+	said   tail // on standard error
 	flood  *flood
 
 	credential     *syscall.Credential // nil: of this process
 	cmd            *exec.Cmd
 	stdout, stderr *os.File // our ends
 	handshake      *io.PipeReader
-	ended          chan struct{} // closed once the process is reaped and stdout is read
+	ended          chan struct{} // closed once the process is reaped and its outputs are read
 
 	mu     sync.Mutex
 	alive  bool
@@ -143,14 +144,15 @@ func (p *process) keep(started chan<- error, found *io.PipeWriter) {
 		return
 	}
 	started <- nil
-	read := make(chan struct{})
-	go func() { defer close(read); p.readStdout(found) }()
+	var reading sync.WaitGroup
+	reading.Go(func() { p.readStdout(found) })
+	reading.Go(p.readStderr)
 	p.reap()
 	// Only now, so that what it wrote last is read. Descendants are dead.
 	deadline := time.Now().Add(afterExit)
 	_ = p.stdout.SetReadDeadline(deadline)
 	_ = p.stderr.SetReadDeadline(deadline)
-	<-read
+	reading.Wait()
 }
 
 func (p *process) fork() error {
@@ -271,13 +273,8 @@ func (p *process) Kill(context.Context) error {
 // Stdout is the line of the handshake and nothing else.
 func (p *process) Stdout() io.ReadCloser { return p.handshake }
 
-// Stderr ends at the latest shortly after the process.
-func (p *process) Stderr() io.ReadCloser {
-	return struct {
-		io.Reader
-		io.Closer
-	}{&floodReader{p.stderr, p.flood}, p.stderr}
-}
+// Stderr is empty: readStderr has it.
+func (p *process) Stderr() io.ReadCloser { return io.NopCloser(strings.NewReader("")) }
 
 // Name of the program.
 func (p *process) Name() string { return p.spec.Path }

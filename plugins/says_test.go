@@ -1,9 +1,14 @@
 package plugins_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/quiesce"
@@ -61,4 +66,47 @@ func TestPanicHasItsStack(t *testing.T) {
 		t.Fatal("no error")
 	}
 	wantLine(t, lines, "level=ERROR", "writer panicked call=Freeze", "odd writer", "(*odd).act", "main_test.go:", "run=run-7")
+}
+
+// Progress goes to whoever listens to the call, with the run in the log; of a restore, too.
+func TestProgressIsHeard(t *testing.T) {
+	want := []quiesce.Progress{{Writer: "db", What: "checkpoint", Done: 3, Total: 7}, {Writer: "db", What: "logs of p1", Done: 1}}
+	var got []quiesce.Progress
+	lines, err := heard(t, "reports", func(p *plugins.Plugin, r quiesce.Request) error {
+		for _, call := range []func(context.Context) error{
+			func(ctx context.Context) error { return quiescetest.PrepareOnly(ctx, p, r) },
+			func(ctx context.Context) error {
+				return p.PreRestore(ctx, quiesce.RestoreRequest{VM: "lab/web", Point: "p1"})
+			},
+		} {
+			ctx, enough := context.WithTimeout(t.Context(), patience)
+			defer enough()
+			listening, stop := quiesce.Listen(ctx, "db", func(p quiesce.Progress) {
+				got = append(got, p)
+				enough()
+			})
+			err := call(listening)
+			stop()
+			if err == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return fmt.Errorf("it was not heard: %w", ctx.Err())
+			}
+		}
+		return nil
+	})
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v, heard (-want +got):\n%s", err, diff)
+	}
+	wantLine(t, lines, "level=INFO", "checkpoint call=Prepare done=3 total=7", "run=run-7", "vm=lab/web")
+	wantLine(t, lines, "logs of p1 call=PreRestore done=1 total=0", "vm=lab/web")
+}
+
+// What looks like a line of a log but is none does no harm: lull lives, the call goes
+// well, and the next line is read.
+func TestOddLinesAreRead(t *testing.T) {
+	lines, err := heard(t, "odd-json freeze", func(p *plugins.Plugin, r quiesce.Request) error { return p.Freeze(t.Context(), r) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantLine(t, lines, "level=INFO", "oddly timed", "run=run-7")
+	wantLine(t, lines, "level=INFO", "the last one", "run=run-7")
 }

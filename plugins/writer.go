@@ -49,7 +49,7 @@ func (p *Plugin) Identify(ctx context.Context) (quiesce.Identity, error) {
 
 // Prepare comes before the window.
 func (p *Plugin) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quiesce.Component, error) {
-	res, err := p.writer.Prepare(ctx, &proto.PrepareRequest{Request: p.request(r.Request), Disks: wireDisks(r.Disks)})
+	res, err := p.writer.Prepare(ctx, &proto.PrepareRequest{Request: p.request(ctx, r.Request), Disks: wireDisks(r.Disks)})
 	return components(res.GetComponents()), p.failure(ctx, optional(err))
 }
 
@@ -58,33 +58,33 @@ func (p *Plugin) Freeze(ctx context.Context, r quiesce.Request) error {
 	if p.guest != nil {
 		defer p.guest.gate.enter()()
 	}
-	_, err := p.writer.Freeze(ctx, &proto.FreezeRequest{Request: p.request(r)})
+	_, err := p.writer.Freeze(ctx, &proto.FreezeRequest{Request: p.request(ctx, r)})
 	return p.failure(ctx, err)
 }
 
 // Thaw lets the application go on.
 func (p *Plugin) Thaw(ctx context.Context, r quiesce.Request) (quiesce.ThawResult, error) {
-	res, err := p.writer.Thaw(ctx, &proto.ThawRequest{Request: p.request(r)})
+	res, err := p.writer.Thaw(ctx, &proto.ThawRequest{Request: p.request(ctx, r)})
 	return quiesce.ThawResult{Held: res.GetHeld()}, p.failure(ctx, err)
 }
 
 // PostSnapshot gets the plugin's document.
 func (p *Plugin) PostSnapshot(ctx context.Context, r quiesce.Request) ([]byte, error) {
-	res, err := p.writer.PostSnapshot(ctx, &proto.PostSnapshotRequest{Request: p.request(r)})
+	res, err := p.writer.PostSnapshot(ctx, &proto.PostSnapshotRequest{Request: p.request(ctx, r)})
 	return res.GetDocument(), p.failure(ctx, optional(err))
 }
 
 // Complete says that the restore point is durable.
 func (p *Plugin) Complete(ctx context.Context, r quiesce.CompleteRequest) error {
 	_, err := p.writer.Complete(ctx, &proto.CompleteRequest{
-		Request: p.request(r.Request), Point: wireText(r.Point), Level: wireLevel(r.Level), Outcomes: wireOutcomes(r.Outcomes),
+		Request: p.request(ctx, r.Request), Point: wireText(r.Point), Level: wireLevel(r.Level), Outcomes: wireOutcomes(r.Outcomes),
 	})
 	return p.failure(ctx, optional(err))
 }
 
 // Abort undoes everything. A plugin that stays deaf to it is killed.
 func (p *Plugin) Abort(ctx context.Context, r quiesce.Request) error {
-	_, err := p.writer.Abort(ctx, &proto.AbortRequest{Request: p.request(r)})
+	_, err := p.writer.Abort(ctx, &proto.AbortRequest{Request: p.request(ctx, r)})
 	switch {
 	case status.Code(err) != codes.DeadlineExceeded:
 		p.deafAborts.Store(0) // a failure of the writer is an answer too
@@ -98,13 +98,13 @@ func (p *Plugin) Abort(ctx context.Context, r quiesce.Request) error {
 
 // PreRestore comes before a restore.
 func (p *Plugin) PreRestore(ctx context.Context, r quiesce.RestoreRequest) error {
-	_, err := p.writer.PreRestore(ctx, &proto.PreRestoreRequest{Request: restoreRequest(r)})
+	_, err := p.writer.PreRestore(ctx, &proto.PreRestoreRequest{Request: p.restoreRequest(ctx, r)})
 	return p.failure(ctx, optional(err))
 }
 
 // PostRestore comes after a restore.
 func (p *Plugin) PostRestore(ctx context.Context, r quiesce.RestoreRequest) error {
-	_, err := p.writer.PostRestore(ctx, &proto.PostRestoreRequest{Request: restoreRequest(r)})
+	_, err := p.writer.PostRestore(ctx, &proto.PostRestoreRequest{Request: p.restoreRequest(ctx, r)})
 	return p.failure(ctx, optional(err))
 }
 
@@ -178,7 +178,13 @@ func class(c proto.FailureClass) quiesce.Class {
 }
 
 // request is a run on the wire; what the plugin says from now on belongs to it.
-func (p *Plugin) request(r quiesce.Request) *proto.Request {
-	p.lines.during.Store(&r)
+func (p *Plugin) request(ctx context.Context, r quiesce.Request) *proto.Request {
+	p.lines.during.Store(&spoken{run: r.Run, vm: r.VM, tell: quiesce.Teller(ctx)})
 	return &proto.Request{Run: r.Run, Vm: r.VM}
+}
+
+// restoreRequest is request for a restore, which is no run.
+func (p *Plugin) restoreRequest(ctx context.Context, r quiesce.RestoreRequest) *proto.RestoreRequest {
+	p.lines.during.Store(&spoken{vm: r.VM, tell: quiesce.Teller(ctx)})
+	return &proto.RestoreRequest{Vm: r.VM, Point: r.Point, Document: r.Document}
 }

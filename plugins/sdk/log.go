@@ -21,10 +21,16 @@ func Log(ctx context.Context) *slog.Logger {
 }
 
 // Progress tells how far a call is that takes long, such as Prepare: done of total, in
-// whatever the words say. It is a line of Log.
+// whatever the words say; a total of 0 is one that is not known. lull shows it as long as
+// the call lasts, with the run and the writer, and names the last in the report of a call
+// that ran out of time. Tell as often as you like: about five a second are passed on, and
+// are lines of Log, too. Words longer than 100 bytes are cut, and numbers below 0 are no progress.
 func Progress(ctx context.Context, what string, done, total int64) {
-	Log(ctx).Info(what, "done", done, "total", total)
+	Log(ctx).Info(what, slog.Group(progressKey, "done", done, "total", total))
 }
+
+// progressKey names the object that lull takes for progress in a line.
+const progressKey = "@progress"
 
 type logKey struct{}
 
