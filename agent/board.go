@@ -3,6 +3,7 @@ package agent
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,14 +57,36 @@ func (b *Board) Hear(e Event) {
 		return
 	}
 	r, running := b.runs[e.VM]
+	if e.Step == StepWriter {
+		if running {
+			r.Writers = told(r.Writers, e)
+			b.runs[e.VM] = r
+		}
+		return
+	}
 	if !running {
 		r = control.RunStatus{VM: e.VM, Run: e.Run, Group: b.groupOf(e.VM), Since: e.Time}
 	}
 	if r.Step != string(e.Step) || e.Total > 0 { // how far a step is says nothing of the next
 		r.Done, r.Total = e.Done, e.Total
 	}
+	if r.Step != string(e.Step) {
+		r.Writers = nil // their calls are over
+	}
 	r.Step = string(e.Step)
 	b.runs[e.VM] = r
+}
+
+// told is all with the newest word of one writer. Status hands out what it was before.
+func told(all []control.WriterStatus, e Event) []control.WriterStatus {
+	all = slices.Clone(all)
+	w := control.WriterStatus{Writer: e.Writer, What: e.Message, Done: e.Done, Total: e.Total}
+	i, known := slices.BinarySearchFunc(all, w.Writer, func(o control.WriterStatus, name string) int { return strings.Compare(o.Writer, name) })
+	if known {
+		all[i] = w
+		return all
+	}
+	return slices.Insert(all, i, w)
 }
 
 func (b *Board) groupOf(vm string) string {

@@ -21,6 +21,7 @@ const (
 	StepTaken      Step = "taken"      // the disks are frozen
 	StepThawed     Step = "thawed"     // the guest goes on
 	StepRetrying   Step = "retrying"   // it did not hold still; the level is tried again later
+	StepWriter     Step = "writer"     // a writer tells how far its call is, beside any other step; repeated
 	StepReading    Step = "reading"    // progress; repeated
 	StepRead       Step = "read"       // every byte is in the session
 	StepMerging    Step = "merging"    // readers are closed
@@ -42,9 +43,10 @@ type Event struct {
 	VM      string    `json:"vm,omitempty"`    // host/name
 	Group   string    `json:"group,omitempty"` // of what is no single VM's
 	Step    Step      `json:"step"`
+	Writer  string    `json:"writer,omitempty"`  // with StepWriter
 	Message string    `json:"message,omitempty"` // plain words
-	Done    int64     `json:"done,omitempty"`    // bytes, with progress
-	Total   int64     `json:"total,omitempty"`   // bytes, with progress
+	Done    int64     `json:"done,omitempty"`    // bytes, with progress; of a writer in whatever Message says
+	Total   int64     `json:"total,omitempty"`   // bytes, with progress; likewise
 	Error   string    `json:"error,omitempty"`
 	Result  *Result   `json:"result,omitempty"`
 }

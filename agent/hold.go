@@ -33,6 +33,7 @@ func (b *backup) hold(ctx context.Context) error {
 	job := quiesce.Job{
 		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, NoGuest: noGuest, Log: b.Log,
 		Disks: disksOf(b.plan), Take: b.take, Saved: b.saved(), Step: func(s quiesce.Step) { b.step(Step(s), "") },
+		Progress: func(p quiesce.Progress) { b.emit(writerEvent(p)) },
 	}
 	if guest != nil {
 		job.Guest, job.Guards = guest, b.guards(guest)
@@ -50,6 +51,11 @@ func (b *backup) hold(ctx context.Context) error {
 		b.warn(reason)
 	}
 	return nil
+}
+
+// writerEvent is what a writer tells of itself.
+func writerEvent(p quiesce.Progress) Event {
+	return Event{Step: StepWriter, Writer: p.Writer, Message: p.What, Done: p.Done, Total: p.Total}
 }
 
 // disksOf are the disks of a plan as writers know them. One that no device serves is none

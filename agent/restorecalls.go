@@ -74,6 +74,8 @@ func (r *restore) postRestore(ctx context.Context) {
 func (r *restore) tell(ctx context.Context, report quiesce.WriterReport, call func(context.Context, quiesce.RestoreRequest) error) error {
 	ctx, cancel := context.WithTimeout(ctx, restoreCallTimeout)
 	defer cancel()
+	ctx, stop := quiesce.Listen(ctx, report.Identity.Name, func(p quiesce.Progress) { r.emit(writerEvent(p)) })
+	defer stop()
 	err := call(ctx, quiesce.RestoreRequest{VM: r.Point.VM, Point: r.Point.ID, Document: report.Document})
 	var f *quiesce.Failure
 	if errors.As(err, &f) && f.Class == quiesce.NotPresent {

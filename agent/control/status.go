@@ -54,6 +54,16 @@ type RunStatus struct {
 	Done  int64     `json:"done,omitempty"`  // bytes
 	Total int64     `json:"total,omitempty"` // bytes
 	Since time.Time `json:"since"`
+	// Writers is how far they say their calls in this step are, sorted by name.
+	Writers []WriterStatus `json:"writers,omitempty"`
+}
+
+// WriterStatus is how far a call of a writer is, by its own word and in its own units.
+type WriterStatus struct {
+	Writer string `json:"writer"`
+	What   string `json:"what"`
+	Done   int64  `json:"done,omitempty"`
+	Total  int64  `json:"total,omitempty"` // 0: not known
 }
 
 // RepairStatus is a VM that an earlier run has left with a delta, or perhaps
