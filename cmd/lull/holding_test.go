@@ -26,6 +26,9 @@ const keeperName = "keeper"
 // keeperLog names the file that the plugin writes down in what it hears.
 const keeperLog = "KEEPER_LOG"
 
+// heardIt ends the name of the file that says that its progress was heard.
+const heardIt = ".heard"
+
 // keeper is a writer whose application is a file of the guest.
 type keeper struct{ guest sdk.Guest }
 
@@ -64,7 +67,27 @@ func (k *keeper) Prepare(ctx context.Context, r sdk.PrepareRequest) ([]sdk.Compo
 		return nil, fmt.Errorf("a file was read that is not granted: %w", err)
 	}
 	sdk.Log(ctx).Warn("keeper prepares")
+	sdk.Progress(ctx, "shelves", 1, 2)
+	if err := k.heard(ctx); err != nil {
+		return nil, err
+	}
 	return []sdk.Component{{Name: "shelf", Files: []string{"/run/keeper"}}}, k.note("prepare %s, secrets in the environment: %v", r.VM, os.Getenv("LULL_PASSPHRASE") != "")
+}
+
+// heard waits until the test has heard how far Prepare is.
+func (k *keeper) heard(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(os.Getenv(keeperLog) + heardIt); err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (k *keeper) Freeze(ctx context.Context, _ sdk.Request) error {
@@ -121,9 +144,18 @@ func configuredPlugin(l *lab) {
 	heard := filepath.Join(l.dir, "keeper.log")
 	l.writers = fmt.Sprintf("plugins: {keeper: {sha256: %q, grants: [exec], env: {%s: %s}}}", l.installKeeper(), keeperLog, heard)
 	l.configure(l.web(), wantApplication)
+	l.hear = func(e agent.Event) {
+		if e.Step != agent.StepWriter {
+			return
+		}
+		if err := os.WriteFile(heard+heardIt, nil, 0o600); err != nil {
+			l.t.Error(err)
+		}
+	}
 	_, _, said := l.attempt(l.ctx, "backup", "lab/web")
+	l.hear = nil
 	l.level(quiesce.LevelApplication)
-	for _, word := range []string{"keeper prepares", "plugin=keeper", "run=" + l.result().Run, "vm=lab/web"} {
+	for _, word := range []string{"keeper prepares", "plugin=keeper", "run=" + l.result().Run, "vm=lab/web", "lull: lab/web: keeper: shelves: 1 of 2\n"} {
 		if !strings.Contains(said, word) {
 			l.t.Errorf("the log does not say %q:\n%s", word, said)
 		}

@@ -214,11 +214,14 @@ func repairTable(list []control.RepairStatus) *table {
 func runTable(runs []control.RunStatus) *table {
 	t := newTable("RUNNING", "GROUP", "SINCE", "STEP", "DONE")
 	for _, r := range runs {
-		done := ""
+		var done []string
 		if r.Total > 0 {
-			done = fmt.Sprintf("%s of %s", size(r.Done), size(r.Total))
+			done = append(done, fmt.Sprintf("%s of %s", size(r.Done), size(r.Total)))
 		}
-		t.add(r.VM, r.Group, moment(r.Since), r.Step, done)
+		for _, w := range r.Writers {
+			done = append(done, w.Writer+" "+writerWord(w.What, w.Done, w.Total))
+		}
+		t.add(r.VM, r.Group, moment(r.Since), r.Step, strings.Join(done, "; "))
 	}
 	return t
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/quiesce"
 )
 
 // eventLine is one line of --json of a long command: an event and, in the last
@@ -32,7 +33,8 @@ type story struct {
 	mu   sync.Mutex
 	bars *mpb.Progress // nil until there is progress to draw
 	bar  *mpb.Bar
-	step agent.Step // that the bar is of
+	step agent.Step             // that the bar is of
+	said map[string]agent.Event // by writer: its word that was told last
 }
 
 func (in *invocation) newStory(what string) *story { return &story{in: in, what: what} }
@@ -49,6 +51,8 @@ func (s *story) hear(e agent.Event) {
 		// An unwritable stdout shows when the result is written.
 		_ = s.in.line(eventLine{Event: e})
 	case s.in.flags.quiet:
+	case e.Step == agent.StepWriter:
+		s.tellWriter(e)
 	case e.Total > 0:
 		s.draw(e)
 	default:
@@ -108,6 +112,34 @@ func (s *story) tell(e agent.Event) {
 		return
 	}
 	fmt.Fprintf(s.out(), "lull: %s: %s\n", printable(e.VM), printable(text))
+}
+
+// A writer's progress is told as lines: at once where it says something new, though no
+// faster than that, and now and then where it goes on with the same.
+const (
+	newWordEvery  = time.Second
+	sameWordEvery = 10 * time.Second
+)
+
+func (s *story) tellWriter(e agent.Event) {
+	last, known := s.said[e.Writer]
+	every := newWordEvery
+	if last.Message == e.Message {
+		every = sameWordEvery
+	}
+	if known && e.Time.Sub(last.Time) < every {
+		return
+	}
+	if s.said == nil {
+		s.said = map[string]agent.Event{}
+	}
+	s.said[e.Writer] = e
+	fmt.Fprintf(s.out(), "lull: %s: %s: %s\n", printable(e.VM), printable(e.Writer), printable(writerWord(e.Message, e.Done, e.Total)))
+}
+
+// writerWord is a writer's progress as a person reads it.
+func writerWord(what string, done, total int64) string {
+	return quiesce.Progress{What: what, Done: done, Total: total}.String()
 }
 
 // out is where lines go without tearing a bar apart.
