@@ -159,7 +159,7 @@ func (d Demand) fits(others int64) error {
 type rest struct {
 	due     int64 // they may still take
 	merge   int64 // merging them now would take
-	largest int64 // of what one of them has taken
+	largest int64 // of what one that runs has taken
 	running bool  // one of them runs
 }
 
@@ -171,8 +171,9 @@ func (l *Ledger) others(run string, device uint64) (r rest) {
 		}
 		r.due += s.due()
 		r.merge += s.Merge
-		r.largest = max(r.largest, s.Taken)
-		r.running = r.running || e.running
+		if e.running { // one that has ended makes no room by ending
+			r.largest, r.running = max(r.largest, s.Taken), true
+		}
 	}
 	return r
 }

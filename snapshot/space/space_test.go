@@ -144,6 +144,9 @@ func TestLook(t *testing.T) {
 		return err
 	}
 	for _, run := range []string{"small", "large"} {
+		if _, err := l.Begin(t.Context(), run, func() ([]space.Demand, error) { return demand(1000, 0, 0, 0), nil }, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
 		if err := look(run, 1000, int64(10*len(run)), 10); err != nil {
 			t.Fatal(err)
 		}
@@ -167,6 +170,34 @@ func TestLook(t *testing.T) {
 	left, tight, err = l.Look("large", demand(150, 0, 60, 10)[0])
 	if left != 30 || !tight || err != nil {
 		t.Errorf("left %d, tight %v, %v", left, tight, err)
+	}
+}
+
+// A run that has ended makes no room by ending: beside one that was not merged, however large,
+// all that is to stay free stays free.
+func TestLookBesideWhatHasEnded(t *testing.T) {
+	var l space.Ledger
+	for run, taken := range map[string]int64{"ended": 500, "running": 50} {
+		if _, err := l.Begin(t.Context(), run, func() ([]space.Demand, error) { return demand(1000, 0, 0, 0), nil }, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := l.Look(run, demand(1000, 0, taken, 10)[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(free int64) error {
+		_, _, err := l.Look("running", demand(free, 0, 50, 10)[0])
+		return err
+	}
+	if err := look(119); err != nil {
+		t.Errorf("beside a larger one that runs: %v", err)
+	}
+	l.End("ended")
+	if err := look(120); err != nil {
+		t.Errorf("with all that is to stay free: %v", err)
+	}
+	if err := look(119); !errors.Is(err, snapshot.ErrNoSpace) {
+		t.Errorf("beside one that has ended: %v", err)
 	}
 }
 
