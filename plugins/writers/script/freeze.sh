@@ -15,8 +15,9 @@ for over in "$state"/over-*; do
 done
 (
 	shift "$n"
-	exec setsid sh -c 'sleep "$1"; shift; thaw=$1; shift; exec sh -c "$thaw" lull-script-thaw "$@"' \
-		lull-script-hold "$hold" "$thaw" "$state" $((turn + 1)) "$limit" "$@" </dev/null >/dev/null 2>&1
+	# What is not noted any more was undone.
+	exec setsid sh -c 'sleep "$1"; [ -d "$2/begun-$3" ] || [ -d "$2/ended-$3" ] || exit; thaw=$4; shift 4; exec sh -c "$thaw" lull-script-thaw "$@"' \
+		lull-script-hold "$hold" "$state" "$turn" "$thaw" "$state" $((turn + 1)) "$limit" "$@" </dev/null >/dev/null 2>&1
 ) &
 echo $! >"$begun/hold"
 

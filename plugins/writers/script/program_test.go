@@ -24,6 +24,7 @@ func shell(t *testing.T, program string, args ...string) string {
 // TestTurns: a thaw undoes what has a lower turn than its own, and keeps it from
 // beginning; it leaves alone what has a higher one.
 func TestTurns(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	dir := t.TempDir()
 	state, mark := filepath.Join(dir, "state"), filepath.Join(dir, "mark")
 	freeze := func(turn, hold string) string {
@@ -57,9 +58,38 @@ func TestTurns(t *testing.T) {
 	is("thaw after the timer's", thaw("1010"), "none", false)
 }
 
+// TestTimerFindsNothing: a timer that finds its freeze undone, or the folder of the state
+// gone, makes nothing anew.
+func TestTimerFindsNothing(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
+	state := filepath.Join(t.TempDir(), "state")
+	const waits = `sleep "$1"; [ -d`
+	program := strings.Replace(freezeProgram(), waits, `until [ -e "$2.on" ]; do sleep 0.01; done; [ -d`, 1)
+	if program == freezeProgram() {
+		t.Fatalf("no %s in the program", waits)
+	}
+	if got := shell(t, program, state, "100", "9", "60", thawProgram(), "1", "true", "true"); got != "ended 0" {
+		t.Fatalf("freeze: %q", got)
+	}
+	pid, err := os.ReadFile(filepath.Join(state, "begun-100", "hold"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.RemoveAll(state), os.WriteFile(state+".on", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if p := filepath.Join("/proc", strings.TrimSpace(string(pid)), "cmdline"); !gone(p) {
+		t.Errorf("%s runs on", p)
+	}
+	if _, err := os.Stat(state); !os.IsNotExist(err) {
+		t.Errorf("the folder is there again: %v", err)
+	}
+}
+
 // TestSlowFreeze: a freeze whose script has not left its number when its thaw comes does
 // not begin it after that, wherever it was.
 func TestSlowFreeze(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	const leaves = `echo $$ >"$1"`
 	for name, slow := range map[string]string{
 		"before its number": `WAIT; echo $$ >"$1"`,
@@ -130,7 +160,7 @@ func TestNothingRunsOn(t *testing.T) {
 func gone(cmdline string) bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for range 200 {
+	for range 6000 {
 		if line, err := os.ReadFile(cmdline); err != nil || len(line) == 0 {
 			return true
 		}
