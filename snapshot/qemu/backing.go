@@ -1,19 +1,24 @@
 package qemu
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/image"
 )
 
-// A delta belongs to QEMU's user, who can rewrite the header by which it names the image
-// below: qemu-img, which root runs, would write the delta into any file of that user's
-// choice. So what is below is never left to the header. It has to say what lull knows, and
-// qemu-img is told all the same, in case it changes after that look.
+// Images belong to QEMU's user, who can rewrite their headers. One names the image below,
+// and a file that holds the data in the image's place: qemu-img, which root runs, would
+// write the delta into any file of that user's choice. So what is below is never left to the
+// header. It has to say what lull knows, and qemu-img is told all the same, in case it changes
+// after that look. For a data file there is no way to tell it that there is none: images
+// that have one are refused. And what is made new is made where that user cannot reach.
 
 // restsOn fails where the header of a qcow2 image names another image below than it should.
 func restsOn(path string, below snapshot.Layer) error {
@@ -38,6 +43,44 @@ func restsOn(path string, below snapshot.Layer) error {
 		path, info.Backing, info.BackingFormat, below.Path, below.Format, snapshot.ErrCorrupt)
 	return snapshot.WithHint(err, fmt.Sprintf("find out who has rewritten it; where its content is to be trusted all the same, put the header right: qemu-img rebase -u -f qcow2 -b %s -F %s %s",
 		snapshot.ShellWord(below.Path), below.Format, snapshot.ShellWord(path)))
+}
+
+// ownData fails where a qcow2 image does not hold its own data, or is none that lull knows.
+func ownData(layers ...snapshot.Layer) error {
+	for _, l := range layers {
+		if l.Format != snapshot.FormatQcow2 || !filepath.IsAbs(l.Path) {
+			continue
+		}
+		if _, err := image.Inspect(l.Path, l.Format); err != nil {
+			return snapshot.WithHint(err, "where it was like that before, start the VM from it and its delta: lull merges them while it runs")
+		}
+	}
+	return nil
+}
+
+// maxEmpty bounds an image without content: the first table of 64 TiB, several times over.
+const maxEmpty = 16 << 20
+
+// emptyImage is a qcow2 image that holds nothing and names the one below. qemu-img makes it
+// in a folder of its own: in that of the disk another file could be put in its place.
+func (h *Host) emptyImage(ctx context.Context, below string, format snapshot.Format, size int64) (content []byte, err error) {
+	dir, err := os.MkdirTemp("", "lull-image-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	path := filepath.Join(dir, "image")
+	if err := h.qemuImg(ctx, "create", "-q", "-f", "qcow2", "-u", "-b", below, "-F", string(format), path, strconv.FormatInt(size, 10)); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxEmpty {
+		err = fmt.Errorf("an empty image of %d bytes: %w", info.Size(), snapshot.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }
 
 // imageNode is how QEMU is told of an image.

@@ -86,6 +86,80 @@ func TestCommitMindsNoHeader(t *testing.T) {
 	}
 }
 
+// dataFile makes a qcow2 image that keeps its data in another file, whose name alone is in
+// its header.
+func (i images) dataFile(name, data string, more ...string) string {
+	i.t.Helper()
+	args := append([]string{"create", "-q", "-f", "qcow2", "-o", "data_file=" + i.at(name+".data")}, more...)
+	shell(i.t, tool(i.t, "qemu-img", "qemu-utils"), append(args, i.at(name), "1M")...)
+	shell(i.t, "qemu-img", "amend", "-q", "-f", "qcow2", "-o", "data_file="+data, i.at(name))
+	return i.at(name)
+}
+
+// The header of an image may name a file that holds its data: root neither writes to that
+// nor reads it.
+func TestDataFileIsRefused(t *testing.T) {
+	t.Parallel()
+	i := images{t, t.TempDir()}
+	victim, plain := i.at("victim"), i.raw("plain")
+	must(t, os.WriteFile(victim, bytes.Repeat([]byte("v"), 1<<20), 0o600))
+	h := NewHost(nil, Options{QemuImg: "qemu-img"})
+	defer h.Close()
+	commit := func(delta, base string, more ...snapshot.Layer) error {
+		return h.commitFile(t.Context(), snapshot.DiskPlan{
+			Disk: snapshot.Disk{Path: base, Format: snapshot.FormatQcow2}, Delta: delta,
+			Chain: append([]snapshot.Layer{{Path: base, Format: snapshot.FormatQcow2}}, more...),
+		})
+	}
+	hostile := i.dataFile("base", victim)
+	written := i.qcow2("delta", hostile, "qcow2")
+	i.write(written, "0x61")
+	honest := i.qcow2("honest", plain, "raw")
+	reading := i.dataFile("reading", victim, "-u", "-b", honest, "-F", "qcow2")
+	upon := i.qcow2("upon", hostile, "qcow2")
+	top := i.qcow2("top", upon, "qcow2")
+	i.write(top, "0x61")
+	c := &checkpointing{Host: h}
+	for name, do := range map[string]func() error{
+		"an image that is written to": func() error { return commit(written, hostile) },
+		"a delta that is read":        func() error { return commit(reading, honest) },
+		"below what is written to":    func() error { return commit(top, upon, snapshot.Layer{Path: hostile, Format: snapshot.FormatQcow2}) },
+		"a checkpoint":                func() error { return c.writeDown(t.Context(), written, hostile) },
+		"between checkpoints":         func() error { return c.writeUp(t.Context(), written, hostile, honest) },
+		"below a checkpoint":          func() error { return c.writeUp(t.Context(), top, upon, hostile) },
+		"below a new image":           func() error { return h.makeImage(t.Context(), imageOptions{path: i.at("new"), backing: hostile}) },
+	} {
+		if err := do(); !errors.Is(err, snapshot.ErrUnsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !allBytes(t, victim, 'v') {
+		t.Error("root has written to a file that the header named")
+	}
+	if there, err := exists(i.at("new")); there || err != nil {
+		t.Errorf("an image was made: %v", err)
+	}
+}
+
+// A new image is whole before anybody else may open it, and nothing stays beside it.
+func TestEmptyImage(t *testing.T) {
+	t.Parallel()
+	i := images{t, t.TempDir()}
+	golden := i.raw("golden")
+	lower := i.qcow2("lower", golden, "raw")
+	h := NewHost(nil, Options{QemuImg: "qemu-img"})
+	defer h.Close()
+	must(t, h.makeImage(t.Context(), imageOptions{path: i.at("upper"), backing: lower, like: lower}))
+	if err := restsOn(i.at("upper"), snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}); err != nil {
+		t.Error(err)
+	}
+	shell(t, "qemu-img", "check", "-q", "-f", "qcow2", i.at("upper"))
+	shell(t, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", i.at("upper"), golden)
+	if _, err := h.emptyImage(t.Context(), golden, snapshot.FormatRaw, 32<<40); err != nil {
+		t.Errorf("for a disk of 32 TiB: %v", err)
+	}
+}
+
 func TestCheckpointRewrittenHeader(t *testing.T) {
 	t.Parallel()
 	i := images{t, t.TempDir()}

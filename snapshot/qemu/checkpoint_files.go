@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/image"
 )
 
 // Endings of the files of a checkpoint, after ".lull-<id>".
@@ -120,19 +120,18 @@ func (h *Host) makeImage(ctx context.Context, o imageOptions) error {
 	if err := os.Remove(o.path); err != nil && !errors.Is(err, os.ErrNotExist) { // of an attempt that was cut off
 		return err
 	}
-	if err := (deltaFile{path: o.path}).create(o.like); err != nil {
-		return err
+	if o.size == 0 {
+		below, err := image.Inspect(o.backing, snapshot.FormatQcow2)
+		if err != nil {
+			return err
+		}
+		o.size = below.Size
 	}
-	args := []string{"create", "-q", "-f", "qcow2", "-b", filepath.Base(o.backing), "-F", "qcow2"}
-	if o.size > 0 {
-		args = append(args, "-u", o.path, strconv.FormatInt(o.size, 10))
-	} else {
-		args = append(args, o.path)
-	}
-	if err := h.qemuImg(ctx, args...); err != nil {
+	content, err := h.emptyImage(ctx, filepath.Base(o.backing), snapshot.FormatQcow2, o.size)
+	if err != nil {
 		return fmt.Errorf("make image %s: %w", o.path, err)
 	}
-	return syncFile(o.path)
+	return (deltaFile{path: o.path}).createWith(o.like, content)
 }
 
 func ownPath(d checkpoint.Disk, run string) string { return beside(d.Path, run, ownEnding) }

@@ -118,7 +118,7 @@ func (c *checkpointing) foldFile(ctx context.Context, s checkpoint.Step, d check
 // writeDown writes an image into the one below, which takes its name.
 func (c *checkpointing) writeDown(ctx context.Context, upper, lower string) error {
 	below := snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}
-	if err := restsOn(upper, below); err != nil {
+	if err := errors.Join(restsOn(upper, below), ownData(below)); err != nil {
 		return err
 	}
 	name, err := described([]snapshot.Layer{{Path: upper, Format: snapshot.FormatQcow2}, below}, false)
@@ -157,6 +157,9 @@ func (c *checkpointing) writeUp(ctx context.Context, upper, lower, below string)
 		if err := restsOn(upper, snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}); err != nil {
 			return err
 		}
+	}
+	if err := ownData(snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}, snapshot.Layer{Path: below, Format: snapshot.FormatQcow2}); err != nil {
+		return err
 	}
 	if err := c.qemuImg(ctx, "rebase", "-q", "-f", "qcow2", "-b", filepath.Base(below), "-F", "qcow2", upper); err != nil {
 		return err

@@ -44,7 +44,10 @@ func (f deltaFile) createWith(image string, content []byte) error {
 	if f.wipe {
 		wipe.Plain(file)
 	}
-	_, err = file.Write(content)
+	if len(content) > 0 {
+		_, err = file.Write(content)
+		err = errors.Join(err, file.Sync())
+	}
 	if err == nil && info != nil {
 		err = adopt(file, info)
 	}

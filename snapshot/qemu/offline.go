@@ -107,6 +107,9 @@ func (h *Host) commitFile(ctx context.Context, d snapshot.DiskPlan) error {
 	below := snapshot.Layer{Path: d.Chain[0].Path, Format: d.Format} // as Prepare wrote into the header
 	err := restsOn(d.Delta, below)
 	if err == nil {
+		err = ownData(append([]snapshot.Layer{below}, d.Chain[1:]...)...)
+	}
+	if err == nil {
 		err = h.qemuImg(ctx, append([]string{"commit", "-q", "-d"}, onto(d, below)...)...)
 	}
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -68,17 +67,21 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 			return fmt.Errorf("create folder for deltas: %w", err)
 		}
 	}
-	if err := fileOf(d).create(d.Path); err != nil {
+	var image []byte // what the manager opens; else QEMU itself makes it
+	if m.vm.Manager != nil {
+		var err error
+		if image, err = h.emptyImage(ctx, d.Chain[0].Path, d.Format, d.Size); err != nil {
+			return fmt.Errorf("format delta %s: %w", d.Delta, err)
+		}
+	}
+	if err := fileOf(d).createWith(d.Path, image); err != nil {
 		return err
 	}
 	if err := fileOf(d).makeLink(); err != nil {
 		return err
 	}
-	if err := makeStamp(d); err != nil {
+	if err := makeStamp(d); err != nil || m.vm.Manager != nil {
 		return err
-	}
-	if m.vm.Manager != nil {
-		return h.formatFile(ctx, d) // the manager opens it
 	}
 	cache := args{"direct": in.Cache.Direct, "no-flush": in.Cache.NoFlush}
 	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(d.DeltaNode),
@@ -129,16 +132,6 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 		return fmt.Errorf("format delta %s: %w", d.Delta, err)
 	}
 	return nil
-}
-
-// formatFile is format of a file that QEMU has not open.
-func (h *Host) formatFile(ctx context.Context, d snapshot.DiskPlan) error {
-	err := h.qemuImg(ctx, "create", "-q", "-f", "qcow2", "-u", "-b", d.Chain[0].Path, "-F", string(d.Format),
-		d.Delta, strconv.FormatInt(d.Size, 10))
-	if err != nil {
-		return fmt.Errorf("format delta %s: %w", d.Delta, err)
-	}
-	return syncFile(d.Delta)
 }
 
 // create makes an image of a file that is open.
