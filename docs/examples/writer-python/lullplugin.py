@@ -12,6 +12,7 @@ writer_pb2 and goplugin_pb2, made by:
 
 import base64
 import datetime
+import json
 import os
 import signal
 import sys
@@ -44,6 +45,12 @@ class Failure(Exception):
         super().__init__(message)
         self.detail = pb.Failure(message=message, component=component, hint=hint)
         setattr(self.detail, "class", kind)  # a word of Python
+
+
+def progress(what, done, total=0):
+    """Say how far the call is that is under way; a total of 0 is not known."""
+    line = {"@level": "info", "@message": what, "@progress": {"done": done, "total": total}}
+    print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 class Guest:
