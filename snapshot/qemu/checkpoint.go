@@ -41,6 +41,10 @@ type checkpointing struct {
 	line *line
 	path string // of the tree
 	tree checkpoint.Tree
+
+	urgent   bool // what does not keep the VM from going on is left to another
+	standing bool // somebody stands by
+	halted   bool // the VM stands still for the operation's sake
 }
 
 func (h *Host) checkpointing(vm string) (*checkpointing, error) {
@@ -94,13 +98,12 @@ func (c *checkpointing) end() error {
 
 // operate brings to an end what was interrupted, and then does fn.
 func (h *Host) operate(ctx context.Context, vm, what string, fn func(*checkpointing) error) error {
-	c, err := h.checkpointing(vm)
-	if err == nil {
-		_, err = c.recover(ctx)
-	}
-	if err == nil {
-		err = fn(c)
-	}
+	err := h.onTree(ctx, vm, func(c *checkpointing) error {
+		if _, err := c.recover(ctx); err != nil {
+			return err
+		}
+		return fn(c)
+	})
 	if err != nil {
 		return fmt.Errorf("%s of %s: %w", what, vm, err)
 	}
@@ -164,9 +167,12 @@ func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, e
 	if l := h.lines[vm]; l != nil && (len(l.vm.Nodes) > 0 || l.vm.Manager != nil) {
 		return false, nil
 	}
-	c, err := h.checkpointing(vm)
-	if err == nil {
-		found, err = c.recover(ctx)
+	there, err := exists(h.treePath(vm))
+	if err == nil && there {
+		err = h.onTree(ctx, vm, func(c *checkpointing) error {
+			found, err = c.recover(ctx)
+			return err
+		})
 	}
 	if err != nil {
 		return found, fmt.Errorf("recover checkpoints of %s: %w", vm, err)
@@ -228,10 +234,11 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-// live runs fn with the VM's monitor; off where nothing answers.
+// live runs fn with the VM's monitor; off where nothing answers. That ctx ends before there
+// is an answer says nothing of the VM.
 func (c *checkpointing) live(ctx context.Context, fn func(*monitor) error, off func() error) error {
 	err := c.line.use(ctx, fn)
-	if errors.Is(err, snapshot.ErrUnreachable) {
+	if errors.Is(err, snapshot.ErrUnreachable) && ctx.Err() == nil {
 		return off()
 	}
 	return err

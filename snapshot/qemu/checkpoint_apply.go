@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
@@ -14,8 +15,9 @@ import (
 
 // Steps of an Apply.
 const (
-	stepSwitch = "switch" // the VM stands still, and its disks are moved onto other images in QEMU
-	stepPlace  = "place"  // these take the place of its own: from here on only the end is right
+	stepSwitch = "switch" // the VM is stopped, and its disks are moved onto other images in QEMU
+	stepLoad   = "load"   // its memory is exchanged; once that has begun only the end is right
+	stepPlace  = "place"  // the images take the place of its own
 	stepResume = "resume" // the VM goes on
 )
 
@@ -26,21 +28,29 @@ func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool)
 	if err != nil {
 		return err
 	}
+	if op.Instance == "" {
+		return c.applyGuarded(ctx, op, n)
+	}
+	return c.guarded(ctx, func() error { return c.applyGuarded(ctx, op, n) })
+}
+
+func (c *checkpointing) applyGuarded(ctx context.Context, op checkpoint.Op, n checkpoint.Node) error {
 	if err := c.begin(op); err != nil {
 		return err
 	}
 	c.step("apply-begun")
+	after, cancel := owed(ctx)
+	defer cancel()
 	if err := c.freshImages(ctx, n); err != nil {
-		return errors.Join(err, c.takeBack(ctx))
+		return errors.Join(err, c.takeBack(after))
 	}
 	c.step("apply-made")
 	if op.Instance == "" {
-		return c.placeAll(ctx)
+		return c.placeAll(after)
 	}
-	if err := c.reach(stepSwitch); err != nil {
-		return err
-	}
-	return c.live(ctx, func(m *monitor) error { return c.switchLive(ctx, m, n) }, func() error { return c.takeBack(ctx) })
+	return c.live(after, func(m *monitor) error { return c.switchLive(ctx, m, n) }, func() error {
+		return errors.Join(fmt.Errorf("the VM has ended: %w", snapshot.ErrGone), c.takeBack(after))
+	})
 }
 
 // mayApply looks whether the running VM can go back.
@@ -56,6 +66,9 @@ func (c *checkpointing) mayApply(ctx context.Context, m *monitor, n checkpoint.N
 	if !op.Cold {
 		return fitsMemory(n.Hardware, p.Hardware)
 	}
+	if err := m.resets(); err != nil {
+		return err
+	}
 	for _, f := range n.Files {
 		same, err := holdsFile(f)
 		if err == nil && !same {
@@ -64,6 +77,17 @@ func (c *checkpointing) mayApply(ctx context.Context, m *monitor, n checkpoint.N
 		}
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// resets fails where a reset ends QEMU.
+func (m *monitor) resets() error {
+	for _, o := range parseOptions(m.proc.commandLine()) {
+		if o.name == "no-reboot" || o.name == "action" && strings.Contains(o.value, "reboot=shutdown") {
+			return snapshot.WithHint(fmt.Errorf("its QEMU ends where the VM is reset (-%s): %w", o.name, snapshot.ErrUnsupported),
+				"shut the VM down and apply it with --cold then, or with its memory where it has any")
 		}
 	}
 	return nil
@@ -93,7 +117,11 @@ func (c *checkpointing) mayApplyOff(op checkpoint.Op) error {
 // freshImages makes an empty image upon the checkpoint's for each disk.
 func (c *checkpointing) freshImages(ctx context.Context, n checkpoint.Node) error {
 	for _, d := range c.tree.Disks {
-		err := c.makeImage(ctx, imageOptions{path: ownPath(d, c.tree.Op.Run), backing: layerPath(d, n.ID), like: d.Path})
+		own := ownPath(d, c.tree.Op.Run)
+		err := c.makeImage(ctx, imageOptions{path: own, backing: layerPath(d, n.ID), like: d.Path})
+		if err == nil {
+			err = readyToPlace(own)
+		}
 		if err != nil {
 			return err
 		}
@@ -113,55 +141,87 @@ func (c *checkpointing) fresh() (list []string) {
 // takeBack ends an Apply that has changed nothing.
 func (c *checkpointing) takeBack(ctx context.Context) error { return c.endLive(ctx, c.fresh()...) }
 
-// switchLive goes back in the QEMU that runs. It can be repeated.
+// switchLive goes back in the QEMU that runs.
 func (c *checkpointing) switchLive(ctx context.Context, m *monitor, n checkpoint.Node) error {
-	if err := m.Execute(ctx, "stop", nil, nil); err != nil {
+	brief, cancel := c.briefly(ctx)
+	defer cancel()
+	after, cancelAfter := owed(ctx)
+	defer cancelAfter()
+	err := c.leave(brief, m, n)
+	if err != nil {
+		return errors.Join(because(brief, err), c.switchBack(after, m))
+	}
+	return c.exchange(after, m, n)
+}
+
+// leave moves the VM's disks onto fresh images, while it stands still. All that can be found
+// out about the memory was looked at before.
+func (c *checkpointing) leave(ctx context.Context, m *monitor, n checkpoint.Node) error {
+	c.tree.Op.Nodes = nil
+	for _, d := range c.tree.Disks {
+		s, err := c.stack(ctx, m, d)
+		if err != nil {
+			return err
+		}
+		c.tree.Op.Nodes = append(c.tree.Op.Nodes, s.drive.Inserted.Node)
+	}
+	if err := c.reach(stepSwitch); err != nil {
+		return err
+	}
+	if err := c.openMemory(ctx, m, n); err != nil {
+		return err
+	}
+	c.step("apply-ready")
+	if err := c.halt(ctx, m); err != nil {
 		return err
 	}
 	c.step("apply-stopped")
-	before, err := c.switchDisks(ctx, m)
-	if err == nil {
-		c.step("apply-switched")
-		err = c.bringBack(ctx, m, n)
+	if err := c.switchDisks(ctx, m); err != nil {
+		return err
 	}
-	lost := errors.Is(err, errLoad)
-	if err != nil && !lost {
-		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return errors.Join(err, c.switchBack(back, m, before))
+	c.step("apply-switched")
+	if err := ctx.Err(); err != nil { // the last moment for that
+		return err
+	}
+	return c.reach(stepLoad)
+}
+
+// exchange brings back what is not on the disks, and lets the VM go on from the checkpoint.
+// It can be repeated.
+func (c *checkpointing) exchange(ctx context.Context, m *monitor, n checkpoint.Node) error {
+	c.step("apply-loading")
+	err := c.bringBack(ctx, m, n)
+	if errors.Is(err, errNotBegun) {
+		return errors.Join(err, c.switchBack(ctx, m))
+	}
+	if err != nil && !errors.Is(err, errLoad) {
+		return err // what became of it, the next attempt finds out
 	}
 	c.step("apply-loaded")
-	if err := c.reach(stepPlace); err != nil {
-		return err
+	if reachErr := c.reach(stepPlace); reachErr != nil {
+		return errors.Join(err, reachErr)
 	}
 	return errors.Join(err, c.placeAll(ctx))
 }
 
-// switchDisks moves the disks onto fresh images. before is the node that each had.
-func (c *checkpointing) switchDisks(ctx context.Context, m *monitor) (before map[string]string, err error) {
-	before = map[string]string{}
+// switchDisks moves the disks onto fresh images.
+func (c *checkpointing) switchDisks(ctx context.Context, m *monitor) error {
 	for i, d := range c.tree.Disks {
 		s, err := c.stack(ctx, m, d)
 		if err != nil {
-			return before, err
+			return err
 		}
 		node := checkpointNode(c.tree.Op.Run, i)
-		if s.drive.Inserted.Node == node {
-			continue
-		}
-		if err := m.closeChain(ctx, blockGraph{}, []string{node, fileNode(node)}); err != nil { // of an attempt that was cut off
-			return before, err
-		}
 		own := opening{path: ownPath(d, c.tree.Op.Run), node: node, as: s.drive.Inserted, chain: true}
 		if err := m.openImage(ctx, own); err != nil {
-			return before, err
+			return err
 		}
 		if err := m.give(ctx, s.drive, node); err != nil {
-			return before, err
+			return err
 		}
-		before[d.Name] = s.drive.Inserted.Node
+		c.step("apply-switching")
 	}
-	return before, nil
+	return nil
 }
 
 // give makes a node the medium of a drive.
@@ -178,36 +238,61 @@ func (c *checkpointing) bringBack(ctx context.Context, m *monitor, n checkpoint.
 	return c.loadMemory(ctx, m, n)
 }
 
-// switchBack gives the VM what it had, where it cannot go back, and lets it go on.
-func (c *checkpointing) switchBack(ctx context.Context, m *monitor, before map[string]string) error {
+// switchBack gives the VM what it had, where its memory is still what it was, and lets it go
+// on. It can be repeated.
+func (c *checkpointing) switchBack(ctx context.Context, m *monitor) error {
+	for i, d := range c.tree.Disks {
+		if err := c.giveBack(ctx, m, d, i); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
+		}
+	}
+	if err := c.closeMemory(ctx, m); err != nil {
+		return err
+	}
+	if err := c.carryOn(ctx, m); err != nil {
+		return err
+	}
+	return c.takeBack(ctx)
+}
+
+// giveBack gives a disk the image that it had, and closes the fresh one. A node that QEMU
+// itself had made has gone with its device: then the image is opened anew.
+func (c *checkpointing) giveBack(ctx context.Context, m *monitor, d checkpoint.Disk, i int) error {
+	s, err := c.stack(ctx, m, d)
+	if err != nil {
+		return err
+	}
 	g, err := m.graph(ctx)
 	if err != nil {
 		return err
 	}
-	for i, d := range c.tree.Disks {
-		s, err := c.stack(ctx, m, d)
+	node := checkpointNode(c.tree.Op.Run, i)
+	if s.drive.Inserted.Node == node {
+		before, err := c.nodeBefore(ctx, m, d, i, s)
 		if err != nil {
 			return err
 		}
-		node := checkpointNode(c.tree.Op.Run, i)
-		if s.drive.Inserted.Node == node {
-			if before[d.Name] == "" {
-				return nil // another process has moved it: the next attempt goes on from here
-			}
-			if err := m.give(ctx, s.drive, before[d.Name]); err != nil {
-				return err
-			}
-		}
-		if err := m.closeChain(ctx, g, append(g.chain(node), fileNode(node))); err != nil {
+		if err := m.give(ctx, s.drive, before); err != nil {
 			return err
 		}
 	}
-	if c.tree.Op.Running {
-		if err := m.Execute(ctx, "cont", nil, nil); err != nil {
-			return err
-		}
+	return m.closeChain(ctx, g, append(g.chain(node), fileNode(node)))
+}
+
+// nodeBefore is the node that a disk had.
+func (c *checkpointing) nodeBefore(ctx context.Context, m *monitor, d checkpoint.Disk, i int, s stack) (string, error) {
+	nodes, err := m.nodes(ctx, true)
+	if err != nil {
+		return "", err
 	}
-	return c.takeBack(ctx)
+	if i < len(c.tree.Op.Nodes) && findNode(nodes, c.tree.Op.Nodes[i]) != nil {
+		return c.tree.Op.Nodes[i], nil
+	}
+	again := checkpointNode(c.tree.Op.Run, i) + "-again"
+	if err := m.closeChain(ctx, blockGraph{}, []string{again, fileNode(again)}); err != nil { // of an attempt that was cut off
+		return "", err
+	}
+	return again, m.openImage(ctx, opening{path: d.Path, node: again, as: s.drive.Inserted, chain: true})
 }
 
 // placeAll makes the fresh images those that the VM starts from, and lets a VM that waits for
@@ -221,6 +306,9 @@ func (c *checkpointing) placeAll(ctx context.Context) error {
 	err := c.live(ctx, func(m *monitor) error {
 		if op.Instance != m.proc.instance {
 			return c.placedElsewhere()
+		}
+		if err := c.closeMemory(ctx, m); err != nil {
+			return err
 		}
 		return c.closeUnused(ctx, m) // before the names that they go by are others'
 	}, func() error {
@@ -242,6 +330,7 @@ func (c *checkpointing) placeAll(ctx context.Context) error {
 			return err
 		}
 	}
+	c.step("apply-placing")
 	for _, d := range c.tree.Disks {
 		if err := place(d, ownPath(d, op.Run)); err != nil {
 			return err
@@ -268,6 +357,7 @@ func (c *checkpointing) goOn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.halted = false
 	c.step("apply-resumed")
 	return c.endLive(ctx, c.fresh()...)
 }

@@ -202,10 +202,27 @@ func TestCheckpointKilledWithMemory(t *testing.T) {
 			t.Parallel()
 			l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1}, inMemory)
 			l.ask("cont", nil, nil)
-			cutOff(t, l, op, func(step string, _ int) {
-				l.recovers(step)
+			loads := func() int { return 0 }
+			do := op.do
+			op.do = func(l *lifeline, id string) error {
+				loads = l.loads()
+				return do(l, id)
+			}
+			cutOff(t, l, op, func(step string, n int) {
+				if n%2 == 0 { // who stands by comes first
+					if err := l.host.ReleaseCheckpoint(l.ctx, "web"); err != nil {
+						t.Fatalf("release after death at %s: %v", step, err)
+					}
+					l.named("after death at " + step)
+				} else {
+					l.recovers(step)
+				}
 				if s := l.state(); s != "running" {
 					t.Errorf("after death at %s the VM is %s", step, s)
+				}
+				l.recovers(step)
+				if n := loads(); n > 1 {
+					t.Errorf("after death at %s the memory is loaded %d times", step, n)
 				}
 			})
 		})

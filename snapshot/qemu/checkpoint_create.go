@@ -119,21 +119,23 @@ func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (i
 	}
 	op := checkpoint.Op{Kind: checkpoint.Create, Node: id, Run: id, Instance: p.Instance, Saved: p.Saved,
 		Running: p.State == snapshot.StateRunning}
-	if err := c.begin(op); err != nil {
-		return "", err
-	}
-	node, err := c.freezeInto(ctx, p, n)
-	if err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return "", errors.Join(err, c.undoCreate(undo))
-	}
-	c.tree.Add(node)
-	return id, c.endLive(ctx)
+	return id, c.guarded(ctx, func() error { return c.createGuarded(ctx, op, p, n) })
 }
 
-// undoTimeout bounds how long is tried to bring things back in order.
-const undoTimeout = 10 * time.Minute
+// createGuarded makes the checkpoint, or leaves everything as it was.
+func (c *checkpointing) createGuarded(ctx context.Context, op checkpoint.Op, p snapshot.Plan, n snapshot.NewCheckpoint) error {
+	if err := c.begin(op); err != nil {
+		return err
+	}
+	node, err := c.freezeInto(ctx, p, n)
+	after, cancel := owed(ctx)
+	defer cancel()
+	if err != nil {
+		return errors.Join(err, c.undoCreate(after))
+	}
+	c.tree.Add(node)
+	return c.endLive(after)
+}
 
 // mayCreate looks at what needs no VM.
 func (c *checkpointing) mayCreate(n snapshot.NewCheckpoint) error {
@@ -194,7 +196,7 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, n snaps
 	for i, d := range c.tree.Disks {
 		err := c.makeImage(ctx, imageOptions{path: ownPath(d, op.Run), backing: layerPath(d, node.ID), size: p.Disks[i].Size, like: d.Path})
 		if err == nil {
-			err = errors.Join(os.Link(d.Path, layerPath(d, node.ID)), syncDir(d.Path))
+			err = errors.Join(os.Link(d.Path, layerPath(d, node.ID)), readyToPlace(ownPath(d, op.Run)), syncDir(d.Path))
 		}
 		if err != nil {
 			return node, fmt.Errorf("disk %s: %w", d.Name, err)
@@ -208,14 +210,16 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, n snaps
 		return node, err
 	}
 	c.step("create-opened")
+	brief, cancel := c.briefly(ctx)
+	defer cancel()
 	var err error
 	if n.Memory {
-		node.Memory, err = c.takeMemory(ctx, p)
+		node.Memory, err = c.takeMemory(brief, p)
 	} else {
-		err = c.takeDisks(ctx, p)
+		err = c.takeDisks(brief, p)
 	}
 	if err != nil {
-		return node, err
+		return node, because(brief, err)
 	}
 	node.Created = time.Now()
 	c.step("create-frozen")
@@ -244,18 +248,19 @@ func (c *checkpointing) openFresh(ctx context.Context, m *monitor, p snapshot.Pl
 // takeDisks freezes the disks of a VM that stands still for the moment that it takes to put
 // the new images in their places.
 func (c *checkpointing) takeDisks(ctx context.Context, p snapshot.Plan) error {
-	if err := c.during(ctx, p, func(m *monitor) error { return m.Execute(ctx, "stop", nil, nil) }); err != nil {
-		return err
+	if err := c.during(ctx, p, func(m *monitor) error { return c.halt(ctx, m) }); err != nil {
+		return err // undoCreate lets the VM go on, here and below
 	}
 	c.step("create-stopped")
-	err := c.freeze(ctx, p)
-	if err == nil {
-		err = c.settleFrozen(ctx, p)
+	if err := c.freeze(ctx, p); err != nil {
+		return err
 	}
-	if err != nil || !c.tree.Op.Running {
-		return err // undoCreate lets the VM go on
+	after, cancel := owed(ctx)
+	defer cancel()
+	if err := c.settleFrozen(after, p); err != nil {
+		return err
 	}
-	return c.during(ctx, p, func(m *monitor) error { return m.Execute(ctx, "cont", nil, nil) })
+	return c.during(after, p, func(m *monitor) error { return c.carryOn(after, m) })
 }
 
 // settleFrozen gives the images their names for good while the VM stands still: that which

@@ -25,7 +25,7 @@ const (
 )
 
 // ownedFile is what the files of checkpoints are called, after the name of an image.
-var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.(checkpoint|own|place|memory(\.saving)?|nvram[0-9]+)$`)
+var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.((checkpoint|own)(\.place)?|memory(\.saving|\.spool)?|nvram[0-9]+)$`)
 
 // beside is a file of a checkpoint, beside the image of a disk.
 func beside(image, id, ending string) string { return image + ".lull-" + id + ending }
@@ -96,7 +96,7 @@ func (c *checkpointing) unowned() (list []string, err error) {
 		for _, e := range entries {
 			m := ownedFile.FindStringSubmatch(e.Name())
 			path := filepath.Join(filepath.Dir(d.Path), e.Name())
-			if m == nil || m[1] != filepath.Base(d.Path) || owned[path] || c.tree.Known.Files[path] != "" || c.tree.Op != nil && c.tree.Op.Run == m[2] {
+			if m == nil || m[1] != filepath.Base(d.Path) || owned[path] || c.tree.Known.Files[path] != "" || c.underWay(m[2]) {
 				continue
 			}
 			list = append(list, path)
@@ -104,6 +104,11 @@ func (c *checkpointing) unowned() (list []string, err error) {
 	}
 	slices.Sort(list)
 	return slices.Compact(list), nil
+}
+
+// underWay tells whether an operation under way makes files of that ID.
+func (c *checkpointing) underWay(id string) bool {
+	return c.tree.Op != nil && (c.tree.Op.Run == id || c.tree.Op.Node == id)
 }
 
 // imageOptions are of an image to be made.
@@ -136,20 +141,31 @@ func (h *Host) makeImage(ctx context.Context, o imageOptions) error {
 
 func ownPath(d checkpoint.Disk, run string) string { return beside(d.Path, run, ownEnding) }
 
+// readyToPlace does what place can fail at for want of room, ahead of the time.
+func readyToPlace(image string) error {
+	temp := image + placeEnding
+	if same, err := sameFile(image, temp); err != nil || same {
+		return err
+	}
+	if err := removeAll(temp); err != nil {
+		return err
+	}
+	if err := os.Link(image, temp); err != nil {
+		return fmt.Errorf("put image in its place: %w", spaceOr(err))
+	}
+	return nil
+}
+
 // place makes an image the one that the VM starts from, beside the name that it has. It can
 // be repeated.
 func place(d checkpoint.Disk, image string) error {
 	if same, err := sameFile(image, d.Path); err != nil || same {
 		return err
 	}
-	temp := image + placeEnding
-	if err := removeAll(temp); err != nil {
+	if err := readyToPlace(image); err != nil {
 		return err
 	}
-	if err := os.Link(image, temp); err != nil {
-		return fmt.Errorf("put image in its place: %w", err)
-	}
-	if err := os.Rename(temp, d.Path); err != nil {
+	if err := os.Rename(image+placeEnding, d.Path); err != nil {
 		return fmt.Errorf("put image in its place: %w", err)
 	}
 	return syncDir(d.Path)

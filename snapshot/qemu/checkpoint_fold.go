@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
@@ -20,7 +21,7 @@ func (c *checkpointing) remove(ctx context.Context, ids []string) error {
 	c.tree.Nodes = append([]checkpoint.Node(nil), before.Nodes...)
 	c.tree.Delete(ids...)
 	if s, ok := c.tree.Next(); ok && !s.Drop {
-		if err := c.ready(ctx); err != nil { // nothing is marked that cannot be begun
+		if err := errors.Join(c.ready(ctx), c.roomToFold(s)); err != nil { // nothing is marked that cannot be begun
 			return err
 		}
 	}
@@ -57,7 +58,7 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 			}
 			c.step("fold-done")
 		}
-		files := c.filesOf(&n)
+		files := append(c.filesOf(&n), c.placing(&n)...)
 		if s.Drop { // the files first: one that is in no tree is nobody's
 			c.step("drop")
 			if err := removeAll(files...); err != nil {
@@ -65,20 +66,79 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 			}
 		}
 		c.tree.Done(s)
-		if err := c.endLive(ctx, files...); err != nil {
+		if err := c.endDone(ctx, files); err != nil {
 			return err
 		}
 	}
 }
 
-// fold makes one image of two on every disk.
+// endDone notes that a step is done, whatever became of ctx.
+func (c *checkpointing) endDone(ctx context.Context, files []string) error {
+	after, cancel := owed(ctx)
+	defer cancel()
+	return c.endLive(after, files...)
+}
+
+// placing are the names by which the images of a checkpoint are put in other places.
+func (c *checkpointing) placing(n *checkpoint.Node) (list []string) {
+	for _, d := range c.tree.Disks {
+		list = append(list, layerPath(d, n.ID)+placeEnding)
+	}
+	return list
+}
+
+// fold makes one image of two on every disk. One that fails leaves the VM on images that its
+// paths name.
 func (c *checkpointing) fold(ctx context.Context, s checkpoint.Step) error {
-	return c.live(ctx, func(m *monitor) error { return c.foldLive(ctx, m, s) }, func() error {
-		if err := c.unused(); err != nil {
-			return err
+	err := c.roomToFold(s)
+	if err == nil {
+		err = c.live(ctx, func(m *monitor) error { return c.foldLive(ctx, m, s) }, func() error {
+			if err := c.unused(); err != nil {
+				return err
+			}
+			return c.foldFiles(ctx, s)
+		})
+	}
+	if err == nil {
+		return nil
+	}
+	after, cancel := owed(ctx)
+	defer cancel()
+	return errors.Join(err, c.giveUp(after, s))
+}
+
+// giveUp ends a fold that has failed. Where every disk still has both images, it is as if it
+// had not begun: what was written says the same in either.
+func (c *checkpointing) giveUp(ctx context.Context, s checkpoint.Step) error {
+	partly := false
+	err := c.live(ctx, func(m *monitor) error {
+		if m.proc.instance == c.tree.Op.Instance && c.tree.Op.Step == stepPaused {
+			if err := c.settleAgain(ctx, m); err != nil {
+				return err
+			}
 		}
-		return c.foldFiles(ctx, s)
-	})
+		for i, d := range c.tree.Disks {
+			if err := m.abandon(ctx, foldJob(i)); err != nil {
+				return err
+			}
+			st, err := c.stack(ctx, m, d)
+			if err != nil {
+				return err
+			}
+			partly = partly || s.Into != checkpoint.Own && st.node(c.upper(d, s)) == "" && st.node(layerPath(d, s.Node)) != ""
+		}
+		return nil
+	}, func() error { return nil })
+	if err != nil || partly || slices.ContainsFunc(c.tree.Disks, func(d checkpoint.Disk) bool { return c.written(d, s) }) {
+		return err // the next start goes on
+	}
+	return c.end()
+}
+
+// written tells whether a disk's image above has all that it had of the one between, and
+// rests upon the next.
+func (c *checkpointing) written(d checkpoint.Disk, s checkpoint.Step) bool {
+	return !s.First && restsOn(c.upper(d, s), snapshot.Layer{Path: layerPath(d, s.Node), Format: snapshot.FormatQcow2}) != nil
 }
 
 // upper is the image of a disk that a step makes one with that of its checkpoint.
@@ -125,7 +185,7 @@ func (c *checkpointing) writeDown(ctx context.Context, upper, lower string) erro
 	if err != nil {
 		return fmt.Errorf("name %s: %w", upper, err)
 	}
-	if err := c.qemuImg(ctx, "commit", "-q", "-d", name); err != nil {
+	if err := c.writing(ctx, "commit", "-q", "-d", name); err != nil {
 		return err
 	}
 	return c.takeName(lower, upper)
@@ -161,7 +221,7 @@ func (c *checkpointing) writeUp(ctx context.Context, upper, lower, below string)
 	if err := ownData(snapshot.Layer{Path: lower, Format: snapshot.FormatQcow2}, snapshot.Layer{Path: below, Format: snapshot.FormatQcow2}); err != nil {
 		return err
 	}
-	if err := c.qemuImg(ctx, "rebase", "-q", "-f", "qcow2", "-b", filepath.Base(below), "-F", "qcow2", upper); err != nil {
+	if err := c.writing(ctx, "rebase", "-q", "-f", "qcow2", "-b", filepath.Base(below), "-F", "qcow2", upper); err != nil {
 		return err
 	}
 	return syncFile(upper)
@@ -248,13 +308,13 @@ func (c *checkpointing) foldDisk(ctx context.Context, m *monitor, s checkpoint.S
 		if err := m.Execute(ctx, "block-stream", job, nil); err != nil {
 			return err
 		}
-		return m.reached(ctx, foldJob(i), "pending")
+		return c.reached(ctx, m, foldJob(i), "pending")
 	case s.Into == checkpoint.Own:
 		job["device"], job["base-node"] = upper, lower
 		if err := m.Execute(ctx, "block-commit", job, nil); err != nil {
 			return err
 		}
-		return m.reached(ctx, foldJob(i), "ready")
+		return c.reached(ctx, m, foldJob(i), "ready")
 	}
 	// The image above is told the name that it knows: the one that the result takes.
 	job["device"], job["top-node"], job["base-node"] = st.nodes[0], upper, lower
@@ -262,15 +322,15 @@ func (c *checkpointing) foldDisk(ctx context.Context, m *monitor, s checkpoint.S
 	if err := m.Execute(ctx, "block-commit", job, nil); err != nil {
 		return err
 	}
-	if err := m.finish(ctx, foldJob(i)); err != nil {
+	if err := m.finishTelling(ctx, foldJob(i), c.roomy); err != nil {
 		return err
 	}
 	return c.takeName(layerPath(d, s.Node), layerPath(d, s.Into))
 }
 
 // reached waits until a job has come to a state.
-func (m *monitor) reached(ctx context.Context, id, state string) error {
-	j, err := m.awaitJob(ctx, id, state)
+func (c *checkpointing) reached(ctx context.Context, m *monitor, id, state string) error {
+	j, err := m.watchJob(ctx, id, c.roomy, state)
 	if err == nil && (j == nil || j.Status != state) {
 		err = errors.Join(m.finish(ctx, id), fmt.Errorf("the job ended before it was %s: %w", state, snapshot.ErrBusy))
 	}
@@ -281,7 +341,8 @@ func (m *monitor) reached(ctx context.Context, id, state string) error {
 // another, at once, so all that was written has to be on the disk before. Nothing flushes
 // QEMU's own tables but a VM that stops.
 func (c *checkpointing) settleUp(ctx context.Context, m *monitor, stacks []stack) error {
-	if err := c.paused(ctx, m, stacks, func() error { return nil }); err != nil {
+	nothing := func(context.Context) error { return nil }
+	if err := c.paused(ctx, m, stacks, nothing); err != nil {
 		return err
 	}
 	for i := range stacks {
@@ -295,28 +356,40 @@ func (c *checkpointing) settleUp(ctx context.Context, m *monitor, stacks []stack
 		c.step("fold-settled")
 	}
 	// The image says so by now, in QEMU; and before that below goes, on the disk.
-	return c.paused(ctx, m, stacks, func() error { return nil })
+	return c.paused(ctx, m, stacks, nothing)
 }
 
 // settleDown moves the VM onto the images that have everything now. It stands still
 // meanwhile, so that both images of a disk say the same when the one takes the place of
-// the other.
+// the other; and it goes on only when every path names the image that it is on.
 func (c *checkpointing) settleDown(ctx context.Context, m *monitor, s checkpoint.Step, stacks []stack) error {
-	return c.paused(ctx, m, stacks, func() error {
+	err := c.paused(ctx, m, stacks, func(ctx context.Context) error {
 		var errs []error
 		for i, st := range stacks {
 			errs = append(errs, c.pivotDown(ctx, m, s, i, st))
 		}
 		return errors.Join(errs...)
 	})
+	if err != nil {
+		return err
+	}
+	for _, d := range c.tree.Disks {
+		if done, err := c.folded(d, s); err != nil || !done {
+			return errors.Join(err, fmt.Errorf("disk %s: its job ends without moving it: %w", d.Name, snapshot.ErrBusy))
+		}
+	}
+	return nil
 }
 
+// pivotDown has QEMU move a disk. What can fail afterwards for want of room is done before.
 func (c *checkpointing) pivotDown(ctx context.Context, m *monitor, s checkpoint.Step, i int, st stack) error {
 	done, err := c.folded(st.disk, s)
 	if err != nil || done {
 		return err
 	}
-	lower := layerPath(st.disk, s.Node)
+	if err := readyToPlace(layerPath(st.disk, s.Node)); err != nil {
+		return err
+	}
 	err = m.Execute(ctx, "job-complete", args{"id": foldJob(i)}, nil)
 	if err == nil || refused(err) { // it may have ended meanwhile
 		err = errors.Join(err, m.finish(ctx, foldJob(i)))
@@ -324,22 +397,13 @@ func (c *checkpointing) pivotDown(ctx context.Context, m *monitor, s checkpoint.
 	if err != nil {
 		return fmt.Errorf("disk %s: %w", st.disk.Name, err)
 	}
-	now, err := c.stack(ctx, m, st.disk)
-	if err != nil {
-		return err
-	}
-	if now.drive.Inserted.Node != st.node(lower) {
-		return fmt.Errorf("disk %s: its job ends without moving it: %w", st.disk.Name, snapshot.ErrBusy)
-	}
-	if err := m.Execute(ctx, "stop", nil, nil); err != nil { // it does stand still; but that flushes
-		return err
-	}
-	return c.takeName(lower, st.disk.Path)
+	c.step("fold-pivoted")
+	return nil
 }
 
-// paused does fn while the VM stands still, and flushes all images. A VM that stood still
-// before goes on doing so.
-func (c *checkpointing) paused(ctx context.Context, m *monitor, stacks []stack, fn func() error) error {
+// paused does fn while the VM stands still, with all images flushed. Nothing of that is cut
+// short. A VM that stood still before goes on doing so.
+func (c *checkpointing) paused(ctx context.Context, m *monitor, stacks []stack, fn func(context.Context) error) error {
 	status, err := m.status(ctx)
 	if err != nil {
 		return err
@@ -349,18 +413,17 @@ func (c *checkpointing) paused(ctx context.Context, m *monitor, stacks []stack, 
 	for i := range stacks {
 		c.tree.Op.Nodes = append(c.tree.Op.Nodes, stacks[i].node(layerPath(stacks[i].disk, c.tree.Op.Node)))
 	}
-	if err := c.reach(stepPaused); err != nil {
-		return err
-	}
-	if err := m.Execute(ctx, "stop", nil, nil); err != nil {
-		return err
-	}
-	c.step("fold-paused")
-	err = fn()
-	if !c.tree.Op.Running {
-		return err
-	}
-	on, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
-	defer cancel()
-	return errors.Join(err, m.Execute(on, "cont", nil, nil))
+	return c.guarded(ctx, func() error {
+		if err := c.reach(stepPaused); err != nil {
+			return err
+		}
+		after, cancel := owed(ctx)
+		defer cancel()
+		err := c.halt(after, m)
+		c.step("fold-paused")
+		if err == nil {
+			err = fn(after)
+		}
+		return errors.Join(err, c.settleAgain(after, m))
+	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/qmp"
 	"github.com/lull-backup/lull/snapshot/vmstate"
 )
 
@@ -24,10 +25,29 @@ import (
 // errLoad: the memory was not loaded, and that which the VM had is gone.
 var errLoad = errors.New("the memory could not be loaded, and the VM was reset")
 
+// errNotBegun: QEMU has refused to load the memory, and the VM has that which it had.
+var errNotBegun = errors.New("QEMU does not load the memory")
+
 // takeMemory freezes the disks and keeps the memory.
 func (c *checkpointing) takeMemory(ctx context.Context, p snapshot.Plan) (*checkpoint.Memory, error) {
 	var length int64
-	s := &saving{reserve: true, frozen: func() error { return c.settleFrozen(ctx, p) }, resumed: func() {}, settled: func() {}}
+	named := false // the images have their names
+	s := &saving{reserve: true, resumed: func() {}, settled: func() {}}
+	s.frozen = func() error {
+		after, cancel := owed(ctx)
+		defer cancel()
+		err := c.settleFrozen(after, p)
+		named = err == nil
+		return err
+	}
+	s.mayGoOn = func() error {
+		if named {
+			return nil
+		}
+		after, cancel := owed(ctx)
+		defer cancel()
+		return c.settleAsked(after, p)
+	}
 	s.lay = func(f io.WriterAt, r io.ReadCloser, limit int64) (err error) {
 		length, err = vmstate.WriteImage(f, r, limit)
 		if errors.Is(err, vmstate.ErrTooLarge) {
@@ -38,13 +58,28 @@ func (c *checkpointing) takeMemory(ctx context.Context, p snapshot.Plan) (*check
 		}
 		return nil
 	}
+	c.halted = true
 	if err := c.saveInto(ctx, p, s); err != nil {
-		return nil, err
+		return nil, err // undoCreate sees to it that the VM goes on
 	}
+	c.halted = false
 	if err := errors.Join(trim(p.Saved.Path), syncFile(p.Saved.Path), syncDir(p.Saved.Path)); err != nil {
 		return nil, fmt.Errorf("keep memory: %w", err)
 	}
 	return &checkpoint.Memory{Path: p.Saved.Path, Stream: length, Limit: p.Saved.Limit}, nil
+}
+
+// settleAsked is settleFrozen where nobody knows whether the disks have frozen.
+func (c *checkpointing) settleAsked(ctx context.Context, p snapshot.Plan) error {
+	frozen := false
+	err := c.during(ctx, p, func(m *monitor) (err error) {
+		frozen, err = c.frozenBy(ctx, m)
+		return err
+	})
+	if err != nil || !frozen {
+		return err
+	}
+	return c.settleFrozen(ctx, p)
 }
 
 // reserve makes sure of the room for a file before there is anything to be written.
@@ -68,36 +103,87 @@ func trim(path string) error {
 	return os.Truncate(path, info.Size())
 }
 
-// loadMemory brings the memory of a checkpoint back. The image is sealed anew before, so
-// that whatever an earlier load has done to its tables is undone.
-func (c *checkpointing) loadMemory(ctx context.Context, m *monitor, n checkpoint.Node) error {
-	f, err := os.OpenFile(n.Memory.Path, os.O_RDWR, 0)
-	if err != nil {
+// memoryNode is the node of the memory that is loaded, and loadJob the job that does it.
+func (c *checkpointing) memoryNode() string { return checkpointNode(c.tree.Op.Run, 0) + "-mem" }
+func (c *checkpointing) loadJob() string    { return c.memoryNode() + "-load" }
+
+// openMemory makes the memory of a checkpoint ready to be loaded, while the VM still runs.
+// The image is sealed anew, so that whatever an earlier load has done to its tables is
+// undone.
+func (c *checkpointing) openMemory(ctx context.Context, m *monitor, n checkpoint.Node) error {
+	if c.tree.Op.Cold {
+		return nil
+	}
+	if err := sealMemory(*n.Memory); err != nil {
 		return fmt.Errorf("open memory: %w", err)
 	}
-	err = errors.Join(vmstate.SealImage(f, n.Memory.Stream, n.Memory.Limit), f.Close())
+	node := c.memoryNode()
+	return deltaRefused(m.Execute(ctx, "blockdev-add", args{"driver": "qcow2", "node-name": node,
+		"file": args{"driver": "file", "filename": n.Memory.Path}}, nil))
+}
+
+func sealMemory(mem checkpoint.Memory) (err error) {
+	f, err := os.OpenFile(mem.Path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return fmt.Errorf("open memory: %w", err)
-	}
-	node := checkpointNode(c.tree.Op.Run, 0) + "-mem"
-	if err := m.closeChain(ctx, blockGraph{}, []string{node}); err != nil {
 		return err
 	}
-	err = m.Execute(ctx, "blockdev-add", args{"driver": "qcow2", "node-name": node,
-		"file": args{"driver": "file", "filename": n.Memory.Path}}, nil)
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
 	if err != nil {
-		return deltaRefused(err)
+		return err
 	}
-	job := node + "-load"
-	err = m.Execute(ctx, "snapshot-load", args{"job-id": job, "tag": vmstate.ImageTag, "vmstate": node, "devices": []string{node}}, nil)
-	if err == nil {
-		err = m.finish(ctx, job)
+	if least := vmstate.ImageSize(mem.Stream, mem.Limit); info.Size() < least {
+		return fmt.Errorf("%s has %d bytes, and should have %d: %w", mem.Path, info.Size(), least, snapshot.ErrCorrupt)
 	}
-	if refused(err) || errors.Is(err, errJob) {
-		// The disks are the checkpoint's, so it starts as after a loss of power.
-		err = errors.Join(fmt.Errorf("%w: %w", errLoad, err), m.Execute(ctx, "system_reset", nil, nil))
+	// QEMU reads all of it while the VM waits: best effort.
+	_ = unix.Fadvise(int(f.Fd()), 0, info.Size(), unix.FADV_WILLNEED)
+	return vmstate.SealImage(f, mem.Stream, mem.Limit)
+}
+
+// loadMemory has QEMU load the memory, unless it does already, and waits for the end, which
+// it cannot be kept from. The job is there until closeMemory: as long as it is, the memory
+// that the VM had is gone; and what was loaded is never loaded again.
+func (c *checkpointing) loadMemory(ctx context.Context, m *monitor, n checkpoint.Node) error {
+	j, err := m.findJob(ctx, c.loadJob())
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, ignoreRefused(m.closeChain(ctx, blockGraph{}, []string{node})))
+	if j == nil {
+		node := c.memoryNode()
+		err = m.Execute(ctx, "snapshot-load", args{"job-id": c.loadJob(), "tag": vmstate.ImageTag, "vmstate": node, "devices": []string{node}}, nil)
+		if refused(err) {
+			return fmt.Errorf("%w: %w", errNotBegun, err)
+		}
+	}
+	for err == nil || errors.Is(err, qmp.ErrSilent) { // QEMU answers nobody while it loads
+		if j, err = m.awaitJob(ctx, c.loadJob()); err == nil {
+			break
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case j == nil:
+		err = errors.New("its job is gone")
+	case j.Error != "":
+		err = jobError(j)
+	default:
+		return nil
+	}
+	// The disks are the checkpoint's, so it starts as after a loss of power.
+	return errors.Join(fmt.Errorf("%w: %w", errLoad, err), m.Execute(ctx, "system_reset", nil, nil))
+}
+
+// closeMemory forgets the load and closes the memory.
+func (c *checkpointing) closeMemory(ctx context.Context, m *monitor) error {
+	if c.tree.Op.Cold {
+		return nil
+	}
+	err := m.Execute(ctx, "job-dismiss", args{"id": c.loadJob()}, nil)
+	if err != nil && !refused(err) {
+		return err
+	}
+	return m.closeChain(ctx, blockGraph{}, []string{c.memoryNode()})
 }
 
 // fitsMemory fails where a VM is not the one that the memory is of.

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -11,18 +12,19 @@ import (
 // recover ends what can only be ended, and takes back what can be:
 //
 //	create   taken back: where the disks have frozen, the checkpoint is folded away
-//	apply    before any image has taken its place: taken back; afterwards: ended
+//	apply    before the memory is exchanged: taken back; afterwards: ended
 //	fold     ended; a VM that stands still for its sake goes on first
+//
+// A VM that stands still goes on before all that can wait.
 func (c *checkpointing) recover(ctx context.Context) (found bool, err error) {
 	if c.tree.Op == nil {
-		_, found = c.tree.Next()
-		return found, c.reduce(ctx)
+		return c.reduceAgain(ctx)
 	}
 	c.opt.Log.Warn("recover interrupted operation on checkpoints", "vm", c.vm, "operation", c.tree.Op.Kind, "checkpoint", c.tree.Op.Node)
 	switch op := c.tree.Op; {
 	case op.Kind == checkpoint.Create:
 		err = c.undoCreate(ctx)
-	case op.Kind == checkpoint.Apply && op.Step == stepSwitch:
+	case op.Kind == checkpoint.Apply && (op.Step == stepSwitch || op.Step == stepLoad):
 		err = c.switchAgain(ctx)
 	case op.Kind == checkpoint.Apply && op.Step == stepPlace:
 		err = c.placeAll(ctx)
@@ -38,10 +40,24 @@ func (c *checkpointing) recover(ctx context.Context) (found bool, err error) {
 	return true, err
 }
 
+// reduceAgain does what is left to do about checkpoints that are gone. There is time for
+// that until there is room: everything works without.
+func (c *checkpointing) reduceAgain(ctx context.Context) (found bool, err error) {
+	if _, found = c.tree.Next(); !found || c.urgent {
+		return false, nil
+	}
+	err = c.reduce(ctx)
+	if errors.Is(err, snapshot.ErrNoSpace) && c.tree.Op == nil {
+		c.opt.Log.Warn("deleted checkpoints are not merged yet", "vm", c.vm, "error", err)
+		return false, nil
+	}
+	return found, err
+}
+
 // refold goes on where a fold was cut off.
 func (c *checkpointing) refold(ctx context.Context) error {
 	op := c.tree.Op
-	if op.Step == stepPaused && op.Running {
+	if op.Step == stepPaused {
 		err := c.live(ctx, func(m *monitor) error {
 			if m.proc.instance != op.Instance {
 				return nil
@@ -52,6 +68,9 @@ func (c *checkpointing) refold(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.urgent {
+		return nil
+	}
 	return c.reduce(ctx)
 }
 
@@ -59,17 +78,20 @@ func (c *checkpointing) refold(ctx context.Context) error {
 // has moved to the lower image already must have that in its place before.
 func (c *checkpointing) settleAgain(ctx context.Context, m *monitor) error {
 	op := c.tree.Op
-	s := checkpoint.Step{Node: op.Node, Into: op.Into, First: c.tree.Find(op.Node) != nil && c.tree.Find(op.Node).Parent == ""}
+	n := c.tree.Find(op.Node)
+	if n == nil {
+		return c.strange(fmt.Errorf("no checkpoint %s", op.Node))
+	}
+	s := checkpoint.Step{Node: op.Node, Into: op.Into, First: n.Parent == ""}
 	if s.First && s.Into == checkpoint.Own {
 		if err := c.placeMoved(ctx, m, s); err != nil {
 			return err
 		}
 	}
-	status, err := m.status(ctx)
-	if err == nil && status == "paused" {
-		err = m.Execute(ctx, "cont", nil, nil)
+	if err := c.carryOn(ctx, m); err != nil {
+		return err
 	}
-	return err
+	return c.reach("")
 }
 
 // placeMoved finishes the job of each disk; where that has moved it, the lower image takes
@@ -95,6 +117,7 @@ func (c *checkpointing) placeMoved(ctx context.Context, m *monitor, s checkpoint
 		}
 		err = m.Execute(ctx, "stop", nil, nil) // which flushes
 		if err == nil {
+			c.step("fold-placing")
 			err = c.takeName(layerPath(d, s.Node), d.Path)
 		}
 		if err != nil {
@@ -104,24 +127,50 @@ func (c *checkpointing) placeMoved(ctx context.Context, m *monitor, s checkpoint
 	return nil
 }
 
-// switchAgain goes on with an Apply whose VM stands still. Where that has gone, nothing was
-// changed but in its QEMU.
+// switchAgain goes on with an Apply whose VM stands still. As long as its memory is still
+// what it was, the VM gets its disks back; else it goes on from the checkpoint. Where QEMU
+// has gone nothing was changed but in it, unless an image has its place already.
 func (c *checkpointing) switchAgain(ctx context.Context) error {
-	n := c.tree.Find(c.tree.Op.Node)
+	op := c.tree.Op
+	n := c.tree.Find(op.Node)
 	if n == nil {
-		return c.strange(fmt.Errorf("no checkpoint %s", c.tree.Op.Node))
+		return c.strange(fmt.Errorf("no checkpoint %s", op.Node))
+	}
+	placed, err := c.placedAnywhere()
+	if err != nil {
+		return err
+	}
+	gone := c.takeBack
+	if placed {
+		gone = c.placeAll
 	}
 	return c.live(ctx, func(m *monitor) error {
-		if m.proc.instance != c.tree.Op.Instance {
-			return c.takeBack(ctx)
+		if m.proc.instance != op.Instance || placed {
+			return gone(ctx)
 		}
-		return c.switchLive(ctx, m, *n)
+		return c.loadAgain(ctx, m, *n)
 	}, func() error {
 		if err := c.unused(); err != nil {
 			return err
 		}
-		return c.takeBack(ctx)
+		return gone(ctx)
 	})
+}
+
+// loadAgain goes back or on, as it has to be.
+func (c *checkpointing) loadAgain(ctx context.Context, m *monitor, n checkpoint.Node) error {
+	op := c.tree.Op
+	if op.Step == stepLoad && op.Cold {
+		return c.exchange(ctx, m, n)
+	}
+	j, err := m.findJob(ctx, c.loadJob())
+	if err != nil {
+		return err
+	}
+	if j == nil { // the load has not begun
+		return c.switchBack(ctx, m)
+	}
+	return c.exchange(ctx, m, n)
 }
 
 // undoCreate takes a checkpoint back that is not whole.
@@ -150,7 +199,7 @@ func (c *checkpointing) undoCreate(ctx context.Context) error {
 	}
 	if frozen {
 		c.tree.Add(checkpoint.Node{ID: op.Node, Gone: true})
-		if err := c.endLive(ctx, append(c.fresh(), c.leftovers()...)...); err != nil {
+		if err := c.endLive(ctx, append(c.fresh(), c.leftovers()...)...); err != nil || c.urgent {
 			return err
 		}
 		return c.reduce(ctx)
@@ -194,24 +243,16 @@ func (c *checkpointing) undoLive(ctx context.Context, m *monitor, p snapshot.Pla
 	if m.proc.instance != op.Instance {
 		return c.placedAnywhere()
 	}
-	for i, d := range c.tree.Disks {
-		s, err := c.stack(ctx, m, d)
-		if err != nil {
-			return false, err
-		}
-		node := checkpointNode(op.Run, i)
-		if s.drive.Inserted.Node == node {
-			frozen = true
-			continue
-		}
-		if err := m.closeChain(ctx, blockGraph{}, []string{node, fileNode(node)}); err != nil {
-			return false, err
-		}
+	if frozen, err = c.frozenBy(ctx, m); err != nil {
+		return frozen, err
 	}
 	if frozen {
-		if err := c.settleFrozen(ctx, p); err != nil {
-			return frozen, err
-		}
+		err = c.settleFrozen(ctx, p)
+	} else {
+		err = c.closeFresh(ctx, m)
+	}
+	if err != nil {
+		return frozen, err
 	}
 	if op.Step == stepPaused && op.Running {
 		if err := c.resume(ctx, p); err != nil {
@@ -219,7 +260,41 @@ func (c *checkpointing) undoLive(ctx context.Context, m *monitor, p snapshot.Pla
 		}
 		c.throttle(ctx, p)
 	}
+	c.halted = false
 	return frozen, nil
+}
+
+// frozenBy tells whether a Create has moved the disks, of which all move or none.
+func (c *checkpointing) frozenBy(ctx context.Context, m *monitor) (bool, error) {
+	for i, d := range c.tree.Disks {
+		s, err := c.stack(ctx, m, d)
+		if err != nil {
+			return false, err
+		}
+		if s.drive.Inserted.Node == checkpointNode(c.tree.Op.Run, i) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// closeFresh closes the images that a Create has opened and nothing uses. That each is
+// closed is looked at: its file is removed then.
+func (c *checkpointing) closeFresh(ctx context.Context, m *monitor) error {
+	for i := range c.tree.Disks {
+		node := checkpointNode(c.tree.Op.Run, i)
+		if err := m.closeChain(ctx, blockGraph{}, []string{node, fileNode(node)}); err != nil {
+			return err
+		}
+		nodes, err := m.nodes(ctx, true)
+		if err != nil {
+			return err
+		}
+		if findNode(nodes, node) != nil || findNode(nodes, fileNode(node)) != nil {
+			return fmt.Errorf("QEMU does not close %s: %w", node, snapshot.ErrBusy)
+		}
+	}
+	return nil
 }
 
 // placedAnywhere tells whether a VM that was started anew runs from an image that the

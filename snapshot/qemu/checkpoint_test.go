@@ -247,6 +247,8 @@ func TestCheckpointRefused(t *testing.T) {
 		t.Errorf("under another name: %v", err)
 	}
 	l.host = l.testVM.host()
+	wrong := beside(l.disks[0], l.tree().Now, layerEnding)
+	l.startedFrom(wrong)
 	path := filepath.Join(l.dir, "nameless.qcow2")
 	shell(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
 	l.ask("blockdev-add", args{"driver": "qcow2", "node-name": "nameless", "file": args{"driver": "file", "filename": path}}, nil)
@@ -255,6 +257,26 @@ func TestCheckpointRefused(t *testing.T) {
 	if !errors.Is(err, snapshot.ErrUnsupported) || !strings.Contains(err.Error(), "no id") {
 		t.Errorf("a device without an id: %v", err)
 	}
+}
+
+// startedFrom starts the VM from the image of a checkpoint, which nobody should, and then
+// from its own.
+func (l *lifeline) startedFrom(image string) {
+	l.t.Helper()
+	l.kill()
+	l.start([]string{image})
+	for what, err := range map[string]error{
+		"create": func() error { _, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{}); return err }(),
+		"backup": func() error { _, err := l.host.Plan(l.ctx, "web", "run"); return err }(),
+		"delete": l.host.MergeCheckpoints(l.ctx, "web"),
+	} {
+		if !errors.Is(err, snapshot.ErrDiverged) {
+			l.t.Errorf("%s of a VM that was started from %s: %v", what, image, err)
+		}
+	}
+	l.kill()
+	l.start(l.disks)
+	l.right()
 }
 
 // state is QEMU's run state.

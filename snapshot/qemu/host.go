@@ -59,6 +59,13 @@ type Options struct {
 	// Observe hears each step of an operation on checkpoints before it is done, when all
 	// that is needed to end it or to take it back is durable. May be nil.
 	Observe func(vm, step string)
+	// Guard puts somebody in force who outlives this process: where it dies before off is
+	// called, or runs is false then, ReleaseCheckpoint is called for the VM in another
+	// process. Nil: nobody.
+	Guard func(ctx context.Context, vm string) (off func(ctx context.Context, runs bool) error, err error)
+	// CheckpointStop is how long an operation on checkpoints may keep a VM stopped. What
+	// QEMU cannot give up, the loading of memory, takes its time. Default: a minute.
+	CheckpointStop time.Duration
 	// Space are the lines that deltas must not cross.
 	Space space.Limits
 	// Ledger is the account of the room that runs take, shared by the hosts of a process.
@@ -99,6 +106,7 @@ func NewHost(vms []VM, opt Options) *Host {
 	opt.DeltaDir = cmp.Or(opt.DeltaDir, "/var/lib/lull/deltas")
 	opt.CheckpointDir = cmp.Or(opt.CheckpointDir, "/var/lib/lull/checkpoints")
 	opt.QemuImg = cmp.Or(opt.QemuImg, "qemu-img")
+	opt.CheckpointStop = cmp.Or(opt.CheckpointStop, defaultStop)
 	if opt.Ledger == nil {
 		opt.Ledger = &space.Ledger{}
 	}

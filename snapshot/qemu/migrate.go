@@ -63,6 +63,7 @@ type saving struct {
 	lay     func(f io.WriterAt, r io.ReadCloser, limit int64) error // writes the file
 	reserve bool                                                    // room for all of it, before the VM is stopped
 	frozen  func() error                                            // the disks are
+	mayGoOn func() error                                            // asked where they were to freeze; an error: the guest may not yet. Nil: it may
 	resumed func()                                                  // the guest goes on, whatever happened
 	settled func()                                                  // and the disks are frozen
 	writer  sync.WaitGroup

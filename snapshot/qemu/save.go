@@ -152,6 +152,12 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 		}
 	}
 	done, err := h.whileStopped(ctx, p, s)
+	if s.mayGoOn != nil && done != diskUntouched {
+		if mayErr := s.mayGoOn(); mayErr != nil {
+			s.writer.Wait()
+			return errors.Join(err, mayErr) // the marker stays
+		}
+	}
 	resumeErr := h.resume(ctx, p)
 	s.writer.Wait()
 	if resumeErr != nil {

@@ -96,6 +96,12 @@ func SealImage(w io.WriterAt, n, limit int64) error {
 	return endImage(w, data+used*cluster)
 }
 
+// ImageSize is how long an image is whose stream has n bytes.
+func ImageSize(n, limit int64) int64 {
+	_, data := imageTables(limit)
+	return data + (n+cluster-1)/cluster*cluster
+}
+
 // endImage makes the last cluster whole, and takes away what a load has put behind it.
 func endImage(w io.WriterAt, size int64) error {
 	if f, ok := w.(interface{ Truncate(size int64) error }); ok {
