@@ -13,7 +13,7 @@ import (
 func (r *Runner) Checkpoint(ctx context.Context, name string, host snapshot.Host, vm string, fn func(context.Context, snapshot.Checkpointer) error) error {
 	c, ok := host.(snapshot.Checkpointer)
 	if !ok {
-		return snapshot.WithHint(fmt.Errorf("checkpoints of %s: %w", name, snapshot.ErrUnsupported), "only VMs of plain QEMU hosts can have checkpoints")
+		return NoCheckpoints(name)
 	}
 	done, err := r.turns.wait(ctx, name)
 	if err != nil {
@@ -29,6 +29,12 @@ func (r *Runner) Checkpoint(ctx context.Context, name string, host snapshot.Host
 		return err
 	}
 	return fn(ctx, c)
+}
+
+// NoCheckpoints is the error of a VM whose host keeps no checkpoints.
+func NoCheckpoints(name string) error {
+	return snapshot.WithHint(fmt.Errorf("checkpoints of %s: they need a QEMU whose disks lull can exchange while nobody else keeps a record of them, and its host has none: %w", name, snapshot.ErrUnsupported),
+		"give the VM to a qemu host; of a domain of libvirt, virsh snapshot-create-as makes snapshots")
 }
 
 // recoverCheckpoints brings to an end what was interrupted on a VM's checkpoints, where

@@ -13,22 +13,25 @@ const (
 	DefaultCheckpointAge    = 7 * 24 * time.Hour
 	DefaultCheckpointGrowth = 64 << 30 // bytes
 	DefaultCheckpointDepth  = 32
+	DefaultCheckpointStop   = time.Minute
 	MaxCheckpointDepth      = 100
 	maxCheckpointAge        = 10 * 366 * 24 * time.Hour
 	maxCheckpointGrowth     = 1 << 20 // GiB
+	maxCheckpointStop       = time.Hour
 )
 
 func defaultCheckpoints() Checkpoints {
-	return Checkpoints{MaxAge: DefaultCheckpointAge, MaxGrowth: DefaultCheckpointGrowth, MaxDepth: DefaultCheckpointDepth}
+	return Checkpoints{MaxAge: DefaultCheckpointAge, MaxGrowth: DefaultCheckpointGrowth, MaxDepth: DefaultCheckpointDepth, MaxStop: DefaultCheckpointStop}
 }
 
 func (p *parser) checkpoints(n *yaml.Node, line int) Checkpoints {
-	s := p.section(n, line, "checkpoints", "enabled", "max_age", "max_growth_gib", "max_depth")
+	s := p.section(n, line, "checkpoints", "enabled", "max_age", "max_growth_gib", "max_depth", "max_stop")
 	c := defaultCheckpoints()
 	c.Enabled = s.boolean("enabled", c.Enabled)
 	c.MaxAge = s.duration("max_age", time.Hour, maxCheckpointAge, c.MaxAge)
 	c.MaxGrowth = int64(s.integer("max_growth_gib", 1, maxCheckpointGrowth, DefaultCheckpointGrowth>>30)) << 30
 	c.MaxDepth = s.integer("max_depth", 1, MaxCheckpointDepth, c.MaxDepth)
+	c.MaxStop = s.duration("max_stop", time.Second, maxCheckpointStop, c.MaxStop)
 	if _, given := s.get("max_depth"); given && c.MaxDepth > 64 {
 		p.warn(s.line("max_depth"), fmt.Sprintf("%s is %d: QEMU gets slow with so many images upon each other", s.of("max_depth"), c.MaxDepth), "stay below 64")
 	}

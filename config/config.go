@@ -63,6 +63,8 @@ type Checkpoints struct {
 	MaxAge    time.Duration
 	MaxGrowth int64 // bytes, of a VM's images since its newest checkpoint
 	MaxDepth  int   // that a VM rests upon
+	// MaxStop is how long an operation may keep a VM stopped.
+	MaxStop time.Duration
 }
 
 // Repository is where restore points go: Dir or S3, one of the two.

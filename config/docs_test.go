@@ -51,7 +51,7 @@ func TestReference(t *testing.T) {
 		"agent", "state_dir", "cache_dir", "plugin_dir", "socket", "parallel", "jitter",
 		"plugins", "sha256", "grants", "args", "env", "user", "writers",
 		"merge", "slow_after", "slow_to", "mount_points", "retry", "attempts", "delay", "until", "scripts", "where", "freeze", "thaw", "limit", "tier",
-		"checkpoints", "max_age", "max_growth_gib", "max_depth",
+		"checkpoints", "max_age", "max_growth_gib", "max_depth", "max_stop",
 		"databases", "postgresql", "service_file", "only", "mariadb", "defaults_file",
 	} {
 		if !strings.Contains(doc, "`"+key+"`") {

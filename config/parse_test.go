@@ -60,7 +60,7 @@ scripts:
 databases:
   postgresql: {service_file: /etc/lull/pg_service.conf}
   mariadb: {defaults_file: /etc/lull/my.cnf, only: [/var/lib/mysql]}
-checkpoints: {enabled: true, max_age: 72h, max_growth_gib: 8, max_depth: 12}
+checkpoints: {enabled: true, max_age: 72h, max_growth_gib: 8, max_depth: 12, max_stop: 90s}
 agent:
   state_dir: /srv/state
   plugin_dir: /srv/plugins
@@ -135,7 +135,7 @@ func TestParseEveryKey(t *testing.T) {
 		Databases: config.Databases{
 			PostgreSQLServiceFile: "/etc/lull/pg_service.conf", MariaDBDefaultsFile: "/etc/lull/my.cnf", MariaDBOnly: []string{"/var/lib/mysql"},
 		},
-		Checkpoints: config.Checkpoints{Enabled: true, MaxAge: 72 * time.Hour, MaxGrowth: 8 << 30, MaxDepth: 12},
+		Checkpoints: config.Checkpoints{Enabled: true, MaxAge: 72 * time.Hour, MaxGrowth: 8 << 30, MaxDepth: 12, MaxStop: 90 * time.Second},
 		Groups: []config.Group{
 			{
 				Writers: []string{"app", "filesystem", "redis"}, MountPoints: []string{"/", "/srv"},
@@ -177,7 +177,7 @@ func TestParseDefaults(t *testing.T) {
 		Agent:        config.Agent{StateDir: "/var/lib/lull", CacheDir: "/var/cache/lull", PluginDir: "/usr/lib/lull/plugins", Socket: "/run/lull/lull.sock", Parallel: 2},
 		Repositories: []config.Repository{{Name: "main", Dir: "/srv/backup", Maintenance: daily(t)}},
 		Checkpoints: config.Checkpoints{
-			MaxAge: config.DefaultCheckpointAge, MaxGrowth: config.DefaultCheckpointGrowth, MaxDepth: config.DefaultCheckpointDepth,
+			MaxAge: config.DefaultCheckpointAge, MaxGrowth: config.DefaultCheckpointGrowth, MaxDepth: config.DefaultCheckpointDepth, MaxStop: config.DefaultCheckpointStop,
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

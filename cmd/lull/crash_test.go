@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -17,7 +19,7 @@ import (
 
 // The environment that makes the test binary a lull which kills itself.
 const (
-	crashAt      = "LULL_TEST_CRASH_AT" // the step
+	crashAt      = "LULL_TEST_CRASH_AT" // the step; or its number, in an operation on checkpoints
 	crashProgram = "LULL_TEST_PROGRAM"  // the lull binary for plugins
 	crashStop    = "LULL_TEST_STOP"     // not empty: it stops, and goes on when it is told to
 )
@@ -32,6 +34,15 @@ func crashing() {
 	app := processApp()
 	app.Program = os.Getenv(crashProgram)
 	var seen atomic.Bool
+	var steps atomic.Int64
+	app.Checkpointing = func(_, name string) {
+		if strconv.FormatInt(steps.Add(1), 10) != step {
+			return
+		}
+		fmt.Fprintln(os.Stderr, name)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal ends this
+	}
 	app.Observe = func(e agent.Event) {
 		if string(e.Step) == step && !seen.Swap(true) {
 			if os.Getenv(crashStop) != "" {

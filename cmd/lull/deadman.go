@@ -40,6 +40,9 @@ type recipe struct {
 	Run      string             `json:"run,omitempty"`
 	Instance string             `json:"instance,omitempty"`
 	Saved    snapshot.SavedPlan `json:"saved,omitzero"`
+	// Trees is where trees of checkpoints are kept, of a VM that an operation on its
+	// checkpoints may have stopped. Then nothing of a run is of interest.
+	Trees string `json:"trees,omitempty"`
 }
 
 // deadMan makes the guard of a VM of the configuration, made of this very program;
@@ -59,19 +62,46 @@ func (in *invocation) deadMan(cfg *config.Config, group config.Group, name strin
 		p.Saved.Path = absolute(p.Saved.Path)
 		r := way
 		r.Writers, r.Host, r.Run, r.Instance, r.Saved = writers, p.Host, p.Run, p.Instance, p.Saved
-		line, err := json.Marshal(r)
-		if err != nil {
-			line = nil // strings always can be encoded; the dead-man refuses an empty line
-		}
-		return quiesce.NewDeadMan(func() *exec.Cmd {
-			cmd := exec.Command(in.Program, "--quiet", deadManName, name)
-			if f, ok := in.Stderr.(*os.File); ok {
-				cmd.Stderr = f
-			}
-			return cmd
-		}, line)
+		return in.standBy(name, r)
 	}
 }
+
+// standBy is a dead-man that will follow a recipe.
+func (in *invocation) standBy(name string, r recipe) *quiesce.DeadMan {
+	line, err := json.Marshal(r)
+	if err != nil {
+		line = nil // strings always can be encoded; the dead-man refuses an empty line
+	}
+	return quiesce.NewDeadMan(func() *exec.Cmd {
+		cmd := exec.Command(in.Program, "--quiet", deadManName, name)
+		if f, ok := in.Stderr.(*os.File); ok {
+			cmd.Stderr = f
+		}
+		return cmd
+	}, line)
+}
+
+// checkpointGuard is a dead-man for a VM that an operation on its checkpoints stops.
+func (in *invocation) checkpointGuard(cfg *config.Config, host, trees string) func(context.Context, string) (func(context.Context, bool) error, error) {
+	return func(ctx context.Context, vm string) (func(context.Context, bool) error, error) {
+		name := host + "/" + vm
+		way, ok := wayTo(cfg, name)
+		if !ok {
+			return nil, missingf("VM %s is not in %s", name, cfg.Path)
+		}
+		way.GuestAgent, way.Trees = "", absolute(trees)
+		d := in.standBy(name, way)
+		ctx, cancel := context.WithTimeout(ctx, armTimeout)
+		defer cancel()
+		if err := d.Arm(ctx); err != nil {
+			return nil, err
+		}
+		return d.Disarm, nil
+	}
+}
+
+// armTimeout bounds how long a dead-man may take to stand by.
+const armTimeout = 30 * time.Second
 
 // wayTo is how a VM that can run is reached, by the name that the journal has for it.
 func wayTo(cfg *config.Config, name string) (recipe, bool) {
@@ -122,8 +152,12 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 	if err := json.Unmarshal(line, &r); err != nil {
 		return nil, fmt.Errorf("understand recipe: %w", err)
 	}
-	if r.Name == "" || r.GuestAgent == "" && r.Libvirt == "" && r.Saved.Path == "" {
+	if r.Name == "" || r.GuestAgent == "" && r.Libvirt == "" && r.Saved.Path == "" && r.Trees == "" {
 		return nil, errors.New("understand recipe: it names no guest")
+	}
+	if r.Trees != "" {
+		host := in.treeHost(r)
+		return func(ctx context.Context) error { return host.ReleaseCheckpoint(ctx, r.Name) }, nil
 	}
 	host := in.savingHost(r)
 	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -39,7 +40,7 @@ func (in *invocation) checkpointList(ctx context.Context, args []string, flags c
 		c, ok := hosts[hostName].(snapshot.Checkpointer)
 		if !ok {
 			if len(args) > 0 {
-				in.failVM(name, withHint(fmt.Errorf("checkpoints of %s: %w", name, snapshot.ErrUnsupported), "only VMs of plain QEMU hosts can have checkpoints"))
+				in.failVM(name, agent.NoCheckpoints(name))
 			}
 			continue
 		}

@@ -131,6 +131,13 @@ func (in *invocation) savingHost(r recipe) snapshot.Saver {
 	return in.qemuHost(&config.Config{}, config.Host{QEMU: []config.QEMUVM{{Name: r.Name, QMP: r.QMP, GuestAgent: r.GuestAgent}}}, nil)
 }
 
+// treeHost is the host of one VM whose checkpoints the dead-man looks after.
+func (in *invocation) treeHost(r recipe) *qemu.Host {
+	host := qemu.NewHost([]qemu.VM{{Name: r.Name, QMP: r.QMP}}, qemu.Options{Log: in.logger(slog.LevelWarn), CheckpointDir: r.Trees})
+	in.opened = append(in.opened, host)
+	return host
+}
+
 func (in *invocation) qemuHost(cfg *config.Config, h config.Host, ledger *space.Ledger) *qemu.Host {
 	var vms []qemu.VM
 	for _, vm := range h.QEMU {
@@ -142,6 +149,8 @@ func (in *invocation) qemuHost(cfg *config.Config, h config.Host, ledger *space.
 	opt := qemu.Options{Name: h.Name, Log: in.logger(slog.LevelWarn), Space: in.limits(h), Ledger: ledger, Observe: in.checkpointStep}
 	if h.Name != "" { // else nothing but its guest is of interest
 		opt.CheckpointDir = filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name)
+		opt.CheckpointStop = cfg.Checkpoints.MaxStop
+		opt.Guard = in.checkpointGuard(cfg, h.Name, opt.CheckpointDir)
 	}
 	host := qemu.NewHost(vms, opt)
 	in.opened = append(in.opened, host)
