@@ -158,6 +158,12 @@ func (c *Conn) SetBlockThreshold(ctx context.Context, d Domain, disk string, byt
 	return c.call(ctx, remote(386, "set write threshold"), args{d, str(disk), u64(bytes), u32(0)}) // DOMAIN_SET_BLOCK_THRESHOLD
 }
 
+// SetBlockIoTune limits what a disk does: params are uint64 or string by libvirt's names. affect
+// is one of the constants that say which definition is meant.
+func (c *Conn) SetBlockIoTune(ctx context.Context, d Domain, disk string, params Params, affect uint32) error {
+	return c.call(ctx, remote(252, "limit disk"), args{d, str(disk), params, u32(affect)}) // DOMAIN_SET_BLOCK_IO_TUNE
+}
+
 // Kinds of Stats.
 const (
 	StatsState = 1

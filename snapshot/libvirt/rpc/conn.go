@@ -52,8 +52,13 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Conn is a connection to a daemon of libvirt. All methods are safe for concurrent use;
-// the daemon works on five calls of a connection at a time by default.
+// MaxCalls is how many calls of a connection are under way at most; others wait. One that
+// was given up on counts until it is answered. The daemon works on five at a time
+// (max_client_requests) and reads nothing more from a client that has so many, no signs of
+// life either.
+const MaxCalls = 4
+
+// Conn is a connection to a daemon of libvirt. All methods are safe for concurrent use.
 type Conn struct {
 	conn    net.Conn
 	opt     Options
@@ -62,6 +67,7 @@ type Conn struct {
 	done    chan struct{}  // closed when it has ended
 	pongs   chan struct{}  // sent for the reader, which never writes
 	heard   atomic.Bool    // something came since the last look
+	calls   chan struct{}  // has one of each call in waiting, MaxCalls at most
 
 	writing sync.Mutex
 
@@ -76,7 +82,7 @@ type Conn struct {
 // pending is a call whose reply has not come.
 type pending struct {
 	op     operation
-	accept func(*reader) error // called by the reading goroutine, which holds mu
+	accept func(*reader) error // called by the reading goroutine, which holds mu; nil: nobody wants it any more
 	answer chan error          // room for the one it gets
 	file   *os.File            // passed along; nil: none
 }
@@ -96,7 +102,7 @@ func qemu(procedure uint32, name string) operation { return operation{programQEM
 // start runs a connection over conn, which it closes in the end.
 func start(conn net.Conn, opt Options) *Conn {
 	c := &Conn{conn: conn, opt: opt.withDefaults(), done: make(chan struct{}), pongs: make(chan struct{}, 1),
-		waiting: map[uint32]*pending{}, listeners: map[int32]listener{},
+		calls: make(chan struct{}, MaxCalls), waiting: map[uint32]*pending{}, listeners: map[int32]listener{},
 		monitors: map[int32]*MonitorSubscription{}}
 	c.work.Go(c.read)
 	c.work.Go(c.keepAlive)
@@ -175,16 +181,19 @@ func (c *Conn) deliver(h header, payload []byte) error {
 	return fmt.Errorf("%w: a frame of type %d", ErrProtocol, h.kind)
 }
 
-// reply hands an answer to its caller; the caller holds c.mu. Nobody waits any more: it
-// is dropped.
+// reply hands an answer to its caller; the caller holds c.mu. One that nobody waits for
+// any more is dropped.
 func (c *Conn) reply(h header, payload []byte) error {
 	p := c.waiting[h.serial]
 	if p == nil {
 		return nil
 	}
-	delete(c.waiting, h.serial)
+	c.drop(h.serial)
 	if h.program != p.op.program || h.procedure != p.op.procedure {
 		return fmt.Errorf("%w: the reply to another call than %d", ErrProtocol, p.op.procedure)
+	}
+	if p.accept == nil {
+		return nil
 	}
 	var err error
 	switch h.status {
@@ -251,22 +260,23 @@ func (c *Conn) ask(ctx context.Context, p *pending, a args) error {
 	if w.err != nil {
 		return w.err
 	}
-	serial, err := c.expect(p)
+	serial, err := c.expect(ctx, p)
 	if err != nil {
 		return err
 	}
-	defer c.forget(serial)
 	h := header{program: p.op.program, procedure: p.op.procedure, kind: typeCall, serial: serial}
 	if p.file != nil {
 		h.kind, w.b = typeCallFiles, append([]byte{0, 0, 0, 1}, w.b...)
 	}
 	if err := c.send(ctx, h, w.b, p.file); err != nil {
+		c.forget(serial)
 		return err
 	}
 	select {
 	case err := <-p.answer:
 		return err
 	case <-ctx.Done():
+		c.giveUp(p)
 		return ended(ctx)
 	case <-c.done:
 	}
@@ -288,7 +298,13 @@ func ended(ctx context.Context) error {
 }
 
 // expect reserves a serial and the place for its answer.
-func (c *Conn) expect(p *pending) (uint32, error) {
+func (c *Conn) expect(ctx context.Context, p *pending) (uint32, error) {
+	select {
+	case c.calls <- struct{}{}:
+	case <-ctx.Done():
+		return 0, ended(ctx)
+	case <-c.done:
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -300,10 +316,26 @@ func (c *Conn) expect(p *pending) (uint32, error) {
 	return c.serial, nil
 }
 
+// forget is for a call that was not sent.
 func (c *Conn) forget(serial uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.waiting, serial)
+	c.drop(serial)
+}
+
+// drop makes room for another call; the caller holds c.mu.
+func (c *Conn) drop(serial uint32) {
+	if c.waiting[serial] != nil {
+		delete(c.waiting, serial)
+		<-c.calls
+	}
+}
+
+// giveUp leaves a call to its answer.
+func (c *Conn) giveUp(p *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.accept = nil
 }
 
 // send writes one frame whole. One that is cut off by its context leaves the stream

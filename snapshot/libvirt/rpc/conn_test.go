@@ -92,7 +92,7 @@ func TestErrors(t *testing.T) {
 // TestOutOfOrder has many callers on one connection, whose answers come the other way
 // round.
 func TestOutOfOrder(t *testing.T) {
-	const callers = 8
+	const callers = MaxCalls
 	var mu sync.Mutex
 	var held []header
 	c, _ := dialPeer(t, Options{}, func(p *peer, h header, _ []byte) {
@@ -146,6 +146,71 @@ func TestLateAnswer(t *testing.T) {
 	}
 	if s, _, err := c.State(testContext(t), web()); err != nil || s != StateRunning {
 		t.Errorf("state %d, %v", s, err)
+	}
+}
+
+// TestBound: what the daemon would not take any more waits on this side; those that were
+// given up on count until they are answered.
+func TestBound(t *testing.T) {
+	came := make(chan header, 2*MaxCalls)
+	c, p := dialPeer(t, Options{}, func(_ *peer, h header, _ []byte) { came <- h })
+	ctx, giveUp := context.WithCancel(testContext(t))
+	defer giveUp()
+	var all sync.WaitGroup
+	for range MaxCalls {
+		all.Go(func() {
+			if _, _, err := c.State(ctx, web()); !errors.Is(err, context.Canceled) {
+				t.Errorf("a call that was given up on: %v", err)
+			}
+		})
+	}
+	var held []header
+	for range MaxCalls {
+		held = append(held, <-came)
+	}
+	giveUp()
+	all.Wait()
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, _, err := c.State(short, web()); !errors.Is(err, context.DeadlineExceeded) || len(came) > 0 {
+		t.Errorf("one call too many: %v, %d sent", err, len(came))
+	}
+	p.reply(held[0], i32(StatePaused), i32(0))
+	all.Go(func() {
+		if s, _, err := c.State(testContext(t), web()); err != nil || s != StateRunning {
+			t.Errorf("state %d, %v", s, err)
+		}
+	})
+	p.reply(<-came, i32(StateRunning), i32(0))
+	all.Wait()
+}
+
+func TestLimits(t *testing.T) {
+	c, _ := dialPeer(t, Options{}, func(p *peer, h header, payload []byte) {
+		want := payloadOf(web(), str("vda"), u32(2), str("group_name"), u32(paramString), str("g"),
+			str("total_bytes_sec"), u32(paramULong), u64(5), u32(AffectLive))
+		if diff := cmp.Diff(want, payload); h.procedure != 252 || diff != "" {
+			t.Errorf("call %d: %s", h.procedure, diff)
+		}
+		p.reply(h)
+	})
+	if err := c.SetBlockIoTune(testContext(t), web(), "vda", Params{"total_bytes_sec": uint64(5), "group_name": "g"}, AffectLive); err != nil {
+		t.Error(err)
+	}
+	if err := c.SetBlockIoTune(testContext(t), web(), "vda", Params{"x": 1}, AffectLive); !errors.Is(err, ErrProtocol) {
+		t.Errorf("a value of no type of libvirt's: %v", err)
+	}
+}
+
+func TestUUID(t *testing.T) {
+	u := UUID{0xab, 1, 15: 0xff}
+	if got, err := ParseUUID(u.String()); err != nil || got != u {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, s := range []string{"", u.String()[1:], u.String() + "0", strings.ReplaceAll(u.String(), "-", ""), strings.Replace(u.String(), "a", "x", 1)} {
+		if got, err := ParseUUID(s); err == nil {
+			t.Errorf("%q: %v", s, got)
+		}
 	}
 }
 

@@ -28,6 +28,8 @@
 //
 // Invariants:
 //
+//   - No more than MaxCalls are under way, so that a daemon that works long on some still
+//     gives signs of life; one that nobody waits for any more counts until it is answered.
 //   - Every call ends with its context at the latest, or after DefaultCall where that has no
 //     deadline. What was asked may still be carried out.
 //   - What the daemon sends is bounded before it is kept: frames (MaxFrame), strings

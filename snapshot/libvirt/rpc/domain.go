@@ -3,6 +3,8 @@ package rpc
 import (
 	"context"
 	"encoding/hex"
+	"errors"
+	"strings"
 	"time"
 )
 
@@ -14,6 +16,17 @@ type UUID [uuidSize]byte
 func (u UUID) String() string {
 	h := hex.EncodeToString(u[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+var errUUID = errors.New("no UUID")
+
+// ParseUUID reads what String writes.
+func ParseUUID(s string) (u UUID, err error) {
+	n, err := hex.Decode(u[:], []byte(strings.ReplaceAll(s[:min(len(s), 36)], "-", "")))
+	if err != nil || n != uuidSize || !strings.EqualFold(u.String(), s) {
+		return UUID{}, errUUID
+	}
+	return u, nil
 }
 
 // Domain is how libvirt names a VM. The UUID is what counts; a name changes when a domain is

@@ -3,7 +3,9 @@ package rpc
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 )
 
 // MaxString bounds a string either way, in bytes, as libvirt does (REMOTE_STRING_MAX).
@@ -189,6 +191,24 @@ func (p *Params) get(r *reader) {
 	*p = Params{}
 	for _, one := range list(r, 12, func(r *reader) param { return param{r.str(), r.value()} }) {
 		(*p)[one.name] = one.value
+	}
+}
+
+// put writes them in the order of their names.
+func (p Params) put(w *writer) {
+	w.u32(uint32(len(p)))
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		w.str(name)
+		switch v := p[name].(type) {
+		case uint64:
+			w.u32(paramULong)
+			w.u64(v)
+		case string:
+			w.u32(paramString)
+			w.str(v)
+		default:
+			w.err = fmt.Errorf("%w: a value of type %T", ErrProtocol, v)
+		}
 	}
 }
 
