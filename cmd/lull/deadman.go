@@ -37,6 +37,7 @@ type recipe struct {
 	Writers []plugins.Spec `json:"writers,omitempty"`
 	// Of the plan: the run, what tells whether the VM stands still, and that it is the same one.
 	Host     string             `json:"host"`
+	UUID     string             `json:"uuid,omitempty"` // which domain of that name
 	Run      string             `json:"run,omitempty"`
 	Instance string             `json:"instance,omitempty"`
 	Saved    snapshot.SavedPlan `json:"saved,omitzero"`
@@ -61,7 +62,7 @@ func (in *invocation) deadMan(cfg *config.Config, group config.Group, name strin
 	return func(p snapshot.Plan) quiesce.Guard {
 		p.Saved.Path = absolute(p.Saved.Path)
 		r := way
-		r.Writers, r.Host, r.Run, r.Instance, r.Saved = writers, p.Host, p.Run, p.Instance, p.Saved
+		r.Writers, r.Host, r.UUID, r.Run, r.Instance, r.Saved = writers, p.Host, p.Hardware.UUID, p.Run, p.Instance, p.Saved
 		return in.standBy(name, r)
 	}
 }
@@ -160,7 +161,7 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 		return func(ctx context.Context) error { return host.ReleaseCheckpoint(ctx, r.Name) }, nil
 	}
 	host := in.savingHost(r)
-	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved}
+	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved, Hardware: snapshot.Hardware{UUID: r.UUID}}
 	return func(ctx context.Context) error {
 		// First, for a VM that stands still has no guest that could answer.
 		err := host.Resume(ctx, plan)

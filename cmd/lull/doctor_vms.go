@@ -70,12 +70,18 @@ func (d *vmDoctor) add(subject, check, result, detail, hint string) {
 // libvirt looks whether a daemon gives lull what it needs, and which of its domains cannot be
 // backed up.
 func (d *vmDoctor) libvirt(ctx context.Context, subject string, host snapshot.Host) {
-	versions, err := libvirtVersions(ctx, host)
+	versions, lacks, err := libvirtNeeds(ctx, host)
 	if err != nil {
 		d.add(subject, "reach", resultFailed, plainError(err), hintOf(err))
 		return
 	}
 	d.add(subject, "reach", resultOK, versions, "")
+	for _, lack := range lacks {
+		d.add(subject, "needs", resultWarning, plainError(lack), hintOf(lack))
+	}
+	if len(lacks) == 0 {
+		d.add(subject, "needs", resultOK, "all is there", "")
+	}
 	vms, err := host.VMs(ctx)
 	if err != nil {
 		d.add(subject, "domains", resultFailed, plainError(err), hintOf(err))
@@ -115,7 +121,7 @@ func (d *vmDoctor) look(ctx context.Context, name string) {
 	}
 	switch {
 	case !d.compares(name):
-		d.uncompared(name)
+		d.journalAlone(name)
 	case len(found) == 0:
 		d.add(subject, "leftovers", resultOK, "none", "")
 	}
@@ -123,25 +129,23 @@ func (d *vmDoctor) look(ctx context.Context, name string) {
 	d.guest(ctx, name)
 }
 
-// notCompared is what is said of a VM whose host cannot look for what runs have left.
-const notCompared = "libvirt's chain and files are not held against the journal"
-
-// compares tells whether the host of a VM can look for what runs have left of it.
+// compares tells whether the host of a VM leaves anything that it could look for.
 func (d *vmDoctor) compares(name string) bool {
 	host, _, err := d.resolve(name)
 	_, ok := host.(snapshot.Comparer)
 	return err == nil && ok
 }
 
-// uncompared tells what the journal alone has of a VM.
-func (d *vmDoctor) uncompared(name string) {
-	d.add("VM "+name, "leftovers", resultUnknown, "not looked at: "+notCompared, "see the disks that virsh domblklist shows")
+// journalAlone tells of a VM on whose host a run leaves nothing, such as one of images.
+func (d *vmDoctor) journalAlone(name string) {
 	e, owed, err := d.runner.Journal.Read(name)
 	switch {
 	case err != nil:
 		d.add("VM "+name, "journal", resultFailed, plainError(err), hintOf(err))
 	case owed:
 		d.add("VM "+name, string(snapshot.FindingOwed), resultWarning, fmt.Sprintf("run %s was cut off", e.Run), "let lull merge: lull recover "+name)
+	default:
+		d.add("VM "+name, "leftovers", resultOK, "none", "")
 	}
 }
 

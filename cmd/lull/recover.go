@@ -45,11 +45,6 @@ func (in *invocation) recover(ctx context.Context, args []string) error {
 			Writers: in.allWriters(cfg)}
 		left, err := runner.RecoverVM(ctx, name, resolve)
 		story.close()
-		if host, _, unresolved := resolve(name); unresolved == nil && err == nil {
-			if _, ok := host.(snapshot.Comparer); !ok {
-				in.warn("%s: only the journal was gone by: %s", name, notCompared)
-			}
-		}
 		in.failVM(name, errors.Join(agent.Interrupted(ctx, err), stillLeft(name, left)))
 	}
 	return nil

@@ -111,16 +111,20 @@ func (in *invocation) libvirtHost(cfg *config.Config, h config.Host, ledger *spa
 	return host
 }
 
-// libvirtVersions says which libvirt and QEMU are behind a host of libvirt.
-func libvirtVersions(ctx context.Context, host snapshot.Host) (string, error) {
+// libvirtNeeds says which libvirt and QEMU are behind a host of libvirt, and what lull lacks
+// there.
+func libvirtNeeds(ctx context.Context, host snapshot.Host) (versions string, lacks []error, err error) {
 	h, ok := host.(*libvirt.Host)
 	if !ok {
-		return "", nil
+		return "", nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
 	daemon, qemu, err := h.Versions(ctx)
-	return fmt.Sprintf("libvirt %s, QEMU %s", daemon, qemu), err
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("libvirt %s, QEMU %s", daemon, qemu), h.Lacks(daemon, qemu), nil
 }
 
 // savingHost is the host of one VM that the dead-man looks after.

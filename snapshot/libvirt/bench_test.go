@@ -272,6 +272,18 @@ type quiet struct{ qmp.Monitor }
 
 func (quiet) Subscribe(names ...string) *qmp.Subscription { return new(qmp.Hub).Subscribe(names...) }
 
+// untold is a commit of which nobody is told.
+func untold() qemu.Committing {
+	return qemu.Committing{Pivot: func() error { return nil }, Progress: func(int64, int64) error { return nil }}
+}
+
+// domain is the bench's, as a manager, over a connection that ends with the case.
+func (r *run) domain() *domain {
+	d := r.host.domain(identity{r.dom.ID.UUID, r.dom.ID.Name})
+	r.t.Cleanup(func() { _ = d.link.end() })
+	return d
+}
+
 func shell(t testing.TB, name string, arg ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(context.WithoutCancel(t.Context()), name, arg...).CombinedOutput()

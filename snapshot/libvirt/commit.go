@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 )
 
 // Commit has libvirt commit the top layer, and moves the domain back.
-func (d *domain) Commit(ctx context.Context, m qmp.Monitor, p snapshot.DiskPlan, pivot func() error) error {
+func (d *domain) Commit(ctx context.Context, m qmp.Monitor, p snapshot.DiskPlan, c qemu.Committing) error {
 	found, err := d.running(ctx)
 	if err != nil {
 		return err
@@ -27,18 +28,18 @@ func (d *domain) Commit(ctx context.Context, m qmp.Monitor, p snapshot.DiskPlan,
 	if xml.source(p.Name) == p.Path && !xml.mirrored(p.Name) {
 		return fmt.Errorf("commit: libvirt has %s for the disk %s: %w", p.Path, p.Name, qemu.ErrUnaware)
 	}
-	return d.link.order(ctx, func(c *rpc.Conn) error {
-		job := &commit{conn: c, domain: found, disk: p.Name, pivot: pivot}
+	return d.link.order(ctx, func(conn *rpc.Conn) error {
+		job := &commit{Committing: c, conn: conn, domain: found, disk: p.Name}
 		return job.run(ctx, m)
 	})
 }
 
 // commit is one active commit of a disk, new or under way.
 type commit struct {
+	qemu.Committing
 	conn   *rpc.Conn
 	domain rpc.Domain
 	disk   string
-	pivot  func() error
 	reason string // why QEMU's job failed, as far as it was heard
 }
 
@@ -98,9 +99,9 @@ func (j *commit) step(ctx context.Context) (over bool, err error) {
 	case !disk.mirror:
 		return false, j.failed()
 	case !disk.ready:
-		return false, nil
+		return false, j.tell(ctx)
 	}
-	if err := j.pivot(); err != nil {
+	if err := j.Pivot(); err != nil {
 		return false, err
 	}
 	err = j.conn.BlockJobAbort(ctx, j.domain, j.disk, rpc.AbortPivot)
@@ -108,6 +109,23 @@ func (j *commit) step(ctx context.Context) (over bool, err error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// tell says how far the job is.
+func (j *commit) tell(ctx context.Context) error {
+	job, there, err := j.conn.BlockJobOf(ctx, j.domain, j.disk)
+	if err != nil || !there { // the next look says what has become of it
+		return notRefused(err)
+	}
+	return j.Progress(int64(min(job.Cur, math.MaxInt64)), int64(min(job.End, math.MaxInt64)))
+}
+
+// notRefused leaves out that libvirt refused a question.
+func notRefused(err error) error {
+	if _, refused := errors.AsType[*rpc.Error](err); refused {
+		return nil
+	}
+	return err
 }
 
 // hear notes what QEMU says of the end of a commit.

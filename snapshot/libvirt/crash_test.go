@@ -102,6 +102,9 @@ func (r *run) ends() {
 		r.t.Fatalf("Merge: %v", err)
 	}
 	r.asBefore()
+	if left := r.compare(nil); len(left) > 0 {
+		r.t.Errorf("left after the merge: %+v", left)
+	}
 }
 
 func (r *run) asBefore() {
@@ -182,6 +185,11 @@ func TestTrouble(t *testing.T) {
 		{"Redefined", (*run).redefined},
 		{"AnotherLayer", (*run).anotherLayer},
 		{"Served", (*run).servedByQEMU},
+		{"Told", (*run).told},
+		{"JournalLost", (*run).journalLost},
+		{"ManagedSave", (*run).managedSaved},
+		{"Renamed", (*run).renamed},
+		{"Copied", (*run).copied},
 		{"Undefined", (*run).undefined},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -351,7 +359,7 @@ func (s starter) Settled(ctx context.Context, d snapshot.DiskPlan) error {
 func (r *run) startedInMerge() {
 	r.take()
 	r.crash(r.t)
-	mgr := starter{r.host.domain("web"), func() {
+	mgr := starter{r.domain(), func() {
 		if _, err := r.conn.Create(r.ctx, r.dom.ID, rpc.StartPaused); err == nil || !strings.Contains(err.Error(), "lock") {
 			r.t.Errorf("started from a delta in its merge: %v", err)
 		}
@@ -387,7 +395,7 @@ func (r *run) saved() {
 func (r *run) pivoted() {
 	r.take()
 	for _, d := range r.plan.Disks {
-		err := r.host.domain("web").Commit(r.ctx, quiet{}, d, func() error { return nil })
+		err := r.domain().Commit(r.ctx, quiet{}, d, untold())
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -469,13 +477,13 @@ func (r *run) anotherLayer() {
 	over.Disks = slices.Clone(over.Disks)[:1]
 	over.Disks[0].Delta = filepath.Join(r.dom.Dir, "user.qcow2")
 	shell(r.t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", r.plan.Disks[0].Delta, "-F", "qcow2", "-u", over.Disks[0].Delta, fmt.Sprint(diskSize))
-	if err := r.host.domain("web").Freeze(r.ctx, over); err != nil {
+	if err := r.domain().Freeze(r.ctx, over); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := r.host.Merge(r.ctx, r.plan); !errors.Is(err, snapshot.ErrBusy) {
 		r.t.Errorf("Merge below another layer: %v", err)
 	}
-	if err := r.host.domain("web").Commit(r.ctx, quiet{}, over.Disks[0], func() error { return nil }); err != nil {
+	if err := r.domain().Commit(r.ctx, quiet{}, over.Disks[0], untold()); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := os.Remove(over.Disks[0].Delta); err != nil {
@@ -521,10 +529,7 @@ func (r *run) undefined() {
 	if err := r.host.Merge(r.ctx, r.plan); err != nil {
 		r.t.Errorf("Merge: %v", err)
 	}
-	for _, d := range r.plan.Disks {
-		text = strings.Replace(text, d.Delta, d.Path, 1)
-	}
-	if r.dom.ID, err = r.conn.Define(r.ctx, strings.Replace(text, "type='qcow2'/>\n      <source file='"+r.plan.Disks[1].Path, "type='raw'/>\n      <source file='"+r.plan.Disks[1].Path, 1)); err != nil {
+	if r.dom.ID, err = r.conn.Define(r.ctx, r.withImages(text)); err != nil {
 		r.t.Fatal(err)
 	}
 	r.asBefore()

@@ -12,6 +12,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qemu"
 )
 
 // Discover names all domains, running and not, sorted, and looks no further. One whose
@@ -90,7 +91,11 @@ func (h *Host) describe(ctx context.Context, d rpc.Domain) snapshot.VM {
 	def, err := h.definition(ctx, d, 0)
 	if err == nil && d.ID >= 0 {
 		var list []snapshot.VM
-		if list, err = h.of(d.Name).VMs(ctx); err == nil {
+		err = h.use(identity{d.UUID, d.Name}, func(q *qemu.Host) (err error) {
+			list, err = q.VMs(ctx)
+			return err
+		})
+		if err == nil {
 			vm = list[0]
 		}
 	}

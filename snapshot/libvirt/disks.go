@@ -25,6 +25,9 @@ type listed struct {
 	target     string
 	alias      string
 	source     string // file or device of the top layer
+	format     string // of it, as libvirt calls it
+	shareable  bool   // other domains may have it, too
+	transient  bool   // what is written to it is thrown away
 	mirror     bool   // a block job copies it, or moves it to another layer
 	ready      bool   // that job can be ended
 }
@@ -93,6 +96,12 @@ func (l *diskList) note(path []string, t xml.StartElement, before int64) {
 		d.alias = attribute(t, "name")
 	case "source":
 		d.source = attribute(t, "file") + attribute(t, "dev") // it has one of the two
+	case "driver":
+		d.format = attribute(t, "type")
+	case "shareable":
+		d.shareable = true
+	case "transient":
+		d.transient = true
 	case "mirror":
 		d.mirror, d.ready = true, attribute(t, "ready") == "yes"
 	}
@@ -119,6 +128,38 @@ func (l diskList) disk(target string) (listed, bool) {
 func (l diskList) source(target string) string {
 	d, _ := l.disk(target)
 	return d.source
+}
+
+// unkept says why no point has a disk, or nothing.
+func unkept(shareable, transient bool) (reason string, expected bool) {
+	switch {
+	case transient:
+		return "transient: what the guest writes is thrown away when it ends", true
+	case shareable:
+		return "shareable: other domains may write to it, and would go past a delta upon it; back up what is on it from inside a guest", false
+	}
+	return "", false
+}
+
+// leftOut are the disks that no point has, by the ids of their devices.
+func (l diskList) leftOut() map[string]snapshot.Excluded {
+	out := map[string]snapshot.Excluded{}
+	for _, d := range l.disks {
+		if reason, expected := unkept(d.shareable, d.transient); reason != "" && d.alias != "" {
+			out[d.alias] = snapshot.Excluded{Reason: reason, Expected: expected}
+		}
+	}
+	return out
+}
+
+// files are the disks that are files or devices of the host.
+func (l diskList) files() (list []snapshot.Disk) {
+	for _, d := range l.disks {
+		if d.source != "" {
+			list = append(list, snapshot.Disk{Name: d.target, Path: d.source, Format: formatOf(d.format)})
+		}
+	}
+	return list
 }
 
 // mirrored tells whether libvirt knows of a job that moves the disk.

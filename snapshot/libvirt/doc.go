@@ -28,6 +28,18 @@
 //	image         pivot, merged    unlink: the pivot was seen
 //	image         another          as package qemu does, from the stamp
 //
+// A domain is its UUID, which the plan has, from the plan to the merge (served.go): a name can
+// be another domain's by then. Of one that is there no more libvirt has no record: the
+// stamp decides, and no other domain may name the delta.
+//
+// Compare holds both definitions against QEMU's chain, the files and the journal, as package
+// qemu does; and the room for deltas, the progress of a merge and its slowdown are that
+// package's, too, but that libvirt sets the limits of a disk, and notes them.
+//
+// The daemon works on a few calls of a connection at a time. So each domain that is served has
+// a connection of its own, and each guest's agent (link.go): what one of them holds up
+// holds up no other.
+//
 // The daemon may die and come back at any time: domains run on, and whoever needs it waits
 // for a minute. A question is asked again then, an order is not: Merge looks what became
 // of it.
@@ -41,5 +53,5 @@
 // Beside the disks a restore point has the domain's definitions, as they are before the disks
 // freeze, the firmware's variables and the state of an emulated TPM. Definer gives them back
 // to a libvirt: to the same domain or to another, and never over one that is there unless it
-// was told to.
+// was told to. MemoryDefiner gives back a saved memory, too, as libvirt's own managed save.
 package libvirt

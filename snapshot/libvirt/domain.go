@@ -11,6 +11,7 @@ import (
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
 // errLost: libvirt's daemon went away over an order, and nobody knows whether it was
@@ -25,8 +26,9 @@ const (
 
 // domain is one domain of libvirt. It implements qemu.Manager.
 type domain struct {
-	link *link
-	name string
+	identity
+	link *link // its own
+	all  *link // that all share, for a look at other domains
 }
 
 var _ qemu.Manager = (*domain)(nil)
@@ -34,7 +36,7 @@ var _ qemu.Manager = (*domain)(nil)
 // find looks the domain up. qemu.ErrOff: it does not run.
 func (d *domain) find(ctx context.Context) (found rpc.Domain, on bool, err error) {
 	err = d.link.ask(ctx, func(c *rpc.Conn) error {
-		if found, err = c.Lookup(ctx, d.name); err != nil {
+		if found, err = d.lookUp(ctx, c); err != nil {
 			return err
 		}
 		state, _, err := c.State(ctx, found)
@@ -42,6 +44,18 @@ func (d *domain) find(ctx context.Context) (found rpc.Domain, on bool, err error
 		return err
 	})
 	return found, on, err
+}
+
+// lookUp asks for the domain, whatever its name is by now.
+func (d *domain) lookUp(ctx context.Context, c *rpc.Conn) (rpc.Domain, error) {
+	if d.uuid == (rpc.UUID{}) {
+		return c.Lookup(ctx, d.name)
+	}
+	found, err := c.LookupUUID(ctx, d.uuid)
+	if err != nil {
+		err = fmt.Errorf("domain %s: %w", d.name, err)
+	}
+	return found, err
 }
 
 // running is find for what needs a domain that runs.
@@ -70,15 +84,13 @@ func (d *domain) Dial(ctx context.Context) (qemu.Managed, error) {
 	if err != nil {
 		return qemu.Managed{}, err
 	}
-	return qemu.Managed{Monitor: p, PID: pid, Targets: xml.targets()}, nil
+	return qemu.Managed{Monitor: p, PID: pid, Targets: xml.targets(), LeftOut: xml.leftOut()}, nil
 }
 
 // process waits until libvirt and /proc agree: right after the end of QEMU libvirt may not
 // know of it yet.
 func (d *domain) process(ctx context.Context) (rpc.Domain, int, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, settle, snapshot.WithHint(
-		fmt.Errorf("domain %s runs, but its QEMU cannot be seen in /proc: %w", d.name, snapshot.ErrUnsupported),
-		"run lull as root on the host itself, not in a container with processes of its own"))
+	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	again := time.NewTicker(tick)
 	defer again.Stop()
@@ -94,15 +106,23 @@ func (d *domain) process(ctx context.Context) (rpc.Domain, int, error) {
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return found, 0, context.Cause(ctx)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return found, 0, context.Cause(ctx)
+			}
+			return found, 0, snapshot.WithHint(fmt.Errorf("domain %s runs, but its QEMU cannot be seen in /proc: %w", d.name, snapshot.ErrUnsupported),
+				"run lull as root on the host itself, not in a container with processes of its own")
 		}
 	}
 }
 
 // xml is a definition of the domain: flags are rpc's XML constants.
 func (d *domain) xml(ctx context.Context, found rpc.Domain, flags uint32) (diskList, error) {
+	return d.xmlOf(ctx, d.link, found, flags)
+}
+
+func (d *domain) xmlOf(ctx context.Context, l *link, found rpc.Domain, flags uint32) (diskList, error) {
 	var text string
-	err := d.link.ask(ctx, func(c *rpc.Conn) (err error) {
+	err := l.ask(ctx, func(c *rpc.Conn) (err error) {
 		text, err = c.XML(ctx, found, flags)
 		return err
 	})
@@ -125,6 +145,56 @@ func (d *domain) Record(ctx context.Context) (map[string]string, error) {
 		records[disk.target] = def.record(disk.target)
 	}
 	return records, err
+}
+
+// Noted are the disks by the definitions of now and of the next start. A transient domain has
+// the former alone, or is not there.
+func (d *domain) Noted(ctx context.Context) (now, next []snapshot.Disk, err error) {
+	found, on, err := d.find(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if on {
+		def, err := d.xml(ctx, found, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		now = def.files()
+	}
+	def, err := d.xml(ctx, found, rpc.XMLInactive|rpc.XMLSecure)
+	return now, def.files(), err
+}
+
+// Limit has libvirt limit what a disk does, and note that.
+func (d *domain) Limit(ctx context.Context, disk string, l snapshot.Limits) error {
+	found, err := d.running(ctx)
+	if err != nil {
+		return err
+	}
+	params := rpc.Params{}
+	for qemus, name := range limitNames() {
+		params[name] = uint64(max(l.Values[qemus], 0))
+	}
+	if l.Group != "" && len(l.Values) > 0 {
+		params["group_name"] = l.Group
+	}
+	err = d.link.order(ctx, func(c *rpc.Conn) error { return c.SetBlockIoTune(ctx, found, disk, params, rpc.AffectLive) })
+	if refused, ok := errors.AsType[*rpc.Error](err); ok {
+		return &qmp.Error{Command: "limit disk", Class: qmp.ClassGeneric, Desc: refused.Message}
+	}
+	return err
+}
+
+// limitNames are libvirt's names of limits by QEMU's.
+func limitNames() map[string]string {
+	names := map[string]string{"iops_size": "size_iops_sec"}
+	for short, long := range map[string]string{"bps": "total_bytes_sec", "bps_rd": "read_bytes_sec", "bps_wr": "write_bytes_sec",
+		"iops": "total_iops_sec", "iops_rd": "read_iops_sec", "iops_wr": "write_iops_sec"} {
+		for _, of := range []string{"", "_max", "_max_length"} {
+			names[short+of] = long + of
+		}
+	}
+	return names
 }
 
 // Freeze is one external snapshot of all disks, which libvirt forgets at once.
@@ -177,11 +247,12 @@ const (
 func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known bool, err error) {
 	found, _, err := d.find(ctx)
 	if errors.Is(err, snapshot.ErrNotFound) {
-		return false, false, nil
+		return false, false, d.nobodyElse(ctx, p)
 	}
 	if err != nil {
 		return false, false, err
 	}
+	name := snapshot.ShellWord(found.Name)
 	var saved, kept, away bool
 	err = d.link.ask(ctx, func(c *rpc.Conn) (err error) {
 		state, why, err := c.State(ctx, found)
@@ -197,16 +268,16 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 		return false, false, err
 	}
 	if away {
-		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was migrated away while it ran from the delta %s: %w", d.name, p.Delta, snapshot.ErrBusy),
-			"migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+snapshot.ShellWord(d.name)+" "+p.Name+" --active --shallow --pivot")
+		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was migrated away while it ran from the delta %s: %w", found.Name, p.Delta, snapshot.ErrBusy),
+			"migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+name+" "+p.Name+" --active --shallow --pivot")
 	}
 	if saved {
-		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved with its memory while it ran from a delta: %w", d.name, snapshot.ErrBusy),
-			"start it (virsh start "+snapshot.ShellWord(d.name)+"), then run lull again")
+		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved with its memory while it ran from a delta: %w", found.Name, snapshot.ErrBusy),
+			"start it (virsh start "+name+"), then run lull again")
 	}
 	if kept {
-		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved into a file with its memory while it ran from a delta: %w", d.name, snapshot.ErrBusy),
-			"restore it (virsh restore FILE), or, without that memory, start it (virsh start "+snapshot.ShellWord(d.name)+"); then run lull again")
+		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved into a file with its memory while it ran from a delta: %w", found.Name, snapshot.ErrBusy),
+			"restore it (virsh restore FILE), or, without that memory, start it (virsh start "+name+"); then run lull again")
 	}
 	xml, err := d.xml(ctx, found, rpc.XMLInactive|rpc.XMLSecure)
 	return xml.source(p.Name) == p.Delta, true, err
@@ -218,7 +289,7 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 func (d *domain) Settled(ctx context.Context, p snapshot.DiskPlan) error {
 	found, on, err := d.find(ctx)
 	if errors.Is(err, snapshot.ErrNotFound) {
-		return nil
+		return d.nobodyElse(ctx, p)
 	}
 	if err != nil {
 		return err
@@ -271,4 +342,40 @@ func (d *domain) awaitSource(ctx context.Context, found rpc.Domain, p snapshot.D
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// nobodyElse fails where another domain names the delta of one that is there no more: it was
+// defined by a copy of its definition, and is not lull's to change.
+func (d *domain) nobodyElse(ctx context.Context, p snapshot.DiskPlan) error {
+	var list []rpc.Domain
+	err := d.all.ask(ctx, func(c *rpc.Conn) (err error) {
+		list, err = c.Domains(ctx)
+		return err
+	})
+	for _, other := range list {
+		if err != nil {
+			return err
+		}
+		err = d.apart(ctx, other, p)
+	}
+	return err
+}
+
+// apart fails where a domain names the delta.
+func (d *domain) apart(ctx context.Context, other rpc.Domain, p snapshot.DiskPlan) error {
+	for _, flags := range []uint32{0, rpc.XMLInactive} {
+		xml, err := d.xmlOf(ctx, d.all, other, flags)
+		if errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, errXML) {
+			return nil // it has gone, or nobody can read it
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(xml.disks, func(x listed) bool { return x.source == p.Delta }) {
+			continue
+		}
+		return snapshot.WithHint(fmt.Errorf("the domain %s names the delta %s of %s, which is there no more: %w", other.Name, p.Delta, d.name, snapshot.ErrBusy),
+			fmt.Sprintf("shut %s down, put %s in the place of the delta (virsh edit %[1]s), and run lull again: it merges then", snapshot.ShellWord(other.Name), p.Path))
+	}
+	return nil
 }

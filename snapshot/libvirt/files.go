@@ -51,7 +51,7 @@ func (h *Host) note(ctx context.Context, p snapshot.Plan) error {
 			flags |= rpc.XMLInactive
 		}
 		err := h.link.ask(ctx, func(c *rpc.Conn) error {
-			d, err := c.Lookup(ctx, p.VM)
+			d, err := (&domain{identity: identityOf(p)}).lookUp(ctx, c)
 			if err == nil {
 				read[f.Path], err = c.XML(ctx, d, flags)
 			}

@@ -33,8 +33,18 @@ type guest struct {
 
 var _ snapshot.Guest = (*guest)(nil)
 
-// Guest finds the channel; nobody needs to answer for that.
+// Guest finds the channel; nobody needs to answer for that. It has a connection of its own:
+// an agent that hangs holds up nothing else.
 func (d *domain) Guest(ctx context.Context) (snapshot.Guest, error) {
+	own := &domain{identity: d.identity, link: d.link.another(), all: d.all}
+	g, err := own.guest(ctx)
+	if err != nil {
+		return nil, errors.Join(err, own.link.end())
+	}
+	return g, nil
+}
+
+func (d *domain) guest(ctx context.Context) (*guest, error) {
 	found, err := d.running(ctx)
 	if errors.Is(err, qemu.ErrOff) && !errors.Is(err, snapshot.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", snapshot.ErrNoGuest, err)
@@ -58,9 +68,9 @@ func (d *domain) Guest(ctx context.Context) (snapshot.Guest, error) {
 // Close lets go of the channel.
 func (g *guest) Close() error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.closed = true
-	return nil
+	g.mu.Unlock()
+	return g.domain.link.end()
 }
 
 // Execute runs a command of the agent. A restart of libvirt's daemon is waited for, but a

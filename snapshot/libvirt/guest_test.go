@@ -3,14 +3,21 @@ package libvirt
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/libvirttest"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
 
 // thaw lets a guest go on as the coordinator does: until it says that it does.
@@ -49,9 +56,10 @@ func healthy(t *testing.T, dom *libvirttest.Domain) {
 }
 
 // A real guest, which writes all the time, goes through a run in which libvirt's daemon
-// dies while the guest is frozen; through one whose agent hangs; and through one in
-// which its QEMU dies.
+// dies while the guest is frozen; through one whose agent hangs; through one for whose delta
+// there is no room; and through one in which its QEMU dies.
 func TestGuestDomain(t *testing.T) {
+	small := smallFS(t) // before the daemon has mounts of its own
 	d := libvirttest.Start(t)
 	conn := d.Dial(t)
 	dom := libvirttest.Boot(t, d, conn, libvirttest.Options{Options: guesttest.Options{Name: "web"}})
@@ -98,6 +106,9 @@ func TestGuestDomain(t *testing.T) {
 	r.merged()
 	healthy(t, dom)
 
+	r.outOfSpace(small)
+	healthy(t, dom)
+
 	r.planned("killed")
 	if err := h.Take(r.ctx, r.plan); err != nil {
 		t.Fatal(err)
@@ -121,6 +132,61 @@ func TestGuestDomain(t *testing.T) {
 	}
 	healthy(t, dom)
 }
+
+// smallFS is a folder with little room.
+func smallFS(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=8m,mode=0755"); err != nil {
+		t.Fatalf("mount a tmpfs (this test needs to be root): %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// outOfSpace fills the file system of the deltas: QEMU stops the guest, which is merged as it
+// stands still, and goes on.
+func (r *run) outOfSpace(dir string) {
+	r.t.Helper()
+	var err error
+	if r.plan, err = r.host.Plan(r.ctx, "web", "full"); err != nil {
+		r.t.Fatal(err)
+	}
+	for i, disk := range r.plan.Disks { // no configuration could: it is lost with the power
+		r.plan.Disks[i].Delta = filepath.Join(dir, disk.Name+".lull-full.delta")
+	}
+	if err := r.host.Prepare(r.ctx, r.plan); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.host.Take(r.ctx, r.plan); err != nil {
+		r.t.Fatal(err)
+	}
+	filler, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_, err = io.Copy(filler, zeros{})
+	if err = errors.Join(filler.Close(), err); !errors.Is(err, unix.ENOSPC) {
+		r.t.Fatal(err)
+	}
+	eventually(r.t, "stop of the guest", func() error {
+		state, why, err := r.conn.State(r.ctx, r.dom.ID)
+		if err == nil && (state != rpc.StatePaused || why != rpc.PausedIOError) {
+			err = fmt.Errorf("state %d, %d", state, why)
+		}
+		return err
+	})
+	r.merged()
+	r.goesOn()
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 // planned begins a run.
 func (r *run) planned(name string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -18,21 +19,32 @@ const (
 	knockAgain = 100 * time.Millisecond
 )
 
-// link is the connection to libvirt's daemon that all share. One that has ended is made
-// anew, for which a daemon that restarts is waited for.
+// link is a connection to libvirt's daemon. One that has ended is made anew, for which a
+// daemon that restarts is waited for.
+//
+// What can take long has a link of its own: each domain that is served, and each guest
+// whose agent is asked. The daemon works on a few calls of a connection at a time, so
+// one that stands still, as its QEMU or its agent does, would hold up the others. The one
+// that all share asks only what libvirt answers from its own memory.
 type link struct {
 	address rpc.Address
 	opt     rpc.Options
+	met     *atomic.Bool // the daemon was there once, for whichever link of the host
 
 	dialing chan struct{} // holds the one who dials
 
 	mu   sync.Mutex
 	conn *rpc.Conn
-	met  bool // it was there once
+	over bool // nobody may use it any more
 }
 
 func newLink(address rpc.Address, opt rpc.Options) *link {
-	return &link{address: address, opt: opt, dialing: make(chan struct{}, 1)}
+	return &link{address: address, opt: opt, met: &atomic.Bool{}, dialing: make(chan struct{}, 1)}
+}
+
+// another is a link to the same daemon.
+func (l *link) another() *link {
+	return &link{address: l.address, opt: l.opt, met: l.met, dialing: make(chan struct{}, 1)}
 }
 
 // get finds or makes a connection that lives.
@@ -43,26 +55,36 @@ func (l *link) get(ctx context.Context) (*rpc.Conn, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-l.dialing }()
-	conn, met := l.alive()
-	if conn != nil {
-		return conn, nil
+	if conn, over := l.alive(); conn != nil || over {
+		return conn, overError(over)
 	}
-	conn, err := l.dial(ctx, met)
+	conn, err := l.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
+	l.met.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.conn, l.met = conn, true
+	if l.over {
+		return nil, errors.Join(overError(true), conn.Close())
+	}
+	l.conn = conn
 	return conn, nil
 }
 
+func overError(over bool) error {
+	if over {
+		return rpc.ErrClosed
+	}
+	return nil
+}
+
 // alive is the connection there is, or nil; one that has ended is closed.
-func (l *link) alive() (conn *rpc.Conn, met bool) {
+func (l *link) alive() (conn *rpc.Conn, over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conn == nil {
-		return nil, l.met
+		return nil, l.over
 	}
 	select {
 	case <-l.conn.Done():
@@ -70,15 +92,16 @@ func (l *link) alive() (conn *rpc.Conn, met bool) {
 		l.conn = nil
 	default:
 	}
-	return l.conn, l.met
+	return l.conn, l.over
 }
 
 // dial waits for a daemon that was there before.
-func (l *link) dial(ctx context.Context, met bool) (*rpc.Conn, error) {
+func (l *link) dial(ctx context.Context) (*rpc.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, restart)
 	defer cancel()
 	tick := time.NewTicker(knockAgain)
 	defer tick.Stop()
+	met := l.met.Load()
 	for {
 		conn, err := rpc.Dial(ctx, l.address, l.opt)
 		if err == nil || !met || !errors.Is(err, snapshot.ErrUnreachable) && !errors.Is(err, rpc.ErrClosed) {
@@ -130,4 +153,12 @@ func (l *link) close() error {
 	err := l.conn.Close()
 	l.conn = nil
 	return err
+}
+
+// end closes the connection for good.
+func (l *link) end() error {
+	l.mu.Lock()
+	l.over = true
+	l.mu.Unlock()
+	return l.close()
 }

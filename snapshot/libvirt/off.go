@@ -51,8 +51,8 @@ func unfit(d domainxml.Disk) (reason string, expected bool) {
 		return "read-only drive", true
 	case d.Device == "lun":
 		return "SCSI passthrough: the guest's commands go past QEMU's layers", false
-	case d.Transient:
-		return "transient: what the guest writes is thrown away when it ends", true
+	case d.Transient || d.Shareable:
+		return unkept(d.Shareable, d.Transient)
 	case d.Encrypted:
 		return "encrypted by QEMU", false
 	case d.Sliced:
@@ -71,8 +71,9 @@ func unfit(d domainxml.Disk) (reason string, expected bool) {
 }
 
 // planOff looks at a domain that is off.
-func (h *Host) planOff(ctx context.Context, vm, run string) (snapshot.Plan, error) {
-	d, def, err := h.lookAt(ctx, vm)
+func (h *Host) planOff(ctx context.Context, id identity, run string) (snapshot.Plan, error) {
+	vm := id.name
+	d, def, err := h.lookAt(ctx, id)
 	if err != nil {
 		return snapshot.Plan{}, fmt.Errorf("plan %s: %w", vm, err)
 	}
@@ -105,8 +106,8 @@ func imagesOf(vm string, specs []image.DiskSpec) snapshot.Host {
 }
 
 // lookAt finds a domain and its definition, as it is for the next start.
-func (h *Host) lookAt(ctx context.Context, vm string) (rpc.Domain, *domainxml.Domain, error) {
-	d, on, err := h.domain(vm).find(ctx)
+func (h *Host) lookAt(ctx context.Context, id identity) (rpc.Domain, *domainxml.Domain, error) {
+	d, on, err := (&domain{identity: id, link: h.link}).find(ctx)
 	if err == nil && on {
 		err = snapshot.WithHint(fmt.Errorf("the domain has just been started: %w", snapshot.ErrBusy), "run the backup again")
 	}
@@ -136,16 +137,6 @@ func sameChains(def *domainxml.Domain, disks []snapshot.DiskPlan) error {
 	return nil
 }
 
-// Versions of the daemon and of its QEMU.
-func (h *Host) Versions(ctx context.Context) (daemon, qemu rpc.Version, err error) {
-	err = h.link.ask(ctx, func(c *rpc.Conn) (err error) {
-		daemon = c.Version()
-		qemu, err = c.HypervisorVersion(ctx)
-		return err
-	})
-	return daemon, qemu, err
-}
-
 // warnOfSave warns of a domain that libvirt put to sleep: its disks are those of a guest
 // that was running.
 func (h *Host) warnOfSave(ctx context.Context, p *snapshot.Plan, d rpc.Domain) error {
@@ -166,7 +157,7 @@ type still struct{ images snapshot.Host }
 
 // prepareOff takes the locks, and notes the definitions.
 func (h *Host) prepareOff(ctx context.Context, p snapshot.Plan) error {
-	if _, _, err := h.lookAt(ctx, p.VM); err != nil {
+	if _, _, err := h.lookAt(ctx, identityOf(p)); err != nil {
 		return fmt.Errorf("prepare %s: %w", p.VM, err)
 	}
 	var specs []image.DiskSpec

@@ -1,12 +1,16 @@
 package libvirt
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -15,6 +19,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
 	"github.com/lull-backup/lull/snapshot/libvirt/libvirttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qemu"
 )
 
 const tagged = `<lull:backup xmlns:lull='https://github.com/lull-backup/lull/domain/1'><lull:tag>nightly</lull:tag></lull:backup>`
@@ -34,6 +39,7 @@ func TestOff(t *testing.T) {
 	c := d.Dial(t)
 	t.Run("Whole", func(t *testing.T) { offWhole(t, d, c) })
 	t.Run("Started", func(t *testing.T) { offStarted(t, d, c) })
+	t.Run("LeftOut", func(t *testing.T) { leftOut(t, d, c) })
 }
 
 // offWhole backs up a domain as an administrator would meet it.
@@ -175,11 +181,100 @@ func offStarted(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	if err := c.ManagedSave(ctx, dom.ID, 0); err != nil {
 		t.Fatal(err)
 	}
+	if p, err = h.Plan(ctx, "web", "r3"); err != nil || !slices.ContainsFunc(p.Warnings, func(w string) bool { return strings.Contains(w, "managedsave") }) {
+		t.Errorf("plan of a domain with a managed save: %v, %v", p.Warnings, err)
+	}
 	again := Definer{Address: d.Address(), Replace: true}
 	err = again.Check(ctx, "web", snapshot.Hardware{UUID: dom.ID.UUID.String()})
 	if !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "managedsave-remove web") {
 		t.Errorf("replace a domain with a managed save: %v", err)
 	}
+}
+
+// leftOut: what others may write to, and what nobody keeps, is in no point of a domain that
+// runs either. Then that domain's QEMU stands still, and no other domain waits for it.
+func leftOut(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
+	t.Helper()
+	ctx := t.Context()
+	options := func(name string) libvirttest.Options {
+		return libvirttest.Options{
+			Options: guesttest.Options{Name: name, Disks: []guesttest.Disk{{Size: diskSize}}, Memory: 64 << 20},
+			OS:      "<type arch='x86_64' machine='q35'>hvm</type>",
+		}
+	}
+	o := options("mixed")
+	dir := t.TempDir()
+	for name, kind := range map[string]string{"vdx": "shareable", "vdy": "transient"} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, make([]byte, diskSize), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o.Devices += "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='" + name + "' bus='virtio'/><" + kind + "/></disk>"
+	}
+	h := NewHost(d.Address(), Options{QEMU: qemu.Options{RuntimeDir: dir}})
+	defer h.Close()
+	for _, o := range []libvirttest.Options{o, options("other")} {
+		dom := libvirttest.Define(t, d, c, o)
+		if _, err := c.Create(ctx, dom.ID, rpc.StartPaused); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := h.Plan(ctx, "mixed", "r1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reasons := map[string]string{}
+	for _, x := range p.Excluded {
+		reason, _, _ := strings.Cut(x.Reason, ":")
+		reasons[x.Disk.Name] = reason
+	}
+	if diff := cmp.Diff(map[string]string{"vdx": "shareable", "vdy": "transient"}, reasons); diff != "" || len(p.Disks) != 1 {
+		t.Errorf("%d disks, left out: %s", len(p.Disks), diff)
+	}
+	if err := errors.Join(h.Prepare(ctx, p), h.Take(ctx, p), h.Merge(ctx, p)); err != nil {
+		t.Error(err)
+	}
+	if left, err := h.Compare(ctx, "mixed", nil); err != nil || len(left) > 0 {
+		t.Errorf("left: %+v, %v", left, err)
+	}
+	stuck(t, c, h)
+}
+
+// stuck asks for more of a domain whose QEMU stands still than the daemon works on for one
+// connection, and then for another domain.
+func stuck(t *testing.T, c *rpc.Conn, h *Host) {
+	t.Helper()
+	dom, err := c.Lookup(t.Context(), "mixed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := findPID(dom)
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGSTOP)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var asked sync.WaitGroup
+	for range 2 * rpc.MaxCalls {
+		asked.Go(func() {
+			d := h.domain(identity{dom.UUID, dom.Name})
+			_ = d.Stop(ctx) // what becomes of it does not matter
+			_ = d.link.end()
+		})
+	}
+	for range 3 {
+		if _, err := h.Plan(ctx, "other", "r2"); err != nil {
+			t.Errorf("another domain beside one that stands still: %v", err)
+		}
+	}
+	cancel()
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Error(err)
+	}
+	asked.Wait()
 }
 
 // notReplaced: a definition that libvirt refuses leaves the state of the TPM as it is.

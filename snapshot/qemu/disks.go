@@ -23,13 +23,14 @@ type disk struct {
 	snapshot.Disk
 	block
 	layers  []snapshot.Layer
-	regular bool   // the top layer is a regular file
-	moved   bool   // the file at its path is not the one that QEMU has open
-	plain   bool   // all layers are files that lull reads itself
-	thread  bool   // its nodes may run in an I/O thread
-	managed bool   // the VM has a Manager
-	key     string // the object that holds the key of an encrypted disk
-	passed  bool   // the guest's commands go past QEMU's layers to the device
+	regular bool              // the top layer is a regular file
+	moved   bool              // the file at its path is not the one that QEMU has open
+	plain   bool              // all layers are files that lull reads itself
+	thread  bool              // its nodes may run in an I/O thread
+	managed bool              // the VM has a Manager
+	key     string            // the object that holds the key of an encrypted disk
+	passed  bool              // the guest's commands go past QEMU's layers to the device
+	leftOut snapshot.Excluded // by the VM's manager, where there is a Reason
 }
 
 // found is what a look at a VM's drives gives.
@@ -54,7 +55,7 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 	var f found
 	taken := map[string]bool{}
 	for i, b := range drives {
-		d := disk{block: b, managed: m.vm.Manager != nil, thread: len(threads) > 0}
+		d := disk{block: b, managed: m.vm.Manager != nil, thread: len(threads) > 0, leftOut: m.leftOut[qdevID(b.QDev)]}
 		d.Name = m.diskName(b, i, taken)
 		if b.Inserted != nil {
 			if err := m.follow(&d); err != nil {
@@ -128,6 +129,8 @@ func (d disk) unfit() (reason string, expected bool) {
 		return "read-only drive", true
 	case d.QDev == "":
 		return "drive without a device", true
+	case d.leftOut.Reason != "":
+		return d.leftOut.Reason, d.leftOut.Expected
 	case d.passed:
 		return "SCSI passthrough: the guest's commands go past QEMU's layers, and would fail on a delta", false
 	case d.Inserted.Encrypted && d.managed:

@@ -123,7 +123,8 @@ type monitor struct {
 	qmp.Monitor
 	vm      VM
 	proc    process
-	targets map[string]string // see Managed
+	targets map[string]string            // see Managed
+	leftOut map[string]snapshot.Excluded // see Managed
 	// renamed are files that the process calls by another name than they have.
 	renamed atomic.Pointer[map[string]string]
 }

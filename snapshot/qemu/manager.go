@@ -39,9 +39,8 @@ type Manager interface {
 	// Commit merges the delta that is the disk's top layer into the layer below and
 	// moves the VM back to that. ErrLost: the manager went away over it, or fell silent.
 	// ErrUnaware: it takes the image for the top layer, and has done nothing. It goes on with
-	// such a job that is under way. pivot is called right before the VM is moved, when both
-	// say the same but for the guest's latest writes; where it fails, so does Commit.
-	Commit(ctx context.Context, m qmp.Monitor, d snapshot.DiskPlan, pivot func() error) error
+	// such a job that is under way.
+	Commit(ctx context.Context, m qmp.Monitor, d snapshot.DiskPlan, c Committing) error
 
 	// Settled makes sure that the record of the VM does not name the disk's delta: it
 	// puts back the image for the next start where it has to. Not called while the VM runs
@@ -51,6 +50,15 @@ type Manager interface {
 	// Names tells whether the record names the delta for the next start of a VM that is
 	// off. known is false where there is no such record.
 	Names(ctx context.Context, d snapshot.DiskPlan) (named, known bool, err error)
+
+	// Noted is what the record says of the disks, each with its name and the file and format
+	// of its top layer: as the VM runs now, nothing where it does not, and as it starts the
+	// next time.
+	Noted(ctx context.Context) (now, next []snapshot.Disk, err error)
+
+	// Limit sets what a disk of the VM may do while it runs. One that the manager refuses is
+	// a *qmp.Error.
+	Limit(ctx context.Context, disk string, l snapshot.Limits) error
 
 	// Stop lets the VM stand still, and Continue go on.
 	Stop(ctx context.Context) error
@@ -66,6 +74,18 @@ type Managed struct {
 	PID     int // of QEMU; 0: not known
 	// Targets are the manager's names of the disks, by the ids of their devices.
 	Targets map[string]string
+	// LeftOut are the disks that no snapshot may be made of, or no point is to have, by the
+	// ids of their devices: Reason and Expected count.
+	LeftOut map[string]snapshot.Excluded
+}
+
+// Committing is what a Manager tells of a commit. Where one of the two fails, so does Commit.
+type Committing struct {
+	// Pivot is called right before the VM is moved, when both layers say the same but for
+	// the guest's latest writes.
+	Pivot func() error
+	// Progress is told now and then how much of how many bytes is merged.
+	Progress func(done, total int64) error
 }
 
 // ErrOff: a managed VM does not run. ErrLost: its manager went away over an order, or fell silent, and
@@ -90,7 +110,7 @@ func (v VM) dial(ctx context.Context, opt qmp.Options) (*monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &monitor{Monitor: got.Monitor, vm: v, proc: findProcess(got.PID), targets: got.Targets}, nil
+	return &monitor{Monitor: got.Monitor, vm: v, proc: findProcess(got.PID), targets: got.Targets, leftOut: got.LeftOut}, nil
 }
 
 // addRecords notes what the manager will have to put back.
@@ -143,6 +163,10 @@ func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view
 			return v, err
 		}
 	}
+	c := Committing{
+		Pivot:    func() error { return note(d, stampPivot) },
+		Progress: func(done, total int64) error { return w.look(ctx, m, &job{Current: done, Total: total}) },
+	}
 	for range mergeTries {
 		// A pivot that was ordered may yet happen while its job is there.
 		if !v.committing || !pivoted(d) {
@@ -150,7 +174,7 @@ func (m *monitor) commitManaged(ctx context.Context, d snapshot.DiskPlan, v view
 				return v, err // without room the commit, which makes some, matters more
 			}
 		}
-		err := m.vm.Manager.Commit(ctx, m.Monitor, d, func() error { return note(d, stampPivot) })
+		err := m.vm.Manager.Commit(ctx, m.Monitor, d, c)
 		if errors.Is(err, ErrUnaware) {
 			err = m.commitOnce(ctx, d, v, w)
 		}

@@ -32,9 +32,8 @@ func limitNames() []string {
 // plainLimits are those that QEMU always names, and must be given.
 func plainLimits() []string { return limitNames()[:6] }
 
-// slows tells whether lull may slow the guest down: of a managed VM the limits are the
-// manager's affair.
-func (m *monitor) slows() bool { return len(m.vm.Nodes) == 0 && m.vm.Manager == nil }
+// slows tells whether there is a guest that could be slowed down.
+func (m *monitor) slows() bool { return len(m.vm.Nodes) == 0 }
 
 // limits reads what QEMU lets the drives do, by device.
 func (m *monitor) limits(ctx context.Context) (map[string]snapshot.Limits, error) {
@@ -75,9 +74,12 @@ func readLimits(inserted map[string]any) (l snapshot.Limits) {
 
 func sameLimits(a, b snapshot.Limits) bool { return maps.Equal(a.Values, b.Values) }
 
-// setLimits makes QEMU keep to limits.
-func (m *monitor) setLimits(ctx context.Context, device string, l snapshot.Limits) error {
-	a := args{"id": device}
+// setLimits makes QEMU keep to limits; a manager does that itself, and notes it.
+func (m *monitor) setLimits(ctx context.Context, d snapshot.DiskPlan, l snapshot.Limits) error {
+	if m.vm.Manager != nil {
+		return m.vm.Manager.Limit(ctx, d.Name, l)
+	}
+	a := args{"id": d.Device}
 	for _, name := range plainLimits() {
 		a[name] = int64(0)
 	}
@@ -160,7 +162,7 @@ func (s *slower) look(ctx context.Context, m *monitor, left int64, at time.Time)
 		return "", nil
 	}
 	l := slowed(s.disk.Limits, s.plan, s.step)
-	if err := m.setLimits(ctx, s.disk.Device, l); err != nil {
+	if err := m.setLimits(ctx, s.disk, l); err != nil {
 		if refused(err) { // the merge goes on as it does
 			s.plan.After = 0
 			return "", nil
@@ -189,7 +191,7 @@ func (m *monitor) unslow(ctx context.Context, p snapshot.Plan) error {
 		if !ourLimits(now[d.Device], d.Limits, p.Slowdown) {
 			continue
 		}
-		if err := m.setLimits(ctx, d.Device, d.Limits); err != nil {
+		if err := m.setLimits(ctx, d, d.Limits); err != nil {
 			return fmt.Errorf("give the guest its speed back: disk %s: %w", d.Name, err)
 		}
 	}

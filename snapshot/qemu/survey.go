@@ -11,21 +11,32 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
 var _ snapshot.Comparer = (*Host)(nil)
 
-// Compare looks at QEMU's chain and at the files beside it. With QEMU gone only the plan
-// says which files these are.
+// Compare looks at QEMU's chain, at the record of a manager and at the files beside it. With
+// QEMU gone only the plan, or that record, says which files these are.
 func (h *Host) Compare(ctx context.Context, vm string, owned *snapshot.Plan) ([]snapshot.Finding, error) {
 	l, err := h.line(vm)
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{host: h, vm: vm, owned: owned}
-	err = l.use(ctx, func(m *monitor) error { return s.live(ctx, m) })
-	if l.off(err) && owned != nil {
-		err = s.offline(ctx, l.vm.Manager)
+	var s *survey
+	for range mergeTries { // QEMU may end under the first look
+		s = &survey{host: h, vm: vm, owned: owned}
+		err = l.use(ctx, func(m *monitor) error { return s.live(ctx, m) })
+		if !errors.Is(err, qmp.ErrClosed) {
+			break
+		}
+	}
+	switch {
+	case !l.off(err):
+	case l.vm.Manager != nil:
+		err = s.managedOff(ctx, l.vm)
+	case owned != nil:
+		err = s.offline(ctx, nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("compare %s: %w", vm, err)
@@ -40,6 +51,7 @@ type survey struct {
 	owned *snapshot.Plan
 	found []snapshot.Finding
 	seen  map[string]bool // files that a finding is about
+	off   bool            // no QEMU runs
 }
 
 func (s *survey) add(f snapshot.Finding) {
@@ -67,6 +79,7 @@ func (s *survey) refuse(kind snapshot.FindingKind, d snapshot.DiskPlan, path str
 
 const (
 	mergeLater = "let lull merge it: start the agent, or back the VM up"
+	asGood     = "its merge was as good as done, and is proven by comparing it with the image"
 	notFrom    = "do not start the VM from the image meanwhile"
 )
 
@@ -83,6 +96,11 @@ func (s *survey) live(ctx context.Context, m *monitor) error {
 	}
 	for i, d := range f.disks {
 		if err := s.orphansOf(m, d, i); err != nil {
+			return err
+		}
+	}
+	if m.vm.Manager != nil {
+		if err := s.record(ctx, m.vm, f.disks); err != nil {
 			return err
 		}
 	}
@@ -105,7 +123,7 @@ func (s *survey) ownedLive(ctx context.Context, m *monitor, f found) error {
 		case v.top != "" || v.committing:
 			s.owe(d, "the VM writes to it")
 		default:
-			if err := s.ownedFile(d, same && v.onDevice); err != nil {
+			if err := s.ownedFile(d, same && v.onDevice, m.vm.Manager != nil); err != nil {
 				return err
 			}
 		}
@@ -115,7 +133,7 @@ func (s *survey) ownedLive(ctx context.Context, m *monitor, f found) error {
 }
 
 // ownedFile looks at the file of a delta that is not on a device.
-func (s *survey) ownedFile(d snapshot.DiskPlan, seen bool) error {
+func (s *survey) ownedFile(d snapshot.DiskPlan, seen, managed bool) error {
 	plain, merged, err := fileOf(d).exists()
 	if err != nil || !plain && !merged {
 		return err
@@ -129,7 +147,7 @@ func (s *survey) ownedFile(d snapshot.DiskPlan, seen bool) error {
 		s.refuse(snapshot.FindingRefused, d, path, err)
 		return nil
 	}
-	if empty || seen && !plain {
+	if empty || seen && !plain || managed && pivoted(d) {
 		s.owe(d, "it holds nothing that the image lacks")
 		return nil
 	}
@@ -178,7 +196,7 @@ func (s *survey) offlineDisk(ctx context.Context, mgr Manager, d snapshot.DiskPl
 		return err
 	}
 	if merged && !plain {
-		s.owe(d, "its merge was as good as done, and is proven by comparing it with the image")
+		s.owe(d, asGood)
 		return nil
 	}
 	if !plain {
@@ -197,8 +215,16 @@ func (s *survey) offlineDisk(ctx context.Context, mgr Manager, d snapshot.DiskPl
 	}
 	named := false // as long as a manager's record names the delta nobody ran the image alone
 	if mgr != nil {
-		if named, _, err = mgr.Names(ctx, d); err != nil {
+		named, _, err = mgr.Names(ctx, d)
+		switch {
+		case errors.Is(err, snapshot.ErrBusy):
+			s.refuse(snapshot.FindingRefused, d, d.Delta, err)
+			return nil
+		case err != nil:
 			return err
+		case pivoted(d):
+			s.owe(d, asGood)
+			return nil
 		}
 	}
 	v, err := judge(d, named)
@@ -347,7 +373,7 @@ func (s *survey) inChain(m *monitor, d disk, layer, place int) {
 	if !strings.HasPrefix(node, nodePrefix) { // the VM was started from it
 		node = deltaNode(m.vm.Name, f.Run, place)
 	}
-	f.Adopt = &snapshot.Plan{Host: Kind, VM: m.vm.Name, Run: f.Run, Instance: m.proc.instance, State: snapshot.StateRunning,
+	f.Adopt = &snapshot.Plan{Host: s.host.opt.Kind, VM: m.vm.Name, Run: f.Run, Instance: m.proc.instance, State: snapshot.StateRunning,
 		Disks: []snapshot.DiskPlan{{Disk: below, Device: d.QDev, Delta: path, DeltaNode: node, Chain: d.layers[1:],
 			Link: s.host.linkTo(m.vm, d, f.Run, path), Wipe: m.vm.Wipe}}}
 	s.add(f)
@@ -401,7 +427,11 @@ func (s *survey) orphanFile(d disk, f *snapshot.Finding) {
 		f.Next = "rm " + word
 		return
 	}
-	f.Text = fmt.Sprintf("%s is a delta with writes that no run on record owns, and the VM runs without it: its image has moved on, and the two fit no more", f.Path)
+	without := "the VM runs without it: its image has moved on, and the two fit no more"
+	if s.off {
+		without = "the VM starts without it"
+	}
+	f.Text = fmt.Sprintf("%s is a delta with writes that no run on record owns, and %s", f.Path, without)
 	f.Next = fmt.Sprintf("to keep the disk as it is now, rm %s; do not commit it: to go back, restore a point of the VM", word)
 }
 
