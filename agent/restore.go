@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -424,6 +426,11 @@ func (r *restore) define(ctx context.Context) error {
 		return fmt.Errorf("describe the VM for this host: %w", err)
 	}
 	r.result.Start = r.Definer.Writes(r.Dir)
+	// It may have handed one on, such as the memory to the hypervisor.
+	r.result.Files = slices.DeleteFunc(slices.Clone(r.result.Files), func(f snapshot.RestoredFile) bool {
+		_, err := os.Lstat(f.Now)
+		return errors.Is(err, fs.ErrNotExist)
+	})
 	return nil
 }
 

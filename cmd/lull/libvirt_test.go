@@ -24,7 +24,7 @@ func (b *bench) configureLibvirt(d *libvirttest.Daemon) {
 	b.t.Helper()
 	b.app.TPMDir, b.app.MinFree, b.app.Cost = d.Outside(libvirt.DefaultTPMDir), -1, cheap()
 	b.app.Program = lullProgram(b.t)
-	b.write("lull.yaml", fmt.Sprintf(`
+	text := fmt.Sprintf(`
 agent: {plugin_dir: %[1]s/plugins, state_dir: %[1]s/state, cache_dir: %[1]s/cache, socket: %[1]s/lull.sock}
 repositories:
   main: {dir: %[1]s/repo}
@@ -32,7 +32,9 @@ hosts:
   kvm: {libvirt: {uri: "qemu+unix:///system?socket=%[2]s"}}
 groups:
   nightly: {vms: ["tag:nightly"], repository: main, schedule: manual, consistency: {ladder: [filesystem, crash]}}
-`, b.dir, d.Socket))
+`, b.dir, d.Socket)
+	b.write("lull.yaml", text)
+	b.write("saved.yaml", strings.Replace(text, "[filesystem, crash]", "[saved-state]", 1))
 	b.lull(exitDone, "--config", b.path("lull.yaml"), "init")
 }
 
@@ -123,13 +125,11 @@ func TestLibvirtOff(t *testing.T) {
 	if err != nil || !strings.Contains(string(script), filepath.Base(dom.Disks[0])) {
 		t.Errorf("%v\n%s", err, script)
 	}
-	if out, _ := b.libvirt(exitDone, "doctor"); !strings.Contains(out, "libvirt "+c.Version().String()) || !strings.Contains(out, "3 domains") ||
-		!strings.Contains(out, "not looked at: libvirt") {
+	if out, _ := b.libvirt(exitDone, "doctor"); !strings.Contains(out, "libvirt "+c.Version().String()) || !strings.Contains(out, "3 domains") || !strings.Contains(out, "all is there") ||
+		strings.Count(out, "leftovers") != 3 || strings.Contains(out, "not looked at") {
 		t.Error(out)
 	}
-	if _, said := b.libvirt(exitDone, "recover", "kvm/Web"); !strings.Contains(said, "only the journal") {
-		t.Error(said)
-	}
+	b.libvirt(exitDone, "recover", "kvm/Web")
 	d.Kill()
 	if _, said := b.libvirt(exitFailed, "vms"); !strings.Contains(said, "kvm") {
 		t.Error(said)
@@ -161,12 +161,66 @@ func (b *bench) sameState(d *libvirttest.Daemon, first, second string) {
 	b.sameFile(filepath.Join(all, first, file), filepath.Join(all, second, file))
 }
 
-// TestGuestLibvirt backs up a guest that runs, and boots it as another.
+// countsInGuest has the guest count in its memory, by a process of a number that it keeps.
+const countsInGuest = `( i=0; while :; do i=$((i+1)); echo $i >/run/count; sleep 0.05; done ) >/dev/null 2>&1 & echo $! >/run/counter`
+
+// counted is the number of that process, as long as it lives, and how far it has come.
+func (b *bench) counted(dom *libvirttest.Domain) (pid, n int) {
+	b.t.Helper()
+	out, err := dom.Exec(b.t.Context(), "/bin/sh", "-c", `p=$(cat /run/counter) && kill -0 $p && echo $p $(cat /run/count)`)
+	if err == nil {
+		_, err = fmt.Sscan(string(out), &pid, &n)
+	}
+	if err != nil {
+		b.t.Fatalf("nobody counts in the guest: %v\n%s", err, out)
+	}
+	return pid, n
+}
+
+// comesBack restores the VM in its own place, with its memory: libvirt keeps that, and the next
+// start goes on from there.
+func (b *bench) comesBack(c *rpc.Conn, dom *libvirttest.Domain) {
+	b.t.Helper()
+	ctx := b.t.Context()
+	if _, err := dom.Exec(ctx, "/bin/sh", "-c", countsInGuest); err != nil {
+		b.t.Fatal(err)
+	}
+	pid, before := b.counted(dom)
+	out, _ := b.lull(exitDone, "--config", b.path("saved.yaml"), "backup", "kvm/web", "--json")
+	if !strings.Contains(out, `"saved-state"`) {
+		b.t.Errorf("its memory is not saved:\n%s", out)
+	}
+	if err := dom.Kill(ctx); err != nil {
+		b.t.Fatal(err)
+	}
+	_, said := b.libvirt(exitDone, "restore", "kvm/web", "--to", b.path("back"), "--define", "kvm", "--replace-vm")
+	if left, err := filepath.Glob(b.path("back/memory*")); err != nil || len(left) > 0 || !strings.Contains(said, "virsh start web") {
+		b.t.Errorf("left: %v, %v\n%s", left, err, said)
+	}
+	if has, err := c.HasManagedSave(ctx, dom.ID); err != nil || !has {
+		b.t.Errorf("no managed save: %v", err)
+	}
+	if err := dom.Start(ctx); err != nil {
+		b.t.Fatal(err)
+	}
+	if now, n := b.counted(dom); now != pid || n < before {
+		b.t.Errorf("process %d at %d counts on, it was %d at %d", now, n, pid, before)
+	}
+	if has, err := c.HasManagedSave(ctx, dom.ID); err != nil || has {
+		b.t.Errorf("the memory could be used twice: %v", err)
+	}
+	if report, err := dom.Verify(ctx); err != nil || len(report.Problems) > 0 {
+		b.t.Errorf("the guest's records: %v, %v", report.Problems, err)
+	}
+}
+
+// TestGuestLibvirt backs up a guest that runs, brings it back with its memory, and boots it as
+// another.
 func TestGuestLibvirt(t *testing.T) {
 	t.Parallel()
 	d := libvirttest.Start(t)
 	c := d.Dial(t)
-	dom := libvirttest.Boot(t, d, c, libvirttest.Options{Options: guesttest.Options{Name: "web"}, Metadata: nightly})
+	dom := libvirttest.Boot(t, d, c, libvirttest.Options{Options: guesttest.Options{Name: "web", Memory: 128 << 20}, Metadata: nightly})
 	b := newBench(t)
 	b.configureLibvirt(d)
 	out, _ := b.libvirt(exitDone, "backup", "kvm/web", "--json")
@@ -178,6 +232,7 @@ func TestGuestLibvirt(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.libvirt(exitDone, "restore", "kvm/web", "--to", b.path("copy"), "--define", "kvm", "--as", "web2")
+	b.comesBack(c, dom)
 	if err := dom.Kill(t.Context()); err != nil { // both have the same sockets
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,10 +111,12 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 			job.Writer = in.restoreWriter(t.config)
 		}
 		if flags.domain.where != "" {
-			if job.Definer, err = in.domainDefiner(t.config, flags.domain); err != nil {
+			if job.Definer, err = in.domainDefiner(t.config, flags.domain, point); err != nil {
 				return err
 			}
-			in.warnOfMemory(point)
+			if !flags.cold {
+				in.warnOfMemory(point, job.Definer, flags.domain)
+			}
 		}
 		return in.restorePoint(ctx, job)
 	})
@@ -149,12 +152,16 @@ func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) er
 }
 
 // warnOfMemory says what a domain does not get back.
-func (in *invocation) warnOfMemory(p repo.Point) {
-	for _, f := range p.Files {
-		if f.Role == snapshot.RoleSavedState {
-			in.warn("the saved memory is left away: in libvirt the VM starts from its disks; without --define boot.sh brings it back running")
-		}
+func (in *invocation) warnOfMemory(p repo.Point, d snapshot.Definer, flags domainFlags) {
+	_, takes := d.(snapshot.StateDefiner)
+	if takes || !slices.ContainsFunc(p.Files, func(f repo.File) bool { return f.Role == snapshot.RoleSavedState }) {
+		return
 	}
+	if flags.as != "" {
+		in.warn("the saved memory is left away: as another VM %s starts from its disks, for its memory holds the addresses of the first", flags.as)
+		return
+	}
+	in.warn("the saved memory is left away, as it is not that of a domain of libvirt: the VM starts from its disks; without --define boot.sh brings it back running")
 }
 
 // warnIncomplete says what a best-effort restore could not bring back.

@@ -37,6 +37,7 @@ import (
 	"github.com/lull-backup/lull/transport/blob/lock"
 	"github.com/lull-backup/lull/transport/blob/retry"
 	"github.com/lull-backup/lull/transport/blob/s3"
+	"github.com/lull-backup/lull/transport/repo"
 )
 
 // This file alone names the implementations behind the contracts.
@@ -232,8 +233,9 @@ func diskImages(wiped bool) snapshot.Images { return image.Images{Wipe: wiped} }
 // definer makes a restored VM startable.
 func definer() snapshot.Definer { return qemu.Definer{} }
 
-// domainDefiner defines restored VMs in libvirt.
-func (in *invocation) domainDefiner(cfg *config.Config, flags domainFlags) (snapshot.Definer, error) {
+// domainDefiner defines a restore point in libvirt, with its memory where it has one that
+// libvirt can take.
+func (in *invocation) domainDefiner(cfg *config.Config, flags domainFlags, p repo.Point) (snapshot.Definer, error) {
 	uri := flags.where
 	if cfg != nil {
 		for _, h := range cfg.Hosts {
@@ -249,8 +251,16 @@ func (in *invocation) domainDefiner(cfg *config.Config, flags domainFlags) (snap
 	if flags.as != "" && !config.ValidVM(flags.as) {
 		return nil, withHint(usagef("--as %s: lull could not back up a VM of this name", flags.as), "choose a plain one")
 	}
-	return libvirt.Definer{Address: address, Name: flags.as, Replace: flags.replace, TPMDir: in.TPMDir,
-		Remark: func(text string) { in.warn("%s", text) }}, nil
+	d := libvirt.Definer{Address: address, Name: flags.as, Replace: flags.replace, TPMDir: in.TPMDir,
+		Remark: func(text string) { in.warn("%s", text) }}
+	var files []snapshot.File
+	for _, f := range p.Files {
+		files = append(files, f.File)
+	}
+	if flags.as == "" && libvirt.HasMemory(files) {
+		return libvirt.MemoryDefiner{Definer: d, Wipe: cfg != nil && cfg.WipesDeltas(p.VM)}, nil
+	}
+	return d, nil
 }
 
 // writers starts the writers of a group for one guest, each in a process of its own.
