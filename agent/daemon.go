@@ -228,7 +228,7 @@ func (d *Daemon) one(ctx context.Context, job Job) bool {
 		return false
 	}
 	d.Log.Info("backup done", "vm", job.Name, "run", res.Run, "point", res.Point.ID,
-		"level", res.Point.Quiesce.Level, "window", res.Point.Quiesce.Window,
+		"level", res.Point.Quiesce.Level, "window", res.Point.Quiesce.Window, "memory", res.Memory,
 		"read", res.Point.Stats.Read, "stored", res.Point.Stats.Stored, "took", res.Took, "requests", res.Requests, "warnings", len(res.Warnings))
 	return true
 }

@@ -63,6 +63,8 @@ type Result struct {
 	Warnings []string      `json:"warnings,omitempty"` // below the asked level, a disk left out
 	Started  time.Time     `json:"started"`
 	Took     time.Duration `json:"took"`
+	// Memory is how the guest's memory was saved; empty where it was not.
+	Memory string `json:"memory,omitempty"`
 	// Requests to the store, from the session's first to its last.
 	Requests int64 `json:"requests"`
 }

@@ -32,7 +32,7 @@ func (b *backup) hold(ctx context.Context) error {
 	}
 	job := quiesce.Job{
 		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, NoGuest: noGuest, Log: b.Log,
-		Disks: disksOf(b.plan), Take: b.take, Saved: b.saved(), Step: func(s quiesce.Step) { b.step(Step(s), "") },
+		Disks: disksOf(b.plan), Take: b.take, Saved: b.saved(), Step: b.heldStep,
 		Progress: func(p quiesce.Progress) { b.emit(writerEvent(p)) },
 	}
 	if guest != nil {
@@ -112,11 +112,38 @@ func (b *backup) saved() *quiesce.Saved {
 	return &quiesce.Saved{
 		Guards: b.deadMan(),
 		Check:  func(ctx context.Context) error { return host.CanSave(ctx, b.plan) },
-		Take: func(ctx context.Context) error {
-			// Saving the memory may take seconds more.
-			return host.TakeSaved(ctx, b.plan, func() { b.instant = b.Now() })
+		Take: func(ctx context.Context, goesOn func()) error {
+			how, err := host.TakeSaved(ctx, b.plan, func(m snapshot.Moment) {
+				switch m {
+				case snapshot.MomentFrozen: // saving the memory may take seconds more
+					b.instant = b.Now()
+				case snapshot.MomentGoesOn:
+					goesOn()
+				}
+			})
+			if err == nil {
+				b.result.Memory = written(how)
+			}
+			return err
 		},
 	}
+}
+
+// written says how memory was saved.
+func written(how snapshot.Saving) string {
+	if how.Background {
+		return "its memory was written while the guest went on"
+	}
+	return "the guest stood still until its memory was written: " + how.Why
+}
+
+// heldStep passes on a step of the coordinator.
+func (b *backup) heldStep(s quiesce.Step) {
+	message := ""
+	if s == quiesce.StepTaken {
+		message = b.result.Memory
+	}
+	b.step(Step(s), message)
 }
 
 // mayFreeze reports whether the run may ask the guest to freeze.

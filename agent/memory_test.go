@@ -42,9 +42,18 @@ func TestMemory(t *testing.T) {
 	job.Policy = quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelSavedState}, Floor: quiesce.LevelSavedState}
 	_, err := w.runner.Backup(t.Context(), job)
 	must(t, err)
+	told := ""
+	w.runner.Observe = func(e agent.Event) {
+		if e.Step == agent.StepTaken {
+			told = e.Message
+		}
+	}
 	res, err := w.runner.Backup(t.Context(), job)
 	must(t, err)
 	w.tidy()
+	if res.Memory == "" || res.Memory != told {
+		t.Errorf("how the memory was saved: %q in the result, %q was told", res.Memory, told)
+	}
 	if res.Point.Quiesce.Level != quiesce.LevelSavedState || res.Point.Stats.New != 0 {
 		t.Errorf("the second point has level %v and %d new bytes", res.Point.Quiesce.Level, res.Point.Stats.New)
 	}
@@ -81,10 +90,10 @@ type slowSaver struct {
 	passes func()
 }
 
-func (s slowSaver) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
-	err := s.Saver.TakeSaved(ctx, p, frozen)
+func (s slowSaver) TakeSaved(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) (snapshot.Saving, error) {
+	how, err := s.Saver.TakeSaved(ctx, p, reached)
 	s.passes()
-	return err
+	return how, err
 }
 
 // A point is of the instant at which its disks froze, however long the memory took.

@@ -63,6 +63,7 @@
 //   - Take is not called again once it was called: a Take that fails ends the run.
 //     The same goes for that of Saved, but where it froze the disks and could not
 //     save the memory, they are what the crash rung would have taken.
+//   - The window of Saved ends when the guest goes on, which may be before it returns.
 //   - No level is reported that was not achieved; the report says why not more.
 //
 // The clock is the time package's; tests run under testing/synctest.

@@ -61,8 +61,10 @@ type Saved struct {
 	// Take is called once at most, and then Job.Take is not. The same holds for it;
 	// and when it returns the guest goes on. snapshot.ErrNotSaved: only the disks
 	// were taken. snapshot.ErrNotTaken: nothing was, and the next rung is tried. After
-	// any other error the guest may stand still, and the guards see to it.
-	Take func(ctx context.Context) error
+	// any other error the guest may stand still, and the guards see to it. goesOn ends
+	// the window, and ctx's deadline with it: the guest goes on, and its memory is still
+	// written. It may be called from any goroutine, once or not at all.
+	Take func(ctx context.Context, goesOn func()) error
 	// Guards are in force while Take runs. Where one fails to arm, Take is not called.
 	Guards []Guard
 }

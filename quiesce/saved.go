@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -25,9 +26,7 @@ func (r *run) takeSaved(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	w := r.open(nil)
-	w.take(ctx, r, r.Saved.Take)
-	err := w.await(ctx, r)
-	w.closed = time.Now()
+	err := w.save(ctx, r)
 	notSaved, notTaken := errors.Is(err, snapshot.ErrNotSaved), errors.Is(err, snapshot.ErrNotTaken)
 	in.disarm(ctx, r, err == nil || notSaved || notTaken) // else nobody knows that the guest goes on
 	switch {
@@ -45,6 +44,52 @@ func (r *run) takeSaved(ctx context.Context) error {
 		r.report.Level = LevelCrash
 	}
 	return nil
+}
+
+var errWindowOver = fmt.Errorf("the guest has stood still for as long as it may: %w", context.DeadlineExceeded)
+
+// save calls Saved.Take. The window's end is the deadline of it only until the guest
+// goes on: nothing waits for what is written then.
+func (w *window) save(ctx context.Context, r *run) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w.stop = func() { cancel(nil) }
+	goesOn := make(chan struct{})
+	w.taking, _ = ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, r.Saved.Take(ctx, sync.OnceFunc(func() {
+			w.closed = time.Now()
+			close(goesOn)
+		}))
+	})
+	limit := time.NewTimer(time.Until(w.freezeBy))
+	defer limit.Stop()
+	select {
+	case a := <-w.taking:
+		w.answered(r, a)
+	case <-goesOn:
+		w.finish(ctx, r)
+	case <-limit.C:
+		cancel(errWindowOver)
+	case <-ctx.Done():
+	}
+	err := w.await(ctx, r)
+	select {
+	case <-goesOn:
+	default:
+		w.closed = time.Now()
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err) // why it was cancelled, not only that it was
+	}
+	return err
+}
+
+// finish waits for a Take whose guest goes on already.
+func (w *window) finish(ctx context.Context, r *run) {
+	select {
+	case a := <-w.taking:
+		w.answered(r, a)
+	case <-ctx.Done():
+	}
 }
 
 func (r *run) canSave(ctx context.Context) error {

@@ -19,6 +19,7 @@ import (
 // cannot.
 func TestSavedState(t *testing.T) {
 	ok := func(context.Context) error { return nil }
+	take := func(context.Context, func()) error { return nil }
 	broken := errors.New("no room")
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	tests := []struct {
@@ -28,24 +29,24 @@ func TestSavedState(t *testing.T) {
 		reason string
 		takes  int // of Job.Take
 	}{
-		{"done", &quiesce.Saved{Check: ok, Take: ok}, quiesce.LevelSavedState, "", 0},
+		{"done", &quiesce.Saved{Check: ok, Take: take}, quiesce.LevelSavedState, "", 0},
 		{"no such host", nil, quiesce.LevelCrash, "this host does not save", 1},
-		{"refused", &quiesce.Saved{Check: func(context.Context) error { return broken }, Take: ok},
+		{"refused", &quiesce.Saved{Check: func(context.Context) error { return broken }, Take: take},
 			quiesce.LevelCrash, "no room", 1},
-		{"check hangs", &quiesce.Saved{Check: hang, Take: ok}, quiesce.LevelCrash, "deadline", 1},
-		{"check panics", &quiesce.Saved{Check: func(context.Context) error { panic("ouch") }, Take: ok}, quiesce.LevelCrash, "ouch", 1},
-		{"disks alone", &quiesce.Saved{Check: ok, Take: func(context.Context) error {
+		{"check hangs", &quiesce.Saved{Check: hang, Take: take}, quiesce.LevelCrash, "deadline", 1},
+		{"check panics", &quiesce.Saved{Check: func(context.Context) error { panic("ouch") }, Take: take}, quiesce.LevelCrash, "ouch", 1},
+		{"disks alone", &quiesce.Saved{Check: ok, Take: func(context.Context, func()) error {
 			return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, broken)
 		}}, quiesce.LevelCrash, "no room", 0},
-		{"past its time", &quiesce.Saved{Check: ok, Take: func(ctx context.Context) error {
+		{"past its time", &quiesce.Saved{Check: ok, Take: func(ctx context.Context, _ func()) error {
 			<-ctx.Done()
 			time.Sleep(3 * time.Second) // of the bubble: the guest is resumed
 			return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, ctx.Err())
 		}}, quiesce.LevelCrash, "deadline", 0},
-		{"nothing taken", &quiesce.Saved{Check: ok, Take: func(context.Context) error {
+		{"nothing taken", &quiesce.Saved{Check: ok, Take: func(context.Context, func()) error {
 			return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, broken)
 		}}, quiesce.LevelCrash, "no room", 1},
-		{"fails", &quiesce.Saved{Check: ok, Take: func(context.Context) error { return broken }}, quiesce.LevelNone, "", 0},
+		{"fails", &quiesce.Saved{Check: ok, Take: func(context.Context, func()) error { return broken }}, quiesce.LevelNone, "", 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -92,7 +93,7 @@ func TestSavedStateIsGuarded(t *testing.T) {
 				Saved: &quiesce.Saved{
 					Guards: []quiesce.Guard{first, second},
 					Check:  func(context.Context) error { return nil },
-					Take: func(context.Context) error {
+					Take: func(context.Context, func()) error {
 						if first.armed != 1 || second.armed != 1 || first.disarmed+second.disarmed > 0 {
 							t.Errorf("stopped with the guards %+v and %+v", first, second)
 						}
@@ -135,13 +136,59 @@ func TestSavedStateStops(t *testing.T) {
 					Saved: &quiesce.Saved{
 						Guards: []quiesce.Guard{g},
 						Check:  func(context.Context) error { return nil },
-						Take:   func(context.Context) error { return test.take() },
+						Take:   func(context.Context, func()) error { return test.take() },
 					},
 				})
 				if (err == nil) != test.thawed || g.disarmed != 1 || g.thawed != test.thawed {
 					t.Errorf("%v, guard %+v", err, g)
 				}
 			})
+		})
+	}
+}
+
+// The window ends when the guest goes on, and with it the deadline: the rest of its memory
+// may take longer than a window. Only the run's own end cuts that short.
+func TestSavedStateInBackground(t *testing.T) {
+	policy := quiesce.Policy{Ladder: []quiesce.Level{quiesce.LevelSavedState, quiesce.LevelCrash}, Floor: quiesce.LevelCrash, Window: 10 * time.Second}
+	for _, ends := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			wait := time.Minute
+			if ends {
+				wait = time.Hour
+			}
+			held, err := quiesce.Do(ctx, quiesce.Job{
+				Run: "run", VM: "lab/web", Policy: policy,
+				Take: func(context.Context) error { return nil },
+				Saved: &quiesce.Saved{
+					Check: func(context.Context) error { return nil },
+					Take: func(ctx context.Context, goesOn func()) error {
+						time.Sleep(20 * time.Millisecond) // of the bubble
+						goesOn()
+						select {
+						case <-time.After(wait):
+							return nil
+						case <-ctx.Done():
+							return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, ctx.Err())
+						}
+					},
+				},
+			})
+			if ends {
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("past the end of the run: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			rep := held.Report()
+			if rep.Level != quiesce.LevelSavedState || rep.Window != 20*time.Millisecond {
+				t.Errorf("level %v, window %v: %q", rep.Level, rep.Window, rep.Reasons)
+			}
 		})
 	}
 }

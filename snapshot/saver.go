@@ -20,13 +20,30 @@ type Saver interface {
 	// resumed; then Merge tries that again, in any process. ErrNotSaved: the disks
 	// are frozen, as after Take, but there is no state. ErrNotTaken: nothing was taken,
 	// the VM is as it was, and Take may be called. Any other error is like one of Take.
-	// frozen is called once the disks are frozen, while the VM stands still: it is quick.
-	TakeSaved(ctx context.Context, p Plan, frozen func()) error
+	// reached is called at each of the moments that come, in their order; it is quick.
+	// Once the VM goes on ctx need not end in a hurry: the guest waits for nothing.
+	TakeSaved(ctx context.Context, p Plan, reached func(Moment)) (Saving, error)
 
 	// Resume lets a VM go on that stands still because the process died that was in
 	// TakeSaved; else it does nothing. Any process may call it, at any time after
 	// that death. Merge does the same, and more.
 	Resume(ctx context.Context, p Plan) error
+}
+
+// Moment is how far a TakeSaved has come.
+type Moment int
+
+const (
+	MomentFrozen Moment = iota // the disks are, and the VM stands still
+	MomentGoesOn               // the VM does; its memory may still be written
+)
+
+// Saving is how the memory of a VM was written.
+type Saving struct {
+	// Background: the VM went on meanwhile. Else it stood still until all was written, and
+	// Why says in plain words why it had to.
+	Background bool
+	Why        string
 }
 
 // FrozenState is a Frozen of a Saver.

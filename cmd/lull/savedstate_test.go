@@ -74,6 +74,9 @@ func TestGuestSavedState(t *testing.T) {
 	if point.Quiesce.Level != quiesce.LevelSavedState || point.Quiesce.Window <= 0 {
 		t.Errorf("the point is %+v", point.Quiesce)
 	}
+	if how := l.result().Memory; !strings.HasSuffix(how, "while the guest went on") {
+		t.Errorf("how the memory was saved: %q", how)
+	}
 	counted = l.number(l.guest.Side, countIs)
 	l.lull(exitDone, "backup", "lab/web")
 	l.tidy()

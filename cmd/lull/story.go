@@ -90,6 +90,9 @@ func (s *story) tell(e agent.Event) {
 		text = "waiting for other runs: " + e.Message
 	case agent.StepTaken:
 		text = "disks are frozen"
+		if e.Message != "" {
+			text += ", " + e.Message
+		}
 	case agent.StepThawed:
 		text = "the guest goes on"
 	case agent.StepRetrying:

@@ -217,8 +217,12 @@ func (h *Host) CanSave(ctx context.Context, p snapshot.Plan) error {
 }
 
 // TakeSaved takes the domain's memory too.
-func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
-	return h.hold(identityOf(p), func(q *qemu.Host) error { return q.TakeSaved(ctx, p, frozen) })
+func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) (how snapshot.Saving, err error) {
+	err = h.hold(identityOf(p), func(q *qemu.Host) error {
+		how, err = q.TakeSaved(ctx, p, reached)
+		return err
+	})
+	return how, err
 }
 
 // Resume lets a domain go on whose memory was being saved.

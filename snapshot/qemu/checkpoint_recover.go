@@ -258,7 +258,7 @@ func (c *checkpointing) undoLive(ctx context.Context, m *monitor, p snapshot.Pla
 		if err := c.resume(ctx, p); err != nil {
 			return frozen, fmt.Errorf("resume: %w", err)
 		}
-		c.throttle(ctx, p)
+		c.untune(ctx, p)
 	}
 	c.halted = false
 	return frozen, nil

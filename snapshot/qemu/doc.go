@@ -54,7 +54,8 @@
 // TakeSaved saves the VM's memory too; the order is in save.go. The file of it is
 // the marker of a VM that may be stopped, until it is resumed: where Merge finds it
 // under that name in the same process, it ends the migration and resumes the VM before
-// all else, as a VM after a migration has let go of its images.
+// all else, as a VM after a migration has let go of its images. Where QEMU can, the guest goes
+// on while its memory is written (background.go).
 //
 // While a run has deltas its VM cannot be migrated away (anchor.go). Compare says what
 // Merge would meet (survey.go); slow.go is how a guest is slowed down that writes faster

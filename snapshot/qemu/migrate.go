@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,36 +20,49 @@ import (
 // that a user without rights may ask for.
 const pipeSize = 1 << 20
 
-// migrateInto moves the state of a stopped VM into a file. QEMU writes into a pipe,
-// so that no more than the limit gets onto the disk, whatever QEMU does, and that
-// nothing is written any more once lull has died.
+// migrateInto moves the state of a stopped VM into a file, which gets no larger than its
+// limit, whatever QEMU does. In the background, the guest goes on meanwhile.
 func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return fmt.Errorf("make pipe: %w", err)
-	}
-	defer r.Close()
-	enlarge(r)
-	name := runName(p.VM, p.Run) + "-state"
-	err = errors.Join(m.ExecuteFD(ctx, "getfd", args{"fdname": name}, nil, w), w.Close()) // QEMU has its own copy
+	in, theirs, err := s.stream()
 	if err != nil {
 		return err
 	}
-	copied := s.fill(r, p.Saved.Limit)
+	defer in.Close()
+	name := runName(p.VM, p.Run) + "-state"
+	err = m.ExecuteFD(ctx, "getfd", args{"fdname": name}, nil, theirs)
+	if s.spool == nil {
+		err = errors.Join(err, theirs.Close()) // QEMU has its own copy
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	counted := &gauge{ReadCloser: in}
+	copied := s.fill(counted, p.Saved.Limit, cancel)
 	err = m.Execute(ctx, "migrate", args{"uri": "fd:" + name}, nil)
 	if err != nil {
-		r.Close() // the copy ends, even where QEMU still has the other end
-		return errors.Join(err, m.ask(ctx, "closefd", args{"fdname": name}, nil))
+		in.Close() // the copy ends, even where QEMU still has the other end
+		return errors.Join(err, m.ask(context.WithoutCancel(ctx), "closefd", args{"fdname": name}, nil))
 	}
-	err = m.migrated(ctx)
+	if s.background {
+		if err = m.letGo(ctx, s); err == nil {
+			defer counted.watch(cmp.Or(s.patience, stallLimit), cancel)()
+		}
+	}
+	if err == nil {
+		err = m.migrated(ctx)
+	}
 	if err != nil {
-		r.Close()
+		in.Close()
+	} else if s.spool != nil {
+		s.spool.finish()
 	}
 	var copyErr error
 	select {
 	case copyErr = <-copied:
 	case <-ctx.Done():
-		copyErr = context.Cause(ctx) // QEMU gets to know when r is closed
+		copyErr = context.Cause(ctx) // QEMU gets to know when the pipe is closed
 	}
 	if copyErr != nil && !errors.Is(copyErr, os.ErrClosed) {
 		return errors.Join(copyErr, err) // the cause comes first
@@ -67,12 +81,39 @@ type saving struct {
 	resumed func()                                                  // the guest goes on, whatever happened
 	settled func()                                                  // and the disks are frozen
 	writer  sync.WaitGroup
+	alive   bool // the guest may go on before all is written
+
+	background bool          // the guest goes on as soon as QEMU keeps the instant
+	why        error         // it does not
+	spool      *spool        // nil: QEMU writes into a pipe
+	wentOn     bool          // the guest has: nobody needs to tell it to
+	patience   time.Duration // while nothing moves and the guest goes on; 0: stallLimit
 }
 
-// fill starts the writer.
-func (s *saving) fill(r io.ReadCloser, limit int64) <-chan error {
+// stream is the way of a state from QEMU: lull's end, and QEMU's.
+func (s *saving) stream() (in io.ReadCloser, theirs *os.File, err error) {
+	if s.spool != nil {
+		return s.spool, s.spool.f, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("make pipe: %w", err)
+	}
+	enlarge(r)
+	return r, w, nil
+}
+
+// fill starts the writer. Where it fails, it ends the stream, and the wait for QEMU.
+func (s *saving) fill(in io.ReadCloser, limit int64, cancel context.CancelCauseFunc) <-chan error {
 	copied := make(chan error, 1)
-	s.writer.Go(func() { copied <- s.lay(s.f, r, limit) })
+	s.writer.Go(func() {
+		err := s.lay(s.f, in, limit)
+		if err != nil {
+			in.Close() // QEMU's next write into a pipe fails
+			cancel(err)
+		}
+		copied <- err
+	})
 	return copied
 }
 
@@ -112,33 +153,42 @@ func underWay(migration string) bool {
 	return !slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, migration)
 }
 
-// layState writes what comes out of the pipe, at most limit bytes, so that the guest's
-// pages lie where the guest has them.
-func layState(f io.WriterAt, r io.ReadCloser, limit int64) error {
-	err := vmstate.Pack(f, r, limit)
-	if errors.Is(err, vmstate.ErrTooLarge) {
-		err = errors.Join(err, r.Close()) // QEMU's next write fails
-	}
-	if err != nil {
+// layState writes what comes, at most limit bytes, so that the guest's pages lie where
+// the guest has them.
+func layState(f io.WriterAt, in io.ReadCloser, limit int64) error {
+	if err := vmstate.Pack(f, in, limit); err != nil {
 		return fmt.Errorf("write saved state: %w", spaceOr(err))
 	}
 	return nil
 }
 
-// resume lets a VM go on that TakeSaved stopped, over a new connection where the
-// one there was is gone.
+// resume lets a VM go on that TakeSaved stopped.
 func (h *Host) resume(ctx context.Context, p snapshot.Plan) error {
+	return h.repeat(ctx, p, (*monitor).resumeStep)
+}
+
+// repeat does steps until there are no more, over a new connection where the one there
+// was is gone.
+func (h *Host) repeat(ctx context.Context, p snapshot.Plan, step func(*monitor, context.Context) (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
 	defer cancel()
+	defer h.unprotecting(p)()
+	marked, err := mayStand(p)
+	if err != nil {
+		return err
+	}
 	tick := time.NewTicker(stateTick)
 	defer tick.Stop()
 	for {
-		var runs bool
+		if stands, err := mayStand(p); marked && err == nil && !stands {
+			return nil // another process has done it, and the VM may be the next run's already
+		}
+		var done bool
 		err := h.during(ctx, p, func(m *monitor) (err error) {
-			runs, err = m.resumeStep(ctx)
+			done, err = step(m, ctx)
 			return err
 		})
-		if runs {
+		if done {
 			return nil
 		}
 		if errors.Is(err, snapshot.ErrGone) && !errors.Is(err, qmp.ErrClosed) && !living(p.Instance) {
@@ -152,15 +202,20 @@ func (h *Host) resume(ctx context.Context, p snapshot.Plan) error {
 	}
 }
 
+// cancelStep ends a migration that is under way. The VM runs on, or does not.
+func (m *monitor) cancelStep(ctx context.Context) (done bool, err error) {
+	migration, _, err := m.migration(ctx)
+	if err != nil || !underWay(migration) {
+		return err == nil, err
+	}
+	return false, m.Execute(ctx, "migrate_cancel", nil, nil)
+}
+
 // resumeStep does what is next until the VM runs, or does not run for another
 // reason than that it was saved.
 func (m *monitor) resumeStep(ctx context.Context) (done bool, err error) {
-	migration, _, err := m.migration(ctx)
-	if err != nil {
+	if over, err := m.cancelStep(ctx); err != nil || !over {
 		return false, err
-	}
-	if underWay(migration) {
-		return false, m.Execute(ctx, "migrate_cancel", nil, nil)
 	}
 	status, err := m.status(ctx)
 	if err != nil {

@@ -64,13 +64,19 @@ func instanceOf(pid int) string {
 
 // living tells whether the process of an instance is still there, whether or not its
 // monitor answers.
-func living(instance string) bool {
+func living(instance string) bool { return instancePID(instance) != 0 }
+
+// instancePID is the process of an instance; 0: it is not there any more.
+func instancePID(instance string) int {
 	words := strings.Split(instance, "-") // of the boot, several; PID; start time
 	if len(words) < 3 {
-		return false
+		return 0
 	}
 	pid, err := strconv.Atoi(words[len(words)-2])
-	return err == nil && instanceOf(pid) == instance
+	if err != nil || instanceOf(pid) != instance {
+		return 0
+	}
+	return pid
 }
 
 // alive tells whether it is still the same process.

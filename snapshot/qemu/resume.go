@@ -157,8 +157,11 @@ if [ -e "$state" ]; then
 	fi
 	rm -f resume.in resume.out resume.log
 	mkfifo -m 600 resume.in resume.out
-	exec 3<"$state"
-	set -- -incoming fd:3 -chardev pipe,id=lull-resume,path=./resume -mon chardev=lull-resume,mode=control "$@"
+	case $(printf '%%s\n' 8.2 "$version" | sort -V | head -n 1) in
+	8.2) incoming="file:$state" ;; # newer ones take no open file that is not a pipe
+	*) exec 3<"$state" && incoming=fd:3 ;;
+	esac
+	set -- -incoming "$incoming" -chardev pipe,id=lull-resume,path=./resume -mon chardev=lull-resume,mode=control "$@"
 	( (
 		exec 3<&- 4<>resume.in 5<>resume.out </dev/null >/dev/null
 		umask 077

@@ -27,12 +27,7 @@ import (
 // Whoever finds the marker resumes the VM, if it is the process that was stopped, and
 // sets that limit.
 //
-// QEMU's background snapshot (the capability background-snapshot, 6.0 and newer) is not
-// used, although it would let the guest go on within milliseconds: in QEMU 7.2 one that
-// fails never ends. When nobody reads the pipe any more, as after the death of lull, the
-// migration is "failed" but the guest's memory stays protected against writes: the
-// main loop waits for ever in the kernel (handle_userfault), and with it the guest and
-// the monitor, so that nobody can help. A guest that runs on whatever happens matters more.
+// In the background (background.go) the guest goes on in the middle of the fourth step.
 
 const (
 	// stateSlack is what a state holds beside the guest's RAM: its video memory,
@@ -47,6 +42,8 @@ const (
 	stateBandwidth = 64 << 30
 	// savingSuffix marks the state of a VM that may be stopped.
 	savingSuffix = ".saving"
+	// spoolSuffix is that of a file for a moment, until it has no name.
+	spoolSuffix = ".spool"
 )
 
 var _ snapshot.Saver = (*Host)(nil)
@@ -104,38 +101,48 @@ func (m *monitor) migratable(ctx context.Context) error {
 	if blocked := withoutAnchor(now.Blocked); len(blocked) > 0 {
 		return fmt.Errorf("QEMU cannot: %s: %w", strings.Join(blocked, "; "), snapshot.ErrUnsupported)
 	}
-	var abilities []struct {
-		Name string `json:"capability"`
-		On   bool   `json:"state"`
-	}
-	if err := m.ask(ctx, "query-migrate-capabilities", nil, &abilities); err != nil {
+	abilities, err := m.abilities(ctx)
+	if err != nil {
 		return err
 	}
-	for _, a := range abilities {
+	for _, name := range abilities {
 		// These change nothing in a file.
-		harmless := slices.Contains([]string{"events", "auto-converge", "xbzrle", "zero-blocks", "release-ram"}, a.Name)
-		if a.On && !harmless {
-			return snapshot.WithHint(fmt.Errorf("the migration capability %s is on: %w", a.Name, snapshot.ErrUnsupported),
+		if !slices.Contains([]string{"events", "auto-converge", "xbzrle", "zero-blocks", "release-ram"}, name) {
+			return snapshot.WithHint(fmt.Errorf("the migration capability %s is on: %w", name, snapshot.ErrUnsupported),
 				"turn it off with migrate-set-capabilities")
 		}
 	}
 	return nil
 }
 
-// TakeSaved stops the VM, takes its disks and its state, and resumes it.
-func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
-	if err := h.takeSaved(ctx, p, frozen); err != nil {
-		return fmt.Errorf("take %s with its memory: %w", p.VM, err)
+// abilities are the capabilities of QEMU's migrations that are on.
+func (m *monitor) abilities(ctx context.Context) (on []string, err error) {
+	var all []struct {
+		Name string `json:"capability"`
+		On   bool   `json:"state"`
 	}
-	return nil
+	err = m.ask(ctx, "query-migrate-capabilities", nil, &all)
+	for _, a := range all {
+		if a.On {
+			on = append(on, a.Name)
+		}
+	}
+	return on, err
 }
 
-func (h *Host) takeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
-	if err := h.CanSave(ctx, p); err != nil {
-		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
+// TakeSaved stops the VM, takes its disks and its state, and resumes it.
+func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) (snapshot.Saving, error) {
+	s := h.newSaving(ctx, p, reached)
+	err := h.CanSave(ctx, p)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
+	} else {
+		err = h.saveInto(ctx, p, s)
 	}
-	return h.saveInto(ctx, p, &saving{lay: layState, frozen: func() error { frozen(); return nil },
-		resumed: func() { h.anchorAgain(ctx, p) }, settled: func() { h.stampFrozen(p) }})
+	if err != nil {
+		return snapshot.Saving{}, fmt.Errorf("take %s with its memory: %w", p.VM, err)
+	}
+	return s.how(), nil
 }
 
 // saveInto stops the VM, freezes its disks, saves its state and resumes it.
@@ -146,6 +153,7 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	}
 	s.f = f
 	defer f.Close() // what was not written shows in the copy
+	defer s.closeSpool()
 	if s.reserve {
 		if err := reserve(f, p.Saved.Limit); err != nil {
 			return errors.Join(fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err), dropState(p))
@@ -158,16 +166,13 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 			return errors.Join(err, mayErr) // the marker stays
 		}
 	}
-	resumeErr := h.resume(ctx, p)
+	resumeErr := h.goOn(ctx, p, s, done)
 	s.writer.Wait()
 	if resumeErr != nil {
 		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
 	}
-	h.throttle(ctx, p)
+	h.untune(ctx, p)
 	s.resumed()
-	if done == diskFrozen {
-		s.settled()
-	}
 	if err == nil {
 		err = keepState(p.Saved)
 	} else {
@@ -178,6 +183,28 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 		return fmt.Errorf("%w: %w", snapshot.ErrNotSaved, err)
 	case err != nil && done == diskUntouched:
 		return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
+	}
+	return err
+}
+
+// newSaving is one for a backup. What the disks are like is noted as soon as the guest goes on.
+func (h *Host) newSaving(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) *saving {
+	return &saving{
+		lay: layState, alive: true,
+		frozen:  func() error { reached(snapshot.MomentFrozen); return nil },
+		resumed: func() { h.anchorAgain(ctx, p) },
+		settled: func() { reached(snapshot.MomentGoesOn); h.stampFrozen(p) },
+	}
+}
+
+// goOn lets the guest go on, if it does not already, with no migration under way.
+func (h *Host) goOn(ctx context.Context, p snapshot.Plan, s *saving, done diskState) error {
+	if s.wentOn {
+		return h.repeat(ctx, p, (*monitor).cancelStep)
+	}
+	err := h.resume(ctx, p)
+	if err == nil && done == diskFrozen {
+		s.settled()
 	}
 	return err
 }
@@ -194,7 +221,7 @@ const (
 // whileStopped does all that the guest must not see.
 func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (diskState, error) {
 	err := h.during(ctx, p, func(m *monitor) error {
-		if err := m.openThrottle(ctx, p); err != nil {
+		if err := h.tune(ctx, m, p, s); err != nil {
 			return err
 		}
 		if err := m.weighAnchor(ctx, p); err != nil {
@@ -217,30 +244,38 @@ func (h *Host) whileStopped(ctx context.Context, p snapshot.Plan, s *saving) (di
 	if err := s.frozen(); err != nil {
 		return diskFrozen, err
 	}
-	return diskFrozen, h.during(ctx, p, func(m *monitor) error { return m.migrateInto(ctx, p, s) })
+	return diskFrozen, h.during(ctx, p, func(m *monitor) error { return h.writeState(ctx, m, p, s) })
 }
 
-// openThrottle lifts the limit of a migration, where there is one.
-func (m *monitor) openThrottle(ctx context.Context, p snapshot.Plan) error {
-	if p.Saved.Bandwidth == 0 {
+// tune sets QEMU's migrations up for this one: without a limit, and in the background
+// where that can be.
+func (h *Host) tune(ctx context.Context, m *monitor, p snapshot.Plan, s *saving) error {
+	if err := m.setBandwidth(ctx, p, stateBandwidth); err != nil {
+		return err
+	}
+	if !s.alive {
 		return nil
 	}
-	return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": int64(stateBandwidth)}, nil)
+	return h.inBackground(ctx, m, p, s)
 }
 
-// throttle sets the limit of a migration again that openThrottle lifted, here or in a
-// process that has died. The guest goes on already: it does not wait for this.
-func (h *Host) throttle(ctx context.Context, p snapshot.Plan) {
-	if p.Saved.Bandwidth == 0 {
-		return
+func (m *monitor) setBandwidth(ctx context.Context, p snapshot.Plan, limit int64) error {
+	if p.Saved.Bandwidth == 0 { // there was none
+		return nil
 	}
+	return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": limit}, nil)
+}
+
+// untune takes back what tune did, here or in a process that has died. The guest goes
+// on already: it does not wait for this.
+func (h *Host) untune(ctx context.Context, p snapshot.Plan) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
 	defer cancel()
 	err := h.during(ctx, p, func(m *monitor) error {
-		return m.Execute(ctx, "migrate-set-parameters", args{"max-bandwidth": p.Saved.Bandwidth}, nil)
+		return errors.Join(m.setBandwidth(ctx, p, p.Saved.Bandwidth), m.noBackground(ctx))
 	})
 	if err != nil {
-		h.opt.Log.Warn("give back migration bandwidth", "vm", p.VM, "bandwidth", p.Saved.Bandwidth, "error", err)
+		h.opt.Log.Warn("migrations of the VM are not set up as before", "vm", p.VM, "bandwidth", p.Saved.Bandwidth, "error", err)
 	}
 }
 

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/qmp"
 	"github.com/lull-backup/lull/snapshot/snapshottest"
 	"github.com/lull-backup/lull/snapshot/space"
 )
@@ -27,6 +29,15 @@ func savable(t *testing.T, s shape) *run {
 }
 
 func savedVM() shape { return shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 2} }
+
+func untold(snapshot.Moment) {}
+
+// saving is what TakeSaved begins with.
+func (r *run) saving(f io.WriterAt) *saving {
+	s := r.host.newSaving(r.ctx, r.plan, untold)
+	s.f = f
+	return s
+}
 
 func (r *run) runState() string {
 	r.t.Helper()
@@ -99,6 +110,52 @@ func TestSaverConformance(t *testing.T) {
 	}
 }
 
+// ways are how a state can be written: while the guest goes on, or while it stands still.
+func ways() []string { return []string{"background", "standing"} }
+
+// standing makes QEMU refuse background snapshots, as a kernel may.
+func (r *run) standing() {
+	r.t.Helper()
+	r.ask("migrate-set-capabilities", args{"capabilities": []args{{"capability": "xbzrle", "state": true}}}, nil)
+}
+
+// untuned proves that QEMU's migrations are set up as before the run.
+func (r *run) untuned() {
+	r.t.Helper()
+	if now := r.bandwidth(); now != r.plan.Saved.Bandwidth || now == 0 {
+		r.t.Errorf("migration bandwidth was %v, is %v", r.plan.Saved.Bandwidth, now)
+	}
+	var abilities []struct {
+		Capability string
+		State      bool
+	}
+	r.ask("query-migrate-capabilities", nil, &abilities)
+	for _, a := range abilities {
+		if a.State && a.Capability == "background-snapshot" {
+			r.t.Error("background snapshots are still on")
+		}
+	}
+	left, err := protections(r.cmd.Process.Pid)
+	if err != nil {
+		r.t.Error(err)
+	}
+	if len(left) > 0 && !forgets(r.version()) {
+		r.t.Errorf("%d files of QEMU may still protect its memory", len(left))
+	}
+}
+
+func (r *run) version() (v qmp.Version) {
+	r.t.Helper()
+	err := r.host.during(r.ctx, r.plan, func(m *monitor) error {
+		v = m.Version()
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return v
+}
+
 func TestTakeSaved(t *testing.T) {
 	t.Parallel()
 	for _, s := range []shape{
@@ -106,41 +163,66 @@ func TestTakeSaved(t *testing.T) {
 		{format: snapshot.FormatRaw, drive: true, bus: "scsi", disks: 1},
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 	} {
-		t.Run(s.String(), func(t *testing.T) {
-			t.Parallel()
-			r := savable(t, s)
-			before := r.bandwidth()
-			frozen := func() {
-				if s := r.runState(); s != "paused" {
-					t.Errorf("at the instant of the disks the VM is %s", s)
+		for _, way := range ways() {
+			t.Run(s.String()+"/"+way, func(t *testing.T) {
+				t.Parallel()
+				r := savable(t, s)
+				if way == "standing" {
+					r.standing()
 				}
-			}
-			if err := r.host.TakeSaved(r.ctx, r.plan, frozen); err != nil {
-				t.Fatal(err)
-			}
-			if after := r.bandwidth(); before != after || before == 0 {
-				t.Errorf("migration bandwidth was %v, is %v", before, after)
-			}
-			if s := r.runState(); s != "running" {
-				t.Errorf("the VM is %s", s)
-			}
-			f, err := r.host.Open(r.ctx, r.plan)
-			if err != nil {
-				t.Fatal(err)
-			}
-			src, err := f.(snapshot.FrozenState).SavedState(r.ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkState(r.ctx, t, src)
-			if info, err := os.Stat(r.plan.Saved.Path); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("others may read the guest's memory: %v, %v", info.Mode(), err)
-			}
-			if err := errors.Join(src.Close(), f.Close()); err != nil {
-				t.Fatal(err)
-			}
-			r.unsaved()
-		})
+				r.saves(way)
+			})
+		}
+	}
+}
+
+// saves is a run that goes well.
+func (r *run) saves(way string) {
+	t := r.t
+	t.Helper()
+	var moments []string
+	reached := func(m snapshot.Moment) {
+		moments = append(moments, r.runState())
+		if m == snapshot.MomentGoesOn && way == "background" {
+			var now struct{ Status string }
+			r.ask("query-migrate", nil, &now) // where the state is small, it may be written already
+			moments = append(moments, now.Status)
+		}
+	}
+	how, err := r.host.TakeSaved(r.ctx, r.plan, reached)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if how.Background != (way == "background") || how.Background != (how.Why == "") {
+		t.Errorf("the memory was saved %+v", how)
+	}
+	want := [][]string{{"paused", "running"}, {"paused", "running", "active"}, {"paused", "running", "completed"}}
+	if !slices.ContainsFunc(want, func(w []string) bool { return slices.Equal(w, moments) && (len(w) == 3) == (way == "background") }) {
+		t.Errorf("at its moments the VM was %v", moments)
+	}
+	r.untuned()
+	r.hasState()
+	r.unsaved()
+}
+
+// hasState reads what was saved.
+func (r *run) hasState() {
+	t := r.t
+	t.Helper()
+	f, err := r.host.Open(r.ctx, r.plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := f.(snapshot.FrozenState).SavedState(r.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkState(r.ctx, t, src)
+	if info, err := os.Stat(r.plan.Saved.Path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("others may read the guest's memory: %v, %v", info.Mode(), err)
+	}
+	if err := errors.Join(src.Close(), f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -176,7 +258,7 @@ func TestCannotSave(t *testing.T) {
 	check := func(want error) {
 		t.Helper()
 		r.wantErr(r.host.CanSave(r.ctx, r.plan), want)
-		if err := r.host.TakeSaved(r.ctx, r.plan, func() {}); !errors.Is(err, want) || !errors.Is(err, snapshot.ErrNotTaken) {
+		if _, err := r.host.TakeSaved(r.ctx, r.plan, untold); !errors.Is(err, want) || !errors.Is(err, snapshot.ErrNotTaken) {
 			t.Errorf("TakeSaved: %v", err)
 		}
 	}
@@ -199,7 +281,7 @@ func TestCannotSave(t *testing.T) {
 	if err := os.WriteFile(r.plan.Saved.Path+savingSuffix, nil, 0o600); err != nil { // the file cannot be made
 		t.Fatal(err)
 	}
-	if err := r.host.TakeSaved(r.ctx, r.plan, func() {}); !errors.Is(err, snapshot.ErrNotTaken) || !errors.Is(err, fs.ErrExist) {
+	if _, err := r.host.TakeSaved(r.ctx, r.plan, untold); !errors.Is(err, snapshot.ErrNotTaken) || !errors.Is(err, fs.ErrExist) {
 		t.Errorf("TakeSaved: %v", err)
 	}
 	r.unsaved()
@@ -247,18 +329,25 @@ func TestSaveFails(t *testing.T) {
 			})
 		}, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := savable(t, savedVM())
-			ctx, wait := c.spoil(t, r)
-			err := r.host.TakeSaved(ctx, r.plan, func() {})
-			wait()
-			if c.want != nil {
-				r.wantErr(err, c.want)
-			}
-			t.Logf("%v", err)
-			r.unsaved()
-		})
+		for _, way := range ways() {
+			t.Run(name+"/"+way, func(t *testing.T) {
+				t.Parallel()
+				r := savable(t, savedVM())
+				if way == "standing" {
+					r.standing()
+				}
+				ctx, wait := c.spoil(t, r)
+				_, err := r.host.TakeSaved(ctx, r.plan, untold)
+				wait()
+				if c.want != nil {
+					r.wantErr(err, c.want)
+				}
+				t.Logf("%v", err)
+				r.goesOn()
+				r.untuned()
+				r.unsaved()
+			})
+		}
 	}
 }
 
@@ -266,8 +355,13 @@ func TestSaveFails(t *testing.T) {
 func TestSaveHangs(t *testing.T) {
 	t.Parallel()
 	r := savable(t, savedVM())
+	marker, err := createState(r.plan.Saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer marker.Close()
 	disk := hungDisk{make(chan struct{})}
-	s := &saving{f: disk, lay: layState, frozen: func() error { return nil }}
+	s := r.saving(disk)
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
 	done, err := r.host.whileStopped(ctx, r.plan, s)
@@ -308,13 +402,13 @@ func TestSaveKilled(t *testing.T) {
 			r.take()
 		},
 		"saved": func(t *testing.T, r *run, f *os.File) {
-			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, lay: layState, frozen: func() error { return nil }}); err != nil || done != diskFrozen {
+			if done, err := r.host.whileStopped(r.ctx, r.plan, r.saving(f)); err != nil || done != diskFrozen {
 				t.Fatal(done, err)
 			}
 		},
 		"saved, and the dead-man resumes": func(t *testing.T, r *run, f *os.File) {
 			before := r.plan.Saved.Bandwidth
-			if done, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, lay: layState, frozen: func() error { return nil }}); err != nil || done != diskFrozen {
+			if done, err := r.host.whileStopped(r.ctx, r.plan, r.saving(f)); err != nil || done != diskFrozen {
 				t.Fatal(done, err)
 			}
 			if err := r.host.Resume(r.ctx, r.plan); err != nil {
@@ -343,7 +437,7 @@ func TestSaveKilled(t *testing.T) {
 			pr.Close() // as the kernel does with what a dead process had open
 		},
 		"QEMU too": func(t *testing.T, r *run, f *os.File) {
-			if _, err := r.host.whileStopped(r.ctx, r.plan, &saving{f: f, lay: layState, frozen: func() error { return nil }}); err != nil {
+			if _, err := r.host.whileStopped(r.ctx, r.plan, r.saving(f)); err != nil {
 				t.Fatal(err)
 			}
 			r.kill()

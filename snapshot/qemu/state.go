@@ -44,13 +44,13 @@ func keepState(s snapshot.SavedPlan) error {
 	return nil
 }
 
-// dropState removes the file of a state under either name.
+// dropState removes the file of a state under any name.
 func dropState(p snapshot.Plan) error {
 	if p.Saved.Path == "" {
 		return nil
 	}
-	for _, path := range []string{p.Saved.Path, p.Saved.Path + savingSuffix} {
-		if err := discard(path, p.Saved.Wipe); err != nil {
+	for _, suffix := range []string{"", savingSuffix, spoolSuffix} {
+		if err := discard(p.Saved.Path+suffix, p.Saved.Wipe); err != nil {
 			return fmt.Errorf("remove saved state: %w", err)
 		}
 	}
@@ -69,7 +69,7 @@ func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
 	for {
 		err := h.resume(ctx, p)
 		if err == nil {
-			h.throttle(ctx, p)
+			h.untune(ctx, p)
 			return nil
 		}
 		if !living(p.Instance) {
@@ -110,7 +110,7 @@ func (h *Host) resumeStopped(ctx context.Context, m *monitor, p snapshot.Plan) e
 		if err := h.resume(ctx, p); err != nil {
 			return fmt.Errorf("resume: %w", err)
 		}
-		h.throttle(ctx, p)
+		h.untune(ctx, p)
 	}
 	return dropState(p)
 }

@@ -96,7 +96,10 @@ func TestTrackSaved(t *testing.T) {
 			s := newSeries(t, shape{format: format, bus: "virtio", disks: 1})
 			s.ask("eject", args{"id": "cd0", "force": true}, nil)
 			s.ask("cont", nil, nil)
-			saved := func(ctx context.Context, p snapshot.Plan) error { return s.host.TakeSaved(ctx, p, func() {}) }
+			saved := func(ctx context.Context, p snapshot.Plan) error {
+				_, err := s.host.TakeSaved(ctx, p, untold)
+				return err
+			}
 			c := s.take(saved)
 			if c.Record == "" {
 				t.Fatalf("nothing is recorded: %s", c.Reason)

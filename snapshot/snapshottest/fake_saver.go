@@ -30,18 +30,20 @@ func (v *fakeVM) savable(p snapshot.Plan) error {
 }
 
 // TakeSaved takes disks and memory at one instant: a Fake's guest never stands still.
-func (h *fakeHost) TakeSaved(ctx context.Context, p snapshot.Plan, frozen func()) error {
-	return h.fake.lock(ctx, p.VM, "TakeSaved", func(v *fakeVM) error {
+func (h *fakeHost) TakeSaved(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) (snapshot.Saving, error) {
+	err := h.fake.lock(ctx, p.VM, "TakeSaved", func(v *fakeVM) error {
 		if err := v.savable(p); err != nil {
 			return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 		}
 		if err := v.take(p); err != nil {
 			return err
 		}
-		frozen()
+		reached(snapshot.MomentFrozen)
+		reached(snapshot.MomentGoesOn)
 		v.saved = bytes.Clone(v.Memory)
 		return nil
 	})
+	return snapshot.Saving{Background: err == nil}, err
 }
 
 func (h *fakeHost) Resume(ctx context.Context, p snapshot.Plan) error {

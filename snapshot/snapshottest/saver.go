@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"slices"
 	"testing"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -71,9 +72,14 @@ func (k *saverKit) runs() {
 
 func (k *saverKit) takeSaved(p snapshot.Plan) {
 	k.t.Helper()
-	frozen := 0
-	if err := k.saver.TakeSaved(k.ctx, p, func() { frozen++ }); err != nil || frozen != 1 {
-		k.t.Fatalf("TakeSaved: %v; the disks froze %d times", err, frozen)
+	var moments []snapshot.Moment
+	how, err := k.saver.TakeSaved(k.ctx, p, func(m snapshot.Moment) { moments = append(moments, m) })
+	k.t.Logf("the memory was saved: %+v", how)
+	if err == nil && how.Background != (how.Why == "") {
+		k.t.Errorf("the memory was saved in a way that is not explained: %+v", how)
+	}
+	if err != nil || !slices.Equal(moments, []snapshot.Moment{snapshot.MomentFrozen, snapshot.MomentGoesOn}) {
+		k.t.Fatalf("TakeSaved: %v; the moments were %v", err, moments)
 	}
 	k.runs()
 }
@@ -148,7 +154,8 @@ func (k *saverKit) cancelled() {
 	p := k.prepared()
 	ctx, cancel := context.WithCancel(k.ctx)
 	cancel()
-	wantErr(k.t, "TakeSaved", k.saver.TakeSaved(ctx, p, func() { k.t.Error("the disks froze") }), context.Canceled)
+	_, err := k.saver.TakeSaved(ctx, p, func(snapshot.Moment) { k.t.Error("the disks froze") })
+	wantErr(k.t, "TakeSaved", err, context.Canceled)
 	k.resumes(p)
 	k.merge(p)
 	k.asBefore()
@@ -158,7 +165,8 @@ func (k *saverKit) cancelled() {
 func (k *saverKit) crash() {
 	p := k.prepared()
 	k.Crash(k.t)
-	wantErr(k.t, "TakeSaved", k.saver.TakeSaved(k.ctx, p, func() { k.t.Error("the disks froze") }), snapshot.ErrGone)
+	_, err := k.saver.TakeSaved(k.ctx, p, func(snapshot.Moment) { k.t.Error("the disks froze") })
+	wantErr(k.t, "TakeSaved", err, snapshot.ErrGone)
 	if err := k.saver.Resume(k.ctx, p); err != nil {
 		k.t.Errorf("Resume: %v", err)
 	}
