@@ -21,7 +21,7 @@ UNIT_PACKAGES = $(eval UNIT_PACKAGES := $(shell go list ./... | grep -v '/transp
 # `make test-race` has them too: run it after changes there.
 SLOW_RACES = $(eval SLOW_RACES := $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo ./snapshot/image/merge))$(SLOW_RACES)
 
-.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench generate lint test test-unit test-race test-guest test-s3 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
+.PHONY: all build setup setup-build setup-guest setup-s3 setup-bench setup-qemu10 generate lint test test-unit test-race test-guest test-s3 test-qemu10 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
 all: build ## build bin/lull (the default)
 
@@ -31,7 +31,7 @@ build: ## build bin/lull, one static binary
 setup: ## install everything that building and testing need
 	packaging/setup.sh test
 
-setup-build setup-guest setup-s3 setup-bench: setup-%:
+setup-build setup-guest setup-s3 setup-bench setup-qemu10: setup-%:
 	@packaging/setup.sh $*
 
 generate: setup-build ## make the generated code anew
@@ -57,6 +57,13 @@ test-guest: setup ## what boots real virtual machines; two at a time
 
 test-s3: setup-build setup-s3 ## the S3 store against versitygw over TLS
 	go test -timeout 12m $(S3_PACKAGES)
+
+test-qemu10: export PATH := $(CURDIR)/.cache/qemu10/bin:$(PATH)
+test-qemu10: setup setup-qemu10 ## what depends on QEMU with version 10 of Debian's backports, which is only unpacked
+	qemu-system-x86_64 --version | grep -F 'version 10.'
+	go test -timeout 12m ./snapshot/qemu
+	go test -timeout 12m -run '^Test(Saver)?Conformance$$' ./snapshot/libvirt
+	go test -p 1 -timeout 12m -run '^TestGuest(Night|SavedState|Checkpoint)$$' ./cmd/lull
 
 fuzz: setup-build ## every fuzz target for FUZZTIME (5s)
 	packaging/fuzz.sh $(or $(FUZZTIME),5s)

@@ -3,7 +3,7 @@
 # there yet. Go itself is expected. It is safe to run again, and fast when
 # nothing is missing: then it asks neither for root nor for the network.
 #
-#   packaging/setup.sh PART...    parts: build, guest, s3, test (all of these; the default), bench (for bench-peers)
+#   packaging/setup.sh PART...    parts: build, guest, s3, test (all of these; the default), bench (for bench-peers), qemu10 (for test-qemu10)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -94,15 +94,16 @@ download_databases() {
     mv -T "$partial" "$dir"
 }
 
-# apt_of_unstable FOLDER sets own to the options with which apt finds, verifies and downloads
-# packages of Debian unstable, by a list and folders of its own, which the host's apt does not
-# see. What is downloaded so is only unpacked, with its own libc, and never installed.
-apt_of_unstable() {
-    mkdir -p "$1/lists/partial" "$1/archives/partial"
-    echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >"$1/sources.list"
-    : >"$1/status"
-    own=(-qq -o Dir::Etc::SourceList="$1/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$1"
-        -o Dir::State::status="$1/status" -o Dir::Cache="$1" -o APT::Sandbox::User=root -o Acquire::Languages=none
+# apt_of SUITE FOLDER sets own to the options with which apt finds, verifies and downloads
+# packages of another Debian, by a list and folders of its own, which the host's apt does not
+# see. What is downloaded so is only unpacked, that of unstable with its own libc, and never
+# installed.
+apt_of() {
+    mkdir -p "$2/lists/partial" "$2/archives/partial"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $1 main" >"$2/sources.list"
+    : >"$2/status"
+    own=(-qq -o Dir::Etc::SourceList="$2/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$2"
+        -o Dir::State::status="$2/status" -o Dir::Cache="$2" -o APT::Sandbox::User=root -o Acquire::Languages=none
         -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Architectures=amd64)
     apt-get "${own[@]}" update
 }
@@ -118,7 +119,7 @@ download_mysql() {
     partial=$(mktemp -d "$PWD/.cache/guest/partial.XXXXXX")
     chmod 755 "$partial"
     say "downloading MySQL of Debian unstable for the tests"
-    apt_of_unstable "$partial/apt"
+    apt_of sid "$partial/apt"
     packages=$(apt-get "${own[@]}" -s --no-install-recommends install "${mysql_roots[@]}" |
         awk '/^Inst / {print $2}' | sort -u | grep -Ev "^($not_needed_by_mysql)")
     # shellcheck disable=SC2086 # names of packages have no spaces
@@ -137,7 +138,7 @@ download_desync() {
     partial=$(mktemp -d "$(realpath "$dir")/partial.XXXXXX")
     mkdir "$partial/desync"
     say "downloading desync of Debian unstable"
-    apt_of_unstable "$partial/apt"
+    apt_of sid "$partial/apt"
     (cd "$partial" && apt-get "${own[@]}" download desync libc6)
     for deb in "$partial"/*.deb; do dpkg-deb -x "$deb" "$partial/desync/root"; done
     cat >"$partial/desync/desync" <<'SCRIPT'
@@ -149,6 +150,33 @@ SCRIPT
     chmod 755 "$partial/desync/desync"
     rm -rf "$dir/desync"
     mv -T "$partial/desync" "$dir/desync"
+    rm -rf "$partial"
+}
+
+# A QEMU newer than Debian 12's, for `make test-qemu10`, with all its modules: those that
+# Debian 12's QEMU has on this host it would take for its own, and end.
+newer_qemu=(qemu-system-x86 qemu-system-common qemu-system-data qemu-system-gui qemu-system-modules-opengl
+    qemu-system-modules-spice qemu-block-extra qemu-utils seabios)
+
+download_newer_qemu() {
+    local dir=.cache/qemu10 partial own package program
+    [ "$(cat "$dir/packages" 2>/dev/null)" != "${newer_qemu[*]}" ] || return 0
+    partial=$(mktemp -d "$PWD/.cache/partial.XXXXXX")
+    say "downloading QEMU 10 of Debian's backports for the tests"
+    apt_of bookworm-backports "$partial/apt"
+    (cd "$partial" && apt-get "${own[@]}" download "${newer_qemu[@]}")
+    for package in "$partial"/*.deb; do dpkg-deb -x "$package" "$partial/root"; done
+    mkdir "$partial/root/bin"
+    for program in "$partial"/root/usr/bin/qemu-*; do
+        cat >"$partial/root/bin/${program##*/}" <<'SCRIPT'
+#!/bin/sh
+QEMU_MODULE_DIR=$(echo "${0%/*}"/../usr/lib/*/qemu) exec "${0%/*}/../usr/bin/${0##*/}" "$@"
+SCRIPT
+    done
+    chmod 755 "$partial"/root/bin/*
+    echo "${newer_qemu[*]}" >"$partial/root/packages"
+    rm -rf "$dir"
+    mv -T "$partial/root" "$dir"
     rm -rf "$partial"
 }
 
@@ -182,8 +210,12 @@ setup_part() {
         setup_part guest
         setup_part s3
         ;;
+    qemu10)
+        install_missing "${guest_packages[@]}"
+        download_newer_qemu
+        ;;
     *)
-        say "unknown part \"$1\": use build, guest, s3, test or bench"
+        say "unknown part \"$1\": use build, guest, s3, test, bench or qemu10"
         return 2
         ;;
     esac
