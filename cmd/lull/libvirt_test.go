@@ -83,6 +83,9 @@ func TestLibvirtOff(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) || !strings.Contains(said, "--replace-vm") {
 		t.Errorf("%v\n%s", err, said)
 	}
+	if _, said := b.libvirt(exitUsage, "restore", "kvm/Web", "--to", dir, "--define", "qemu+ssh://root@other/system"); !strings.Contains(said, "another host") || !strings.Contains(said, "run lull's agent on that host") {
+		t.Error(said)
+	}
 	// Another beside it.
 	b.libvirt(exitDone, "restore", "kvm/Web", "--to", b.path("copy"), "--define", "kvm", "--as", "web2")
 	twin := b.domain(c, "web2")

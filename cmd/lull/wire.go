@@ -245,6 +245,9 @@ func (in *invocation) domainDefiner(cfg *config.Config, flags domainFlags, p rep
 		}
 	}
 	address, err := rpc.ParseAddress(uri)
+	if err != nil && strings.Contains(uri, "://") { // which says why not
+		return nil, &marked{fmt.Errorf("--define: %w", err), errUsage}
+	}
 	if err != nil {
 		return nil, withHint(usagef("--define %s: no libvirt host of the configuration, and no URI of QEMU on this host", flags.where), "write qemu:///system")
 	}
