@@ -33,6 +33,9 @@ func (r *Runner) RecoverVM(ctx context.Context, name string, resolve Resolve) ([
 	}
 	for range maxAdopted {
 		found, err := compare(ctx, host, vm, nil)
+		if errors.Is(err, snapshot.ErrNotFound) { // it went after its run, which is merged
+			return nil, nil
+		}
 		if err != nil {
 			return nil, fmt.Errorf("recover %s: %w", name, err)
 		}

@@ -47,7 +47,12 @@ func (in *invocation) doctorVMs(ctx context.Context, cfg *config.Config) ([]diag
 		d.add("journal", "read", resultFailed, plainError(err), hintOf(err))
 	}
 	for _, e := range entries {
-		if !slices.Contains(names, e.VM) {
+		switch {
+		case slices.Contains(names, e.VM):
+		case tellsOfVMs(d.resolve, e.VM):
+			d.add("VM "+e.VM, "journal", resultFailed, fmt.Sprintf("run %s was cut off, and no VM has that name any more", e.Run),
+				"merge what the run left, wherever the VM is: lull recover "+e.VM)
+		default:
 			d.add("VM "+e.VM, "journal", resultFailed, fmt.Sprintf("run %s was cut off, and the VM is not in %s", e.Run, cfg.Path),
 				"put the VM back into the configuration until what the run left of it is merged")
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 	"github.com/lull-backup/lull/snapshot/libvirt"
@@ -133,9 +134,31 @@ func TestLibvirtOff(t *testing.T) {
 		t.Error(out)
 	}
 	b.libvirt(exitDone, "recover", "kvm/Web")
+	b.recoversGone()
 	d.Kill()
 	if _, said := b.libvirt(exitFailed, "vms"); !strings.Contains(said, "kvm") {
 		t.Error(said)
+	}
+}
+
+// recoversGone: what a run left of a domain that is there no more is found, and ended by its name
+// of then.
+func (b *bench) recoversGone() {
+	b.t.Helper()
+	state, err := journal.Open(b.path("state"))
+	if err == nil {
+		err = state.Write(journal.Entry{Run: "cut", VM: "kvm/gone", Plan: snapshot.Plan{Host: libvirt.Kind, VM: "gone", Run: "cut",
+			State: snapshot.StateRunning, Hardware: snapshot.Hardware{UUID: "6e031fff-2c34-465b-ae84-4bf1cb261e1c"}}})
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if out, _ := b.libvirt(exitFailed, "doctor"); !strings.Contains(out, "lull recover kvm/gone") {
+		b.t.Error(out)
+	}
+	b.libvirt(exitDone, "recover", "kvm/gone")
+	if left, err := state.Pending(); err != nil || len(left) > 0 {
+		b.t.Errorf("pending: %+v, %v", left, err)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/agent/journal"
+	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -39,7 +41,8 @@ func (in *invocation) recover(ctx context.Context, args []string) error {
 	cfg, err = in.discover(ctx, cfg, hosts)
 	in.fail(err) // of the others there may be all that is asked for
 	resolve := resolver(cfg, hosts)
-	for _, name := range in.chooseVMs(cfg, args) {
+	gone, args := owedGone(state, cfg, resolve, args)
+	for _, name := range append(in.chooseVMs(cfg, args), gone...) {
 		story := in.newStory(name)
 		runner := &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Observe: story.hear, Version: in.Version, Now: time.Now,
 			Writers: in.allWriters(cfg)}
@@ -48,6 +51,26 @@ func (in *invocation) recover(ctx context.Context, args []string) error {
 		in.failVM(name, errors.Join(agent.Interrupted(ctx, err), stillLeft(name, left)))
 	}
 	return nil
+}
+
+// owedGone finds the names of VMs that their host does not tell of any more, as they were
+// renamed or undefined there, but that the journal has. The rest is for others.
+func owedGone(state *journal.Journal, cfg *config.Config, resolve agent.Resolve, args []string) (gone, rest []string) {
+	for _, name := range args {
+		if _, owed, err := state.Read(name); err == nil && owed && len(cfg.Match(name)) == 0 && tellsOfVMs(resolve, name) {
+			gone = append(gone, name)
+			continue
+		}
+		rest = append(rest, name)
+	}
+	return gone, rest
+}
+
+// tellsOfVMs tells whether the VMs of a host are those that it finds, not those of the file.
+func tellsOfVMs(resolve agent.Resolve, name string) bool {
+	host, _, err := resolve(name)
+	_, ok := host.(snapshot.Discoverer)
+	return err == nil && ok
 }
 
 // stillLeft is the error of a VM that recovery could not repair.
