@@ -81,17 +81,23 @@ func (o Options) spec() plugins.Spec {
 // start starts the plugin until the test ends.
 func start(t quiescetest.TB, o Options, g Guest) *plugins.Plugin {
 	t.Helper()
+	return startShared(t, t, o, g)
+}
+
+// startShared starts the plugin for a test until the one above it ends.
+func startShared(t, owner quiescetest.TB, o Options, g Guest) *plugins.Plugin {
+	t.Helper()
 	log := o.Log
 	if log == nil {
-		log = quiescetest.Logger(t)
+		log = quiescetest.Logger(owner)
 	}
-	p, err := plugins.Start(t.Context(), o.spec(), g, log)
+	p, err := plugins.Start(owner.Context(), o.spec(), g, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	owner.Cleanup(func() {
 		if err := p.Close(); err != nil {
-			t.Errorf("end the plugin: %v", err)
+			owner.Errorf("end the plugin: %v", err)
 		}
 	})
 	return p

@@ -58,11 +58,22 @@ func Run[S quiescetest.T[S]](t S, o Options) {
 	each(t, "KillIn", o, (*rig).killIn)
 }
 
-// each runs a test for every call of the contract.
+// each runs a test for every call of the contract. They share a plugin as long as they go
+// well: each ends with a cycle, which shows it to be as good as new.
 func each[S quiescetest.T[S]](t S, name string, o Options, run func(*rig, call)) {
-	t.Run(name, func(t S) {
+	t.Run(name, func(all S) {
+		var shared *rig
 		for _, c := range calls() {
-			t.Run(string(c.name), func(t S) { run(newRig(t, o), c) })
+			ok := all.Run(string(c.name), func(t S) {
+				if shared == nil {
+					shared = newSharedRig(t, all, o)
+				}
+				shared.TB = t
+				run(shared, c)
+			})
+			if !ok {
+				shared = nil
+			}
 		}
 	})
 }
@@ -81,19 +92,26 @@ func cycle(t quiescetest.TB, o Options) {
 
 // rig is a plugin over a guest, under test.
 type rig struct {
-	quiescetest.TB
-	o      Options
-	guest  Guest
-	plugin *plugins.Plugin
+	quiescetest.TB                // the test that it is used in
+	owner          quiescetest.TB // the test that its plugins end with
+	o              Options
+	guest          Guest
+	plugin         *plugins.Plugin
 }
 
 func newRig(t quiescetest.TB, o Options) *rig {
 	t.Helper()
-	r := &rig{TB: t, o: o, guest: o.Guest()}
+	return newSharedRig(t, t, o)
+}
+
+// newSharedRig is for tests below owner, of which t is the first.
+func newSharedRig(t, owner quiescetest.TB, o Options) *rig {
+	t.Helper()
+	r := &rig{TB: t, owner: owner, o: o, guest: o.Guest()}
 	if o.Frozen != nil && o.Frozen() {
 		t.Fatal("the application still holds still since an earlier test")
 	}
-	r.plugin = start(t, o, r.guest)
+	r.plugin = startShared(t, owner, o, r.guest)
 	return r
 }
 
@@ -103,7 +121,7 @@ func (r *rig) again() {
 	if err := r.plugin.Close(); err != nil {
 		r.Errorf("end the plugin: %v", err)
 	}
-	r.plugin = start(r, r.o, r.guest)
+	r.plugin = startShared(r, r.owner, r.o, r.guest)
 }
 
 // cycle is a backup that goes well, as the plugin sees it.
