@@ -73,8 +73,8 @@ feed() {
     trap 'end=yes' TERM
     printf '%s\n' "$1"
     n=0
-    while [ -z "$end" ] && [ $n -lt $((seconds * 5)) ] && [ -e "/proc/$$" ]; do
-        sleep 0.2 >/dev/null &
+    while [ -z "$end" ] && [ $n -lt $((seconds * 2)) ] && [ -e "/proc/$$" ]; do
+        sleep 0.5 >/dev/null & # a signal ends the wait for it
         wait $!
         n=$((n + 1))
     done

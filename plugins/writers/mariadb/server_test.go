@@ -135,7 +135,7 @@ func TestRefusals(t *testing.T) {
 func TestMySQLCycle(t *testing.T) {
 	g := writertest.NewPlay(map[string]string{
 		"mariadbd | mysqld": oneServer, "mountinfo": writertest.WholeDisk, "SHOW GLOBAL": mysqlIs, "-name '*.isl'": "/logs\n/var/lib/mysql\n", "COUNT(*)": "InnoDB\t12\n",
-		"turn=$(($(number turn)": "7\n", "LOCK INSTANCE FOR BACKUP": "lull-locked\t0\tbin.000003\t157\tabc:1-5\nheld\n", "flock -w 5 8": "held\n",
+		"turn=$((n + 1))": "7\n", "LOCK INSTANCE FOR BACKUP": "lull-locked\t0\tbin.000003\t157\tabc:1-5\nheld\n", "flock -w 5 8": "held\n",
 	})
 	w := New(g, Settings{})
 	if err := quiescetest.PrepareOnly(t.Context(), w, quiesce.Request{}); err != nil {

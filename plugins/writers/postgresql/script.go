@@ -160,8 +160,8 @@ hold() {
     trap 'end=yes' TERM
     : >"$state/held" && echo held >&3
     exec 3>&-
-    while [ -z "$end" ] && [ $n -lt $((seconds * 5)) ] && [ -e "/proc/$$" ] && echo; do
-        sleep 0.2 >/dev/null &
+    while [ -z "$end" ] && [ $n -lt $((seconds * 2)) ] && [ -e "/proc/$$" ] && echo; do
+        sleep 0.5 >/dev/null & # a signal ends the wait for it
         wait $!
         n=$((n + 1))
     done

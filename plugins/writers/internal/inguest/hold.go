@@ -44,17 +44,20 @@ type Hold struct {
 // Seconds is the limit as scripts are told it.
 func (h Hold) Seconds() string { return strconv.Itoa(int(cmp.Or(h.Limit, Longest) / time.Second)) }
 
-// opening of each script: the folder, and its lock on descriptor 9.
+// opening of each script: the folder, and its lock on descriptor 9. Most scripts run in the
+// window, in which each program that is started costs time: so they do by themselves what a
+// shell can.
 const opening = `
 for tool in flock setsid; do command -v $tool >/dev/null || { echo $tool >&2; exit 76; }; done
 umask 077
 state=$1
-mkdir -p "$state" && exec 9>"$state/lock" && flock -w 10 9 || exit 1
-number() { n=0; [ ! -r "$state/$1" ] || read -r n <"$state/$1"; echo "${n:-0}"; }
+{ [ -d "$state" ] || mkdir -p "$state"; } && exec 9>"$state/lock" && flock -w 10 9 || exit 1
+number() { n=0; [ ! -r "$state/$1" ] || read -r n <"$state/$1"; n=${n:-0}; } # in n
 `
 
 const beginScript = opening + `
-turn=$(($(number turn) + 1))
+number turn
+turn=$((n + 1))
 echo $turn >"$state/turn.new" && mv "$state/turn.new" "$state/turn" && echo $turn`
 
 // Begin takes a turn.
@@ -82,10 +85,10 @@ printf '%s\n' "$out"`
 // descriptor 3; the rest of its output is lost.
 const holderOpening = opening + `
 turn=$2
-[ "$turn" = "$(number turn)" ] && [ "$turn" -gt "$(number over)" ] || { echo over; exit; }
+number turn && [ "$turn" = "$n" ] && number over && [ "$turn" -gt "$n" ] || { echo over; exit; }
 exec 8>"$state/alive" && flock -n 8 || { echo "an earlier hold has not ended"; exit; }
-rm -f "$state/held" "$state/release" "$state/still"
-echo $$ >"$state/pid.new" && mv "$state/pid.new" "$state/pid" || exit 1
+for left in held release still; do [ ! -e "$state/$left" ] || rm -f "$state/$left"; done
+echo $$ >"$state/pid" || exit 1 # nobody reads it before the lock is free
 exec 3>&1 >/dev/null 2>&1 9>&-
 shift 2
 `
@@ -116,10 +119,12 @@ func (h Hold) Take(ctx context.Context, turn uint64, script string, args ...stri
 // process. Its answer is held where the hold was there until now. While one of the group
 // lives, its number is no other's.
 const releaseScript = opening + `
-number turn >"$state/over.new" && mv "$state/over.new" "$state/over" && exec 8>"$state/alive" || exit 1
+number turn
+echo "$n" >"$state/over.new" && mv "$state/over.new" "$state/over" && exec 8>"$state/alive" || exit 1
 answer=none
 if ! flock -n 8; then
-    pid=$(number pid)
+    number pid
+    pid=$n
     [ "$pid" -gt 1 ] && : >"$state/release" || exit 1
     kill -TERM "-$pid" 2>/dev/null
     flock -w 5 8 || { kill -KILL "-$pid"; flock -w 3 8; } || { echo "process $pid does not end" >&2; exit 1; }
