@@ -71,7 +71,8 @@ func (w *Writer) Prepare(ctx context.Context, r quiesce.PrepareRequest) ([]quies
 		return nil, err
 	}
 	var all []facts
-	for _, c := range clusters {
+	for i, c := range clusters {
+		sdk.Progress(ctx, "checkpoint of "+c.data, int64(i), int64(len(clusters)))
 		f, err := w.prepare(ctx, c)
 		if err != nil {
 			return nil, err
