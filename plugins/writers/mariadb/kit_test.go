@@ -23,6 +23,7 @@ func settings(t *testing.T, db *guesttest.Native) mariadb.Settings {
 
 // The kit over a real server, which runs on this machine.
 func TestKit(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	db := guesttest.NativeMariaDB(t)
 	if _, err := db.MariaDB(t.Context(), "CREATE DATABASE t; CREATE TABLE t.t (n int) ENGINE=InnoDB"); err != nil {
 		t.Fatal(err)

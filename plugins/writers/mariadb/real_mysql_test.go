@@ -18,6 +18,7 @@ import (
 
 // TestRealMySQL is TestReal with a MySQL of Debian unstable, and what differs there.
 func TestRealMySQL(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	realServer(t, guesttest.NativeMySQL(t), map[string]func(*rig){
 		"Document": document, "LeaderKilled": leaderKilled, "ConnectionKilled": connectionKilled, "AskedToEnd": askedToEnd, "LateFreeze": lateFreeze,
 		"LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "BothLocks": bothLocks, "Restored": restored,

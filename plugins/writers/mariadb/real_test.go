@@ -21,6 +21,7 @@ import (
 
 // TestReal is what the kit does not ask of a real server.
 func TestReal(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	realServer(t, guesttest.NativeMariaDB(t), map[string]func(*rig){
 		"Document": document, "LeaderKilled": leaderKilled, "ConnectionKilled": connectionKilled, "AskedToEnd": askedToEnd,
 		"TimeIsUp": timeIsUp, "LateFreeze": lateFreeze, "Elsewhere": elsewhere, "LongStatement": longStatement, "OpenTransaction": openTransaction, "OptionsFile": optionsFile, "Pipe": pipe,

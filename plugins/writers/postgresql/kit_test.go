@@ -36,6 +36,7 @@ func standing(t *testing.T, pid int) bool {
 // The kit over a real server, which runs on this machine. When it does not stand still,
 // it must take a write.
 func TestKit(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	db := guesttest.NativePostgres(t)
 	if _, err := db.Postgres(t.Context(), "CREATE TABLE t (n int)"); err != nil {
 		t.Fatal(err)

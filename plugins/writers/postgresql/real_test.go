@@ -21,6 +21,7 @@ import (
 
 // TestReal is what the kit does not ask of a real server.
 func TestReal(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	db := guesttest.NativePostgres(t)
 	r := &rig{T: t, db: db, settings: settings(t, db)}
 	for name, run := range map[string]func(*rig){
@@ -250,6 +251,7 @@ func serviceFile(r *rig) {
 
 // A primary and its standby are two servers of one guest: both are held together.
 func TestStandby(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	primary := guesttest.NativePostgres(t)
 	standby := guesttest.NativeStandby(t, primary)
 	s := settings(t, primary)
@@ -285,6 +287,7 @@ func TestStandby(t *testing.T) {
 // A server that dies in the window has not held until its end, and what it leaves behind
 // does not stand for ever.
 func TestDied(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	db := guesttest.NativePostgres(t)
 	r := &rig{T: t, db: db, settings: settings(t, db), guest: writertest.NewHere(db.Env...)}
 	r.writer = postgresql.New(r.guest, r.settings)

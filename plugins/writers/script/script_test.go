@@ -82,6 +82,7 @@ func within(t *testing.T) context.Context {
 }
 
 func TestWriterInProcess(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	for _, place := range []string{"host", "guest"} {
 		t.Run(place, func(t *testing.T) {
 			quiescetest.RunWriter(t, func(t *testing.T) quiescetest.Fixture {
@@ -105,6 +106,7 @@ func (a *app) cleanGuestState() {
 }
 
 func TestWriterAsPlugin(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +125,7 @@ func TestWriterAsPlugin(t *testing.T) {
 // Words reach the scripts as they are, with the names of VM and run; what they print is
 // in the document.
 func TestWordsAndOutput(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	a := newApp(t, "echo flushed 17 pages; echo and more >&2", "echo bye")
 	w := a.writer()
 	a.cycle(w)
@@ -201,6 +204,7 @@ func TestFailures(t *testing.T) {
 
 // A script may leave something running that keeps its output, and may print without end.
 func TestOutputIsBounded(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	a := newApp(t, "yes | head -c 10000000; sleep 1000 & echo $! >>$0.pids", "sleep 1000 & echo $! >>$0.pids")
 	begin := time.Now()
 	w := a.writer()
@@ -237,6 +241,7 @@ func (a *app) killAll(pids string) {
 // A freeze that was given up is undone where it is under way, and does not begin where it
 // comes after the thaw.
 func TestFreezeGivenUp(t *testing.T) {
+	t.Parallel() // it waits for programs more than it works
 	a := newApp(t, "touch $0.begun; sleep 1000", "")
 	w := a.writer()
 	ctx, cancel := context.WithCancel(within(t))
