@@ -22,6 +22,8 @@ STATE = "/run/lull-sqlite"
 # Exit codes of the scripts below.
 DONE, BUSY, NOT_HELD, ABSENT, OVER = 0, 2, 3, 4, 5
 
+# In the window every program that is started costs time, so the shell does itself what it can.
+#
 # A freeze that was given up may still be on its way in the guest while the thaw runs,
 # or even start after it. So calls have numbers that only grow; thaw writes its own down,
 # and a freeze with a lower one does nothing, both under one lock.
@@ -32,8 +34,9 @@ DONE, BUSY, NOT_HELD, ABSENT, OVER = 0, 2, 3, 4, 5
 FREEZE = r"""
 db=$1 state=$2 turn=$3 hold=$4
 [ -f "$db" ] && command -v sqlite3 >/dev/null || exit 4
-mkdir -p "$state" && exec 9>"$state/lock" && flock 9 || exit 1
-[ "$turn" -gt "$(cat "$state/over" 2>/dev/null || echo 0)" ] || exit 5
+{ [ -d "$state" ] || mkdir -p "$state"; } && exec 9>"$state/lock" && flock 9 || exit 1
+{ read -r over <"$state/over"; } 2>/dev/null
+[ "$turn" -gt "${over:-0}" ] || exit 5
 rm -f "$state/held" "$state/pid"
 setsid sh -c '
     echo $$ > "$2/pid" && exec 9>&- || exit 1
@@ -42,9 +45,10 @@ setsid sh -c '
     rm -f "$2/held"
 ' lull-sqlite-holder "$db" "$state" "$hold" </dev/null >/dev/null 2>&1 &
 exec 9>&- # the lock is the holder's now, until its number is written
-for i in $(seq 60); do
+i=0
+while [ $((i += 1)) -le 120 ]; do
     [ -e "$state/held" ] && exit 0
-    sleep 0.1
+    sleep 0.05
 done
 exit 2
 """
@@ -64,7 +68,11 @@ rm -f "$state/held" "$state/pid"
 exit $held
 """
 
-PROBE = r"""[ -f "$1" ] && command -v sqlite3 >/dev/null || exit 4"""
+# Most of the write-ahead log is written back before the window, beside other writers.
+PROBE = r"""
+[ -f "$1" ] && command -v sqlite3 >/dev/null || exit 4
+sqlite3 "$1" "PRAGMA wal_checkpoint(PASSIVE);" || :
+"""
 
 
 class SQLite:
@@ -94,7 +102,12 @@ class SQLite:
         return result
 
     def prepare(self, _request, timeout):
-        self.run(PROBE, timeout)
+        result = self.run(PROBE, timeout)
+        try:  # 0|pages in the log|pages written back
+            _, pages, written = (int(n) for n in result.stdout.split(b"|"))
+            lullplugin.progress("pages of the write-ahead log written back", max(written, 0), max(pages, 0))
+        except ValueError:  # it is locked by another, and Freeze will tell
+            pass
         files = [self.database, self.database + "-wal"]
         return pb.PrepareResponse(components=[pb.Component(name=self.database, files=files)])
 
