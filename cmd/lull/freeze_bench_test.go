@@ -28,6 +28,7 @@ func waysToHold() []held {
 		{name: "filesystem", rules: bestLevel, level: quiesce.LevelFilesystem},
 		{name: "script-in-guest", writers: "scripts: {app: {freeze: [/run/app], thaw: [/run/app]}}", level: quiesce.LevelApplication,
 			setUp: func(l *lab) { l.install("/run/app", "true") }},
+		{name: "sqlite-python", lab: newSQLiteLab, level: quiesce.LevelApplication, setUp: (*lab).installPythonWriter},
 		{name: "script-on-host", writers: "scripts: {app: " + hostScript + "}", level: quiesce.LevelApplication},
 		{name: "postgresql", lab: newDatabaseLab, rules: databaseRules + ", writers: [filesystem, postgresql]", level: quiesce.LevelApplication},
 		{name: "mariadb", lab: newDatabaseLab, rules: databaseRules + ", writers: [filesystem, mariadb]", level: quiesce.LevelApplication},
@@ -49,13 +50,13 @@ func benchHeld(b *testing.B, h held) {
 		h.lab = func(t testing.TB) *lab { return newLab(t, guesttest.Options{}) }
 	}
 	l := h.lab(b)
+	l.writers = h.writers
 	if h.setUp != nil {
 		h.setUp(l)
 	}
 	if h.rules == "" {
 		h.rules = wantApplication
 	}
-	l.writers = h.writers
 	l.configure(l.web(), h.rules)
 	l.lull(exitDone, "backup", "lab/web") // the first one reads everything
 	if got := l.result().Point.Quiesce; got.Level != h.level {
