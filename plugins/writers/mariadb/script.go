@@ -25,22 +25,26 @@ here=$(stat -Lc %d:%i /proc/self/root/)
 for p in /proc/[0-9]*; do
     { read -r name <"$p/comm"; } 2>/dev/null || continue
     case $name in mariadbd | mysqld) ;; *) continue ;; esac
-    exe=$(readlink "$p/exe") || continue
-    echo "pid ${p#/proc/}"
-    echo "data $(readlink "$p/cwd")"
-    if [ "$(stat -Lc %d:%i "$p/root/")" = "$here" ]; then
-        login "$p" "$exe" mysql
-        found=
-        ! genuine "$exe" || for dir in "${exe%/*}" "${exe%/sbin/*}/bin"; do
-            for client in "$dir/mariadb" "$dir/mysql"; do [ -n "$found" ] || [ ! -x "$client" ] || ! trusted "$client" || found=$client; done
-        done
-        [ -n "$found" ] || found=$(command -v mariadb || command -v mysql) || found=
-        echo "client $found"
-        ls -l "$p/fd" 2>/dev/null | sed -n 's/.*socket:\[\([0-9]*\)\]$/open \1/p'
-        while read -r number refs protocol flags type state inode path; do
-            [ "$flags-$type" != 00010000-0001 ] || echo "listens $inode $path"
-        done <"$p/net/unix"
-    fi
+    exe=$(readlink "$p/exe") && cwd=$(readlink "$p/cwd") || continue
+    said=$(
+        echo "pid ${p#/proc/}"
+        echo "data $cwd"
+        if [ "$(stat -Lc %d:%i "$p/root/")" = "$here" ]; then
+            login "$p" "$exe" mysql
+            found=
+            ! genuine "$exe" || for dir in "${exe%/*}" "${exe%/sbin/*}/bin"; do
+                for client in "$dir/mariadb" "$dir/mysql"; do [ -n "$found" ] || [ ! -x "$client" ] || ! trusted "$client" || found=$client; done
+            done
+            [ -n "$found" ] || found=$(command -v mariadb || command -v mysql) || found=
+            echo "client $found"
+            ls -l "$p/fd" 2>/dev/null | sed -n 's/.*socket:\[\([0-9]*\)\]$/open \1/p'
+            while read -r number refs protocol flags type state inode path; do
+                [ "$flags-$type" != 00010000-0001 ] || echo "listens $inode $path"
+            done <"$p/net/unix"
+        fi
+    )
+    [ "$(readlink "$p/cwd")" = "$cwd" ] || continue # what has ended meanwhile said half of it
+    printf '%s\n' "$said"
     echo end
 done
 exit 0`

@@ -73,29 +73,34 @@ for p in /proc/[0-9]*; do
 $lines
 END
     [ "$pid" = "${p#/proc/}" ] || continue
-    look "$pid" || continue
-    echo "pid $pid"
-    echo "start $start"
-    echo "owner $(stat -c %u:%g "$p")"
-    echo "port $port"
-    echo "socket $socket"
-    echo "data $(readlink "$p/cwd")"
-    if [ "$(stat -Lc %d:%i "$p/root/")" = "$here" ]; then
-        exe=$(readlink "$p/exe")
-        login "$p" "$exe" postgres
-        near=${exe%/*}/psql
-        if genuine "$exe" && [ -x "$near" ] && trusted "$near"; then
-            psql=$near
-        elif ! psql=$(command -v psql); then
-            psql=$near # as who owns the server, whose it may be
-            [ -x "$psql" ] || psql=
+    look "$pid" && cwd=$(readlink "$p/cwd") || continue
+    found=$(
+        echo "pid $pid"
+        echo "start $start"
+        echo "owner $(stat -c %u:%g "$p")"
+        echo "port $port"
+        echo "socket $socket"
+        echo "data $cwd"
+        if [ "$(stat -Lc %d:%i "$p/root/")" = "$here" ]; then
+            exe=$(readlink "$p/exe")
+            login "$p" "$exe" postgres
+            near=${exe%/*}/psql
+            if genuine "$exe" && [ -x "$near" ] && trusted "$near"; then
+                psql=$near
+            elif ! psql=$(command -v psql); then
+                psql=$near # as who owns the server, whose it may be
+                [ -x "$psql" ] || psql=
+            fi
+            echo "psql $psql"
+            echo "wal $(readlink -f "$p/cwd/pg_wal")"
+            for space in "$p"/cwd/pg_tblspc/*; do
+                [ ! -L "$space" ] || echo "space $(readlink -f "$space")"
+            done
         fi
-        echo "psql $psql"
-        echo "wal $(readlink -f "$p/cwd/pg_wal")"
-        for space in "$p"/cwd/pg_tblspc/*; do
-            [ ! -L "$space" ] || echo "space $(readlink -f "$space")"
-        done
-    fi
+    )
+    seen=$start # what has ended meanwhile said half of it
+    look "$pid" && [ "$start" = "$seen" ] && [ "$(readlink "$p/cwd")" = "$cwd" ] || continue
+    printf '%s\n' "$found"
     echo end
 done
 exit 0`
