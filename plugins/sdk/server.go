@@ -43,6 +43,11 @@ func (s *server) exclusive(ctx context.Context, fn func(context.Context) error) 
 		return fmt.Errorf("an earlier call is still running: %w", ctx.Err())
 	}
 	defer func() { <-s.turn }()
+	// Its turn may come together with its end, and after an Abort: a Freeze that lull has
+	// given up must not begin then.
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("given up before it began: %w", err)
+	}
 	return fn(ctx)
 }
 

@@ -153,6 +153,8 @@ class Server:
             if name != "Identify" and not self.turn.acquire(timeout=context.time_remaining() or 60):
                 context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "an earlier call is still running")
             try:
+                if not context.is_active():  # it was given up, and perhaps an Abort came first
+                    context.abort(grpc.StatusCode.CANCELLED, "given up before it began")
                 return answer(request, context)
             except Failure as failure:
                 abort_call(context, failure)
