@@ -35,10 +35,13 @@ func Run[S quiescetest.T[S]](t S, o Options) {
 		t.Error("the rest is of no use where a plain cycle of calls does not pass: not tried")
 		return
 	}
-	t.Run("Writer", func(t S) {
-		quiescetest.RunWriter(t, func(t S) quiescetest.Fixture {
-			r := newRig(t, o)
-			return quiescetest.Fixture{Writer: r.plugin, Frozen: r.frozen()}
+	t.Run("Writer", func(all S) {
+		var shared *rig
+		quiescetest.RunWriter(all, func(t S) quiescetest.Fixture {
+			if shared == nil || !shared.good(t) {
+				shared = newSharedRig(t, all, o)
+			}
+			return quiescetest.Fixture{Writer: shared.plugin, Frozen: shared.frozen()}
 		})
 	})
 	for _, c := range []struct {
@@ -113,6 +116,13 @@ func newSharedRig(t, owner quiescetest.TB, o Options) *rig {
 	}
 	r.plugin = startShared(t, owner, o, r.guest)
 	return r
+}
+
+// good says whether the next test may go on with what an earlier one has left.
+func (r *rig) good(t quiescetest.TB) bool {
+	_, err := r.plugin.Identify(r.o.within(t))
+	frozen := r.frozen()
+	return err == nil && (frozen == nil || !frozen())
 }
 
 // again starts the plugin anew over the same guest.

@@ -61,7 +61,8 @@ held=3
 if tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -q lull-sqlite-holder; then
     [ -e "$state/held" ] && held=0
     kill -KILL "-$pid" || exit 1
-    for i in $(seq 50); do kill -0 "-$pid" 2>/dev/null || break; sleep 0.1; done
+    i=0
+    while kill -0 "-$pid" 2>/dev/null && [ $((i += 1)) -le 250 ]; do sleep 0.02; done
     ! kill -0 "-$pid" 2>/dev/null || exit 1
 fi
 rm -f "$state/held" "$state/pid"
