@@ -19,7 +19,7 @@ func (c *checkpointing) plan(ctx context.Context, id string) (p snapshot.Plan, e
 		if p, err = c.Host.plan(ctx, m, id); err != nil {
 			return err
 		}
-		if err := m.lastingNames(ctx, p); err != nil {
+		if err := m.canRest(ctx, p); err != nil {
 			return err
 		}
 		return m.plainStart()
@@ -30,14 +30,18 @@ func (c *checkpointing) plan(ctx context.Context, id string) (p snapshot.Plan, e
 	return p, err
 }
 
-// lastingNames fails where a disk is called after its node, which a checkpoint changes.
-func (m *monitor) lastingNames(ctx context.Context, p snapshot.Plan) error {
+// canRest fails where a disk is called after its node, which a checkpoint changes, or where
+// its image is not all there is to it.
+func (m *monitor) canRest(ctx context.Context, p snapshot.Plan) error {
 	drives, err := m.drives(ctx)
 	if err != nil {
 		return err
 	}
 	for _, b := range drives {
 		planned := b.Inserted != nil && slices.ContainsFunc(p.Disks, func(d snapshot.DiskPlan) bool { return d.Node == b.Inserted.Node })
+		if planned && b.Inserted.Image.Specific.Data.DataFile != "" {
+			return fmt.Errorf("the content of node %s is in a data file of its own: %w", b.Inserted.Node, snapshot.ErrUnsupported)
+		}
 		if planned && !wellFormed(qdevID(b.QDev)) && !wellFormed(b.Device) {
 			return snapshot.WithHint(fmt.Errorf("the device of node %s has no id, and checkpoints need one: %w", b.Inserted.Node, snapshot.ErrUnsupported),
 				"start the VM with an id for it: -device ...,drive="+b.Inserted.Node+",id=NAME")
@@ -80,6 +84,8 @@ func (c *checkpointing) suits(p snapshot.Plan) error {
 		case d.Format != snapshot.FormatQcow2:
 			return snapshot.WithHint(fmt.Errorf("disk %s is %s, and checkpoints need qcow2: %w", d.Name, d.Format, snapshot.ErrUnsupported),
 				"shut the VM down, convert the disk with qemu-img convert -O qcow2, and start it from that")
+		case d.Key != "":
+			return fmt.Errorf("disk %s is encrypted, and what is written upon a checkpoint would not be: %w", d.Name, snapshot.ErrUnsupported)
 		case err != nil:
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		case !info.Mode().IsRegular():

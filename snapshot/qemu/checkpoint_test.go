@@ -259,6 +259,38 @@ func TestCheckpointRefused(t *testing.T) {
 	}
 }
 
+// Disks of which the image is not all get no checkpoint, before anything is done.
+func TestCheckpointRefusedDisks(t *testing.T) {
+	t.Parallel()
+	apart := filepath.Join(shortDir(t), "apart.raw")
+	for name, vm := range map[string]struct {
+		shape shape
+		setUp func(*testVM)
+		want  string
+	}{
+		"encrypted": {shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1, luks: true}, func(*testVM) {}, "is encrypted"},
+		"data file": {shape{format: snapshot.FormatQcow2, bus: "scsi", disks: 1}, func(v *testVM) {
+			image := filepath.Join(v.dir, "apart.qcow2")
+			shell(v.t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file="+apart, image, "1M")
+			v.more = []string{"-blockdev", "driver=qcow2,node-name=apart,file.driver=file,file.filename=" + image, "-device", "virtio-blk-pci,id=apart,drive=apart"}
+		}, "data file"},
+		"raw": {shape{format: snapshot.FormatRaw, bus: "virtio", disks: 1}, func(*testVM) {}, "need qcow2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := mountedVM(t, vm.shape, vm.setUp)
+			before := v.chain(t)
+			_, err := v.host().CreateCheckpoint(t.Context(), "web", snapshot.NewCheckpoint{})
+			if !errors.Is(err, snapshot.ErrUnsupported) || !strings.Contains(err.Error(), vm.want) {
+				t.Errorf("create: %v", err)
+			}
+			if now := v.chain(t); now != before {
+				t.Errorf("something was done:\n%s", now)
+			}
+		})
+	}
+}
+
 // startedFrom starts the VM from the image of a checkpoint, which nobody should, and then
 // from its own.
 func (l *lifeline) startedFrom(image string) {
