@@ -25,9 +25,8 @@ func defaultCheckpoints() Checkpoints {
 }
 
 func (p *parser) checkpoints(n *yaml.Node, line int) Checkpoints {
-	s := p.section(n, line, "checkpoints", "enabled", "max_age", "max_growth_gib", "max_depth", "max_stop")
+	s := p.section(n, line, "checkpoints", "max_age", "max_growth_gib", "max_depth", "max_stop")
 	c := defaultCheckpoints()
-	c.Enabled = s.boolean("enabled", c.Enabled)
 	c.MaxAge = s.duration("max_age", time.Hour, maxCheckpointAge, c.MaxAge)
 	c.MaxGrowth = int64(s.integer("max_growth_gib", 1, maxCheckpointGrowth, DefaultCheckpointGrowth>>30)) << 30
 	c.MaxDepth = s.integer("max_depth", 1, MaxCheckpointDepth, c.MaxDepth)

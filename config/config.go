@@ -59,7 +59,6 @@ type Agent struct {
 
 // Checkpoints is when local checkpoints are warned of, and how many are allowed. 0: no limit.
 type Checkpoints struct {
-	Enabled   bool // they may be made, applied and deleted
 	MaxAge    time.Duration
 	MaxGrowth int64 // bytes, of a VM's images since its newest checkpoint
 	MaxDepth  int   // that a VM rests upon

@@ -60,7 +60,7 @@ scripts:
 databases:
   postgresql: {service_file: /etc/lull/pg_service.conf}
   mariadb: {defaults_file: /etc/lull/my.cnf, only: [/var/lib/mysql]}
-checkpoints: {enabled: true, max_age: 72h, max_growth_gib: 8, max_depth: 12, max_stop: 90s}
+checkpoints: {max_age: 72h, max_growth_gib: 8, max_depth: 12, max_stop: 90s}
 agent:
   state_dir: /srv/state
   plugin_dir: /srv/plugins
@@ -135,7 +135,7 @@ func TestParseEveryKey(t *testing.T) {
 		Databases: config.Databases{
 			PostgreSQLServiceFile: "/etc/lull/pg_service.conf", MariaDBDefaultsFile: "/etc/lull/my.cnf", MariaDBOnly: []string{"/var/lib/mysql"},
 		},
-		Checkpoints: config.Checkpoints{Enabled: true, MaxAge: 72 * time.Hour, MaxGrowth: 8 << 30, MaxDepth: 12, MaxStop: 90 * time.Second},
+		Checkpoints: config.Checkpoints{MaxAge: 72 * time.Hour, MaxGrowth: 8 << 30, MaxDepth: 12, MaxStop: 90 * time.Second},
 		Groups: []config.Group{
 			{
 				Writers: []string{"app", "filesystem", "redis"}, MountPoints: []string{"/", "/srv"},

@@ -164,29 +164,8 @@ func (in *invocation) oneVM(arg string) (cfg *config.Config, host snapshot.Host,
 	return cfg, in.openHosts(cfg)[hostName], names[0], vm, nil
 }
 
-// checkpointsOn fails unless the configuration allows to change trees of checkpoints.
-func checkpointsOn(cfg *config.Config) error {
-	if cfg.Checkpoints.Enabled {
-		return nil
-	}
-	return withHint(usagef("local checkpoints are not ready for VMs that you cannot lose: an operation that is interrupted may leave a guest on another image than its path names"),
-		"set checkpoints.enabled: true to try them")
-}
-
-// withCheckpoints does fn, which may change the tree, while nobody else works on the VM.
+// withCheckpoints does fn while nobody else works on the VM.
 func (in *invocation) withCheckpoints(ctx context.Context, arg string, fn func(ctx context.Context, cfg *config.Config, c snapshot.Checkpointer, vm string) error) (name string, err error) {
-	cfg, err := in.loadConfig()
-	if err == nil {
-		err = checkpointsOn(cfg)
-	}
-	if err != nil {
-		return "", err
-	}
-	return in.holdingTree(ctx, arg, fn)
-}
-
-// holdingTree does fn while nobody else works on the VM.
-func (in *invocation) holdingTree(ctx context.Context, arg string, fn func(ctx context.Context, cfg *config.Config, c snapshot.Checkpointer, vm string) error) (name string, err error) {
 	cfg, host, name, vm, err := in.oneVM(arg)
 	if err != nil {
 		return name, err

@@ -42,7 +42,6 @@ func newCounterVM(t *testing.T) *counterVM {
 agent: {state_dir: %[1]s/state}
 repositories: {main: {dir: %[1]s/repo}}
 hosts: {lab: {qemu: {vms: [{name: web, qmp: %[2]s/qmp}]}}}
-checkpoints: {enabled: true}
 `, c.dir, c.sockets))
 	for i := range 2 {
 		raw, disk := c.path("raw"), c.path(fmt.Sprintf("disk%d.qcow2", i))

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,8 +23,6 @@ import (
 func TestGuestCheckpoint(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, guesttest.Options{})
-	l.writers = "checkpoints: {enabled: true}"
-	l.configure(l.web(), bestLevel)
 	l.inGuest(counting)
 	boot, side := l.told(l.guest.Side, bootIs), l.guest.Side
 	l.lull(exitDone, "checkpoint", "create", "lab/web", "--name", "one")
@@ -58,24 +55,6 @@ func TestGuestCheckpoint(t *testing.T) {
 	l.lull(exitDone, "restore", "lab/web", "--to", to)
 	l.destroy()
 	l.boot(to, before)
-}
-
-// TestCheckpointsAreOff: what changes a tree is refused before anything is done, and what
-// looks or repairs is not.
-func TestCheckpointsAreOff(t *testing.T) {
-	b := newBench(t)
-	b.write("lull.yaml", fmt.Sprintf(`
-agent: {state_dir: %[1]s/state}
-repositories: {main: {dir: %[1]s/repo}}
-hosts: {lab: {qemu: {vms: [{name: web, qmp: %[1]s/qmp}]}}}
-`, b.dir))
-	for _, args := range [][]string{{"create", "lab/web"}, {"apply", "lab/web", "a", "--discard"}, {"revert", "lab/web"}, {"delete", "lab/web", "a"}, {"merge", "lab/web"}} {
-		_, said := b.lull(exitUsage, append([]string{"--config", b.path("lull.yaml"), "checkpoint"}, args...)...)
-		if !strings.Contains(said, "not ready") || !strings.HasSuffix(said, "; set checkpoints.enabled: true to try them\n") || strings.Count(said, "\n") != 1 {
-			t.Errorf("%v: %s", args, said)
-		}
-	}
-	b.lull(exitDone, "--config", b.path("lull.yaml"), "checkpoint", "list", "--recover")
 }
 
 // TestDrawTree draws a tree with everything in it.

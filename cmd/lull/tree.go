@@ -58,7 +58,7 @@ func (in *invocation) checkpointList(ctx context.Context, args []string, flags c
 
 // checkpointRecover brings to an end what was interrupted on one VM.
 func (in *invocation) checkpointRecover(ctx context.Context, name string) error {
-	_, err := in.holdingTree(ctx, name, func(ctx context.Context, _ *config.Config, c snapshot.Checkpointer, vm string) error {
+	_, err := in.withCheckpoints(ctx, name, func(ctx context.Context, _ *config.Config, c snapshot.Checkpointer, vm string) error {
 		_, err := c.RecoverCheckpoints(ctx, vm)
 		return err
 	})
