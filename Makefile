@@ -19,7 +19,11 @@ UNIT_PACKAGES = $(eval UNIT_PACKAGES := $(shell go list ./... | grep -v '/transp
 # again and again, as lull or as a plugin, the many lives of a repository, and the
 # hundreds of crashes of a merge, which is one goroutine.
 # `make test-race` has them too: run it after changes there.
-SLOW_RACES = $(eval SLOW_RACES := $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo ./snapshot/image/merge))$(SLOW_RACES)
+SLOW_RACES = $(eval SLOW_RACES := $(shell go list ./cmd/... ./plugins/plugintest/... ./plugins/writers/postgresql ./plugins/writers/mariadb ./transport/repo ./snapshot/image/merge $(LONG_LOOPS)))$(SLOW_RACES)
+# Long loops of one goroutine. Of these, the tests that start others run with the detector as well.
+LONG_LOOPS := ./transport/repo/internal/index ./transport/repo/internal/tree
+# So many packages are tested at once: many of them wait, for QEMU, databases and disks.
+AT_ONCE := $(shell echo $$(($$(nproc) * 3 / 2)))
 
 .PHONY: all build setup setup-build setup-guest setup-s3 setup-bench setup-qemu10 generate lint test test-unit test-race test-guest test-s3 test-qemu10 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
@@ -46,8 +50,9 @@ test: setup ## every tier, real guests and a real S3 server included
 	$(MAKE) --no-print-directory test-s3
 
 test-unit: setup ## units and conformance kits; with the race detector where that takes no minutes
-	go test -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(SLOW_RACES),$(UNIT_PACKAGES))
-	go test -timeout 12m -skip '$(GUESTS)' $(SLOW_RACES)
+	go test -p $(AT_ONCE) -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(SLOW_RACES),$(UNIT_PACKAGES))
+	go test -p $(AT_ONCE) -race -run 'Concurrent|SharedBy' $(LONG_LOOPS)
+	go test -p $(AT_ONCE) -timeout 12m -skip '$(GUESTS)' $(SLOW_RACES)
 
 test-race: setup ## units, all of them with the race detector
 	go test -race -timeout 20m -skip '$(GUESTS)' $(UNIT_PACKAGES)
