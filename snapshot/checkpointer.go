@@ -72,6 +72,8 @@ type Checkpoints struct {
 	// Growth is what the VM's own images take on top of the checkpoint, in bytes.
 	Growth int64 `json:"growth"`
 	Depth  int   `json:"depth"` // how many checkpoints the VM rests upon
+	// Tight is where images have less room than a backup would begin with, and how much.
+	Tight string `json:"tight,omitempty"`
 	// Pending is an operation that was interrupted; the next one ends it.
 	Pending string `json:"pending,omitempty"`
 	// Unowned are files beside the disks that look like those of a checkpoint, and that

@@ -122,8 +122,8 @@ func TestCheckpointWarnings(t *testing.T) {
 		t.Errorf("warned of %v", got)
 	}
 	old := snapshot.Checkpoints{List: []snapshot.Checkpoint{{ID: "a", Created: now.Add(-11 * day)}, {ID: "b", Created: now.Add(-12 * day), Deleted: true}},
-		Growth: 101, Depth: 2, Pending: "fold a", Missing: []string{"/x"}, Unowned: []string{"/y"}}
-	if got := checkpointWarnings(limits, old, now); len(got) != 6 {
+		Growth: 101, Depth: 2, Tight: "1 GiB are free in /srv", Pending: "fold a", Missing: []string{"/x"}, Unowned: []string{"/y"}}
+	if got := checkpointWarnings(limits, old, now); len(got) != 7 {
 		t.Errorf("%d warnings: %v", len(got), got)
 	}
 }

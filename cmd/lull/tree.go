@@ -90,6 +90,9 @@ func beyondLimits(limits config.Checkpoints, tree snapshot.Checkpoints, now time
 	if limits.MaxGrowth > 0 && tree.Growth > limits.MaxGrowth {
 		list = append(list, fmt.Sprintf("the VM has written %s since its newest checkpoint", size(tree.Growth)))
 	}
+	if tree.Tight != "" {
+		list = append(list, tree.Tight+", and the VM's images grow there")
+	}
 	if limits.MaxDepth > 0 && tree.Depth >= limits.MaxDepth {
 		list = append(list, fmt.Sprintf("the VM rests upon %s: its disks get slower to read with each", count(tree.Depth, "checkpoint")))
 	}

@@ -197,6 +197,7 @@ func (h *Host) Checkpoints(_ context.Context, vm string) (snapshot.Checkpoints, 
 		for _, d := range c.tree.Disks {
 			list.Growth += takes(d.Path)
 		}
+		list.Tight = c.tight()
 	}
 	if op := c.tree.Op; op != nil {
 		list.Pending = op.Kind + " " + op.Node

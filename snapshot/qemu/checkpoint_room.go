@@ -54,6 +54,17 @@ func crowded(r space.Room, why string) error {
 		"make room there, or delete a checkpoint that nothing was made upon: its images go at once")
 }
 
+// tight is a file system of the VM's images in which there is too little room for a backup to
+// begin.
+func (c *checkpointing) tight() string {
+	for _, d := range c.tree.Disks {
+		if r, err := c.opt.Space.At(filepath.Dir(d.Path)); err == nil && r.Free < r.Soft {
+			return fmt.Sprintf("%s are free in %s", space.Bytes(r.Free), r.Dir)
+		}
+	}
+	return ""
+}
+
 // roomy fails where what is being merged leaves less than it has to.
 func (c *checkpointing) roomy(*job) error {
 	for _, d := range c.tree.Disks {
