@@ -249,38 +249,43 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return false, false, d.nobodyElse(ctx, p)
 	}
+	if err == nil {
+		err = d.elsewhere(ctx, found, p)
+	}
 	if err != nil {
 		return false, false, err
-	}
-	name := snapshot.ShellWord(found.Name)
-	var saved, kept, away bool
-	err = d.link.ask(ctx, func(c *rpc.Conn) (err error) {
-		state, why, err := c.State(ctx, found)
-		if err != nil {
-			return err
-		}
-		away = state == rpc.StateShutoff && why == shutoffMigrated
-		kept = state == rpc.StateShutoff && why == shutoffSaved
-		saved, err = c.HasManagedSave(ctx, found)
-		return err
-	})
-	if err != nil {
-		return false, false, err
-	}
-	if away {
-		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was migrated away while it ran from the delta %s: %w", found.Name, p.Delta, snapshot.ErrBusy),
-			"migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+name+" "+p.Name+" --active --shallow --pivot")
-	}
-	if saved {
-		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved with its memory while it ran from a delta: %w", found.Name, snapshot.ErrBusy),
-			"start it (virsh start "+name+"), then run lull again")
-	}
-	if kept {
-		return false, false, snapshot.WithHint(fmt.Errorf("domain %s was saved into a file with its memory while it ran from a delta: %w", found.Name, snapshot.ErrBusy),
-			"restore it (virsh restore FILE), or, without that memory, start it (virsh start "+name+"); then run lull again")
 	}
 	xml, err := d.xml(ctx, found, rpc.XMLInactive|rpc.XMLSecure)
 	return xml.source(p.Name) == p.Delta, true, err
+}
+
+// elsewhere fails where a domain that is off goes on with its delta later, or does so elsewhere.
+func (d *domain) elsewhere(ctx context.Context, found rpc.Domain, p snapshot.DiskPlan) error {
+	var state rpc.State
+	var why int
+	var saved bool
+	err := d.link.ask(ctx, func(c *rpc.Conn) (err error) {
+		if state, why, err = c.State(ctx, found); err != nil {
+			return err
+		}
+		saved, err = c.HasManagedSave(ctx, found)
+		return err
+	})
+	name := snapshot.ShellWord(found.Name)
+	refuse := func(how, next string) error {
+		return snapshot.WithHint(fmt.Errorf("domain %s was %s while it ran from the delta %s: %w", found.Name, how, p.Delta, snapshot.ErrBusy), next)
+	}
+	switch {
+	case err != nil:
+		return err
+	case state == rpc.StateShutoff && why == shutoffMigrated:
+		return refuse("migrated away", "migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+name+" "+p.Name+" --active --shallow --pivot")
+	case saved:
+		return refuse("saved with its memory", "start it (virsh start "+name+"), then run lull again")
+	case state == rpc.StateShutoff && why == shutoffSaved:
+		return refuse("saved into a file with its memory", "restore it (virsh restore FILE), or, without that memory, start it (virsh start "+name+"); then run lull again")
+	}
+	return nil
 }
 
 // Settled looks at both definitions. That of a domain that runs is libvirt's affair,

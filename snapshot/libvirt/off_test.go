@@ -20,6 +20,7 @@ import (
 	"github.com/lull-backup/lull/snapshot/libvirt/libvirttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 const tagged = `<lull:backup xmlns:lull='https://github.com/lull-backup/lull/domain/1'><lull:tag>nightly</lull:tag></lull:backup>`
@@ -278,8 +279,27 @@ func leftOut(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	if diff := cmp.Diff(map[string]string{"vdx": "shareable", "vdy": "transient"}, reasons); diff != "" || len(p.Disks) != 1 {
 		t.Errorf("%d disks, left out: %s", len(p.Disks), diff)
 	}
-	if err := errors.Join(h.Prepare(ctx, p), h.Take(ctx, p), h.Merge(ctx, p)); err != nil {
+	waits := func(why string) { t.Errorf("waits: %s", why) }
+	if _, err := h.Reserve(ctx, p, snapshot.Want{}, waits); err != nil {
 		t.Error(err)
+	}
+	if written, over, err := h.Written(ctx, p); err != nil || written["vda"] != 0 || len(written) != 1 || over <= 0 {
+		t.Errorf("the guest wrote %v in %v, %v", written, over, err)
+	}
+	if err := errors.Join(h.Prepare(ctx, p), h.Take(ctx, p)); err != nil {
+		t.Error(err)
+	}
+	if takes := h.Deltas(p); takes["vda"] <= 0 {
+		t.Errorf("deltas take %v", takes)
+	}
+	if err := h.Merge(ctx, p); err != nil {
+		t.Error(err)
+	}
+	h.Release(p)
+	tight := NewHost(d.Address(), Options{QEMU: qemu.Options{RuntimeDir: dir, Space: space.Limits{Delta: space.Pair{Hard: space.Amount{Bytes: 1}}}}})
+	defer tight.Close()
+	if _, err := tight.Reserve(ctx, p, snapshot.Want{Deltas: map[string]int64{"vda": 1 << 60}}, waits); !errors.Is(err, snapshot.ErrNoSpace) {
+		t.Errorf("a run that cannot fit: %v", err)
 	}
 	if left, err := h.Compare(ctx, "mixed", nil); err != nil || len(left) > 0 {
 		t.Errorf("left: %+v, %v", left, err)
