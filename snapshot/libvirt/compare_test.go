@@ -134,6 +134,27 @@ func (r *run) journalLost() {
 	r.ends() // the folder for deltas has its links
 }
 
+// A definition for the next start that names a delta is found, while the domain runs from its
+// images, and when it is off.
+func (r *run) dangling() {
+	r.ends()
+	before := r.definition(r.dom.ID)
+	lost := r.plan.Disks[0].Path + ".lull-lost.delta"
+	r.edit(func(xml string) string { return strings.Replace(xml, r.plan.Disks[0].Path, lost, 1) })
+	look := func() {
+		r.t.Helper()
+		found := r.compare(nil)
+		if len(found) != 1 || found[0].Path != lost || !found[0].Blocks() || !strings.Contains(found[0].Next, "virsh edit web") {
+			r.t.Errorf("found %+v", found)
+		}
+	}
+	look()
+	r.crash(r.t)
+	look()
+	r.edit(func(string) string { return before })
+	r.asBefore()
+}
+
 // libvirt keeps the memory of a domain that ran from its deltas.
 func (r *run) managedSaved() {
 	r.take()

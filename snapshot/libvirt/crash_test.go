@@ -187,6 +187,7 @@ func TestTrouble(t *testing.T) {
 		{"Served", (*run).servedByQEMU},
 		{"Told", (*run).told},
 		{"JournalLost", (*run).journalLost},
+		{"Dangling", (*run).dangling},
 		{"ManagedSave", (*run).managedSaved},
 		{"Renamed", (*run).renamed},
 		{"Copied", (*run).copied},
