@@ -24,6 +24,8 @@ SLOW_RACES = $(eval SLOW_RACES := $(shell go list ./cmd/... ./plugins/plugintest
 LONG_LOOPS := ./transport/repo/internal/index ./transport/repo/internal/tree
 # So many packages are tested at once: many of them wait, for QEMU, databases and disks.
 AT_ONCE := $(shell echo $$(($$(nproc) * 3 / 2)))
+# So many tests of one package at once where one may wait for a minute: TestOutage does.
+SIDE_BY_SIDE := $(shell echo $$(($$(nproc) * 2)))
 
 .PHONY: all build setup setup-build setup-guest setup-s3 setup-bench setup-qemu10 generate lint test test-unit test-race test-guest test-s3 test-qemu10 fuzz bench bench-images bench-blocks bench-peers bench-scale soak sim demo clean help
 
@@ -52,7 +54,7 @@ test: setup ## every tier, real guests and a real S3 server included
 test-unit: setup ## units and conformance kits; with the race detector where that takes no minutes
 	go test -p $(AT_ONCE) -race -timeout 12m -skip '$(GUESTS)' $(filter-out $(SLOW_RACES),$(UNIT_PACKAGES))
 	go test -p $(AT_ONCE) -race -run 'Concurrent|SharedBy' $(LONG_LOOPS)
-	go test -p $(AT_ONCE) -timeout 12m -skip '$(GUESTS)' $(SLOW_RACES)
+	go test -p $(AT_ONCE) -parallel $(SIDE_BY_SIDE) -timeout 12m -skip '$(GUESTS)' $(SLOW_RACES)
 
 test-race: setup ## units, all of them with the race detector
 	go test -race -timeout 20m -skip '$(GUESTS)' $(UNIT_PACKAGES)

@@ -172,6 +172,7 @@ func wrongCA(t *testing.T) string {
 // TestS3 goes the whole way over a real S3 server, and then meets what a server
 // can refuse.
 func TestS3(t *testing.T) {
+	t.Parallel()
 	server := s3test.Start(t)
 	b := newBench(t)
 	if err := writeDisk(b.path("old.img"), 8<<20, 1); err != nil {

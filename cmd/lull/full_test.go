@@ -193,6 +193,7 @@ func (l *lab) noPartial(dir string) {
 // after there had been room enough. The restore says so in one line and leaves
 // nothing there, least of all a file that looks whole; with room again it succeeds.
 func TestFullTarget(t *testing.T) {
+	t.Parallel()
 	for _, format := range []snapshot.Format{snapshot.FormatRaw, snapshot.FormatQcow2} {
 		t.Run(string(format), func(t *testing.T) { fullTarget(t, format) })
 	}

@@ -46,6 +46,7 @@ func (b *bench) libvirt(want int, args ...string) (stdout, stderr string) {
 
 // TestLibvirtOff takes a domain that is off, TPM and all, through its life.
 func TestLibvirtOff(t *testing.T) {
+	t.Parallel()
 	d := libvirttest.Start(t)
 	c := d.Dial(t)
 	dom := libvirttest.Define(t, d, c, libvirttest.Options{

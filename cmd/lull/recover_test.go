@@ -43,6 +43,7 @@ func (m *machine) checks(code int, want ...string) []diagnosis {
 // A run is killed, and then its journal is lost: the doctor tells of both, and what it
 // advises leads out of it.
 func TestRecoverWithoutJournal(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, snapshot.FormatQcow2, "64M")
 	m.io("write -P 1 0 4M")
 	m.checks(exitDone, "leftovers ok")
@@ -73,6 +74,7 @@ func TestRecoverWithoutJournal(t *testing.T) {
 
 // A disk that is plugged in while a run reads is named in the point, and is in the next.
 func TestPluggedDuringRun(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, snapshot.FormatQcow2, "64M")
 	m.io("write -P 1 0 4M")
 	path := filepath.Join(m.dir, "new.qcow2")

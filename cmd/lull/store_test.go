@@ -103,6 +103,7 @@ func (h *storeHost) objects(fn func(name string)) {
 
 // From init to a theft and back: a repository under object lock.
 func TestLockedRepository(t *testing.T) {
+	t.Parallel()
 	h := newStoreHost(t, s3test.Options{Locks: true}, "    object_lock: {mode: compliance, days: auto}")
 	h.lull(exitDone, "init")
 	h.lull(exitDone, "backup", "web")
@@ -150,6 +151,7 @@ func versionOf(t *testing.T, c *minio.Client, bucket, name string) string {
 
 // What is wrong with a bucket's locks is found at init, and by the doctor later.
 func TestWrongLocks(t *testing.T) {
+	t.Parallel()
 	t.Run("no lock", func(t *testing.T) {
 		h := newStoreHost(t, s3test.Options{}, "    object_lock: {mode: governance, days: 3}")
 		if _, errs := h.lull(exitFailed, "init"); !strings.Contains(errs, "object_lock cannot be kept") {
@@ -189,6 +191,7 @@ func TestWrongLocks(t *testing.T) {
 
 // Each role does its real work with the policy that `lull repo policy` writes for it.
 func TestRolesWorkWithTheirPolicies(t *testing.T) {
+	t.Parallel()
 	h := newStoreHost(t, s3test.Options{Locks: true, Users: true}, "    object_lock: {mode: governance, days: 3}")
 	as := func(role string) {
 		t.Helper()

@@ -116,6 +116,7 @@ func (m *machine) restores() {
 }
 
 func TestTracking(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, snapshot.FormatQcow2, "1T")
 	m.io("write -P 1 0 16M")
 	m.io("write -P 2 1000G 8M")
@@ -171,6 +172,7 @@ func TestTracking(t *testing.T) {
 // An audit finds what was written behind QEMU's back, and nothing relies on that
 // record again.
 func TestTrackingAudit(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, snapshot.FormatRaw, "64M")
 	m.io("write -P 1 0 64M")
 	m.backup(exitDone)
@@ -207,6 +209,7 @@ func TestTrackingAudit(t *testing.T) {
 
 // A disk in a format that lull does not write comes back raw.
 func TestTrackingVHDX(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, snapshot.FormatVHDX, "64M")
 	m.io("write -P 1 5M 9M")
 	m.backup(exitDone)
