@@ -31,6 +31,15 @@ const (
 // uffdioRange is the kernel's struct of that name.
 type uffdioRange struct{ start, length uint64 }
 
+const (
+	// userfaultfd is the kernel's name for such a file; no other's can be the same, as it
+	// does not begin with a slash.
+	userfaultfd = "anon_inode:[userfaultfd]"
+	// maxProtections is how many a process may have that is helped. QEMU has one: the rest is
+	// of one that a guest has taken over.
+	maxProtections = 16
+)
+
 // protections are the open files of a process that may protect its memory.
 func protections(pid int) ([]int, error) {
 	if pid <= 0 {
@@ -45,7 +54,7 @@ func protections(pid int) ([]int, error) {
 	for _, e := range entries {
 		link, err := os.Readlink(filepath.Join(dir, e.Name()))
 		fd, numErr := strconv.Atoi(e.Name())
-		if err == nil && numErr == nil && strings.Contains(link, "[userfaultfd]") {
+		if err == nil && numErr == nil && link == userfaultfd && len(list) < maxProtections {
 			list = append(list, fd)
 		}
 	}
