@@ -484,6 +484,7 @@ func (r *run) anotherLayer() {
 	if err := r.host.Merge(r.ctx, r.plan); !errors.Is(err, snapshot.ErrBusy) {
 		r.t.Errorf("Merge below another layer: %v", err)
 	}
+	r.buriedOff(over.Disks[0].Delta)
 	if err := r.domain().Commit(r.ctx, quiet{}, over.Disks[0], untold()); err != nil {
 		r.t.Fatal(err)
 	}
@@ -491,6 +492,26 @@ func (r *run) anotherLayer() {
 		r.t.Fatal(err)
 	}
 	r.ends()
+}
+
+// buriedOff: off, the domain starts from a layer whose delta is still needed, whatever the
+// stamp says; and so does one that was defined by a copy of its definition.
+func (r *run) buriedOff(layer string) {
+	r.crash(r.t)
+	r.busy("blockcommit web " + r.plan.Disks[0].Name)
+	r.stamp("frozen", "pivot")
+	r.busy("blockcommit web " + r.plan.Disks[0].Name)
+	r.stamp("pivot", "frozen")
+	if !strings.Contains(r.bench.chain(r.t), layer) {
+		r.t.Errorf("the domain's layer has gone: %s", r.bench.chain(r.t))
+	}
+	gone := identity{uuid: rpc.UUID{1}, name: "gone"}
+	d := r.host.domain(gone)
+	defer d.link.end()
+	if err := d.Settled(r.ctx, r.plan.Disks[0]); !errors.Is(err, snapshot.ErrBusy) {
+		r.t.Errorf("a delta under another domain's layer: %v", err)
+	}
+	r.start(r.t)
 }
 
 // QEMU serves what lull cannot read, over a socket that was passed through libvirt.

@@ -24,12 +24,13 @@ type listed struct {
 	start, end int64 // in the text, bytes
 	target     string
 	alias      string
-	source     string // file or device of the top layer
-	format     string // of it, as libvirt calls it
-	shareable  bool   // other domains may have it, too
-	transient  bool   // what is written to it is thrown away
-	mirror     bool   // a block job copies it, or moves it to another layer
-	ready      bool   // that job can be ended
+	source     string   // file or device of the top layer
+	format     string   // of it, as libvirt calls it
+	backing    []string // files or devices of the layers below, as far as the definition says
+	shareable  bool     // other domains may have it, too
+	transient  bool     // what is written to it is thrown away
+	mirror     bool     // a block job copies it, or moves it to another layer
+	ready      bool     // that job can be ended
 }
 
 // maxDepth bounds how deep elements lie in each other: a backing chain is the deepest.
@@ -74,6 +75,7 @@ const diskPath = "domain/devices/disk"
 // note takes what an element tells; before is where it starts.
 func (l *diskList) note(path []string, t xml.StartElement, before int64) {
 	if len(path) > 4 {
+		l.noteBacking(path, t)
 		return
 	}
 	at := strings.Join(path, "/")
@@ -104,6 +106,19 @@ func (l *diskList) note(path []string, t xml.StartElement, before int64) {
 		d.transient = true
 	case "mirror":
 		d.mirror, d.ready = true, attribute(t, "ready") == "yes"
+	}
+}
+
+// noteBacking takes the source of a layer below a disk's first.
+func (l *diskList) noteBacking(path []string, t xml.StartElement) {
+	last := len(path) - 1
+	if path[last] != "source" || strings.Join(path[:3], "/") != diskPath ||
+		slices.ContainsFunc(path[3:last], func(name string) bool { return name != "backingStore" }) {
+		return
+	}
+	if file := attribute(t, "file") + attribute(t, "dev"); file != "" {
+		d := &l.disks[len(l.disks)-1]
+		d.backing = append(d.backing, file)
 	}
 }
 

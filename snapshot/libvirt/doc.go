@@ -27,6 +27,9 @@
 //	                               else ErrUncertain: QEMU ended as it moved
 //	image         pivot, merged    unlink: the pivot was seen
 //	image         another          as package qemu does, from the stamp
+//	a layer upon  any              ErrBusy: a user's snapshot needs the files (layers.go)
+//	  either
+//	others        any              as of one that is there no more: from the stamp alone
 //
 // A domain is its UUID, which the plan has, from the plan to the merge (served.go): a name can
 // be another domain's by then. Of one that is there no more libvirt has no record: the

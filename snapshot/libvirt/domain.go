@@ -244,6 +244,7 @@ const (
 
 // Names looks at the domain's persistent definition. A memory image, libvirt's own (managed
 // save) or one in a file (virsh save), has a definition of its own, which cannot be seen to fit.
+// A definition that names other images than the run's is no record of it.
 func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known bool, err error) {
 	found, _, err := d.find(ctx)
 	if errors.Is(err, snapshot.ErrNotFound) {
@@ -256,7 +257,15 @@ func (d *domain) Names(ctx context.Context, p snapshot.DiskPlan) (named, known b
 		return false, false, err
 	}
 	xml, err := d.xml(ctx, found, rpc.XMLInactive|rpc.XMLSecure)
-	return xml.source(p.Name) == p.Delta, true, err
+	if err == nil {
+		err = buried(found.Name, xml, p)
+	}
+	if err != nil {
+		return false, false, err
+	}
+	source := xml.source(p.Name)
+	named = sameFile(source, p.Delta)
+	return named, named || sameFile(source, p.Path), nil
 }
 
 // elsewhere fails where a domain that is off goes on with its delta later, or does so elsewhere.
@@ -305,8 +314,11 @@ func (d *domain) Settled(ctx context.Context, p snapshot.DiskPlan) error {
 		}
 	}
 	xml, err := d.xml(ctx, found, rpc.XMLInactive|rpc.XMLSecure)
-	if err != nil || xml.source(p.Name) != p.Delta {
+	if err != nil {
 		return err
+	}
+	if !sameFile(xml.source(p.Name), p.Delta) {
+		return buried(found.Name, xml, p)
 	}
 	text, err := xml.retarget(p)
 	if err != nil {
@@ -366,7 +378,7 @@ func (d *domain) nobodyElse(ctx context.Context, p snapshot.DiskPlan) error {
 	return err
 }
 
-// apart fails where a domain names the delta.
+// apart fails where a domain names the delta, or a layer upon it.
 func (d *domain) apart(ctx context.Context, other rpc.Domain, p snapshot.DiskPlan) error {
 	for _, flags := range []uint32{0, rpc.XMLInactive} {
 		xml, err := d.xmlOf(ctx, d.all, other, flags)
@@ -376,7 +388,14 @@ func (d *domain) apart(ctx context.Context, other rpc.Domain, p snapshot.DiskPla
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(xml.disks, func(x listed) bool { return x.source == p.Delta }) {
+		if slices.ContainsFunc(xml.disks, func(x listed) bool {
+			over, _ := x.over(p.Delta) // what nobody can read nobody starts from
+			return over
+		}) {
+			return snapshot.WithHint(fmt.Errorf("a layer of the domain %s lies on the delta %s of %s, which is there no more: %w", other.Name, p.Delta, d.name, snapshot.ErrBusy),
+				fmt.Sprintf("merge that layer with the tool that made it, shut %s down, put %s in the place of the delta (virsh edit %[1]s), and run lull again", snapshot.ShellWord(other.Name), p.Path))
+		}
+		if !slices.ContainsFunc(xml.disks, func(x listed) bool { return sameFile(x.source, p.Delta) }) {
 			continue
 		}
 		return snapshot.WithHint(fmt.Errorf("the domain %s names the delta %s of %s, which is there no more: %w", other.Name, p.Delta, d.name, snapshot.ErrBusy),
