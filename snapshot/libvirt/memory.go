@@ -115,6 +115,7 @@ func (d MemoryDefiner) asItRan(vm snapshot.Restored) (*domainxml.Domain, error) 
 	r, err := d.place(vm)
 	if err == nil {
 		def.Restore(r) // Define has said what is not as before
+		def.Forget()
 	}
 	return def, err
 }

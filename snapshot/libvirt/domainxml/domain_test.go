@@ -226,3 +226,16 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Of a run that is over the definition of then keeps nothing that another run would meet.
+func TestForget(t *testing.T) {
+	d, err := Parse("<domain id='3'><name>web</name><devices><interface type='network'><source network='default' portid='6e031fff' bridge='virbr0'/></interface>" +
+		"<interface type='user'/></devices></domain>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Forget()
+	if text := d.String(); strings.Contains(text, "portid") || !strings.Contains(text, "network=") {
+		t.Error(text)
+	}
+}

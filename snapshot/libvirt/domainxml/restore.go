@@ -43,6 +43,16 @@ func (d *Domain) Restore(r Restored) (remarks []string) {
 	return remarks
 }
 
+// Forget drops what a definition of a running domain says of that run alone, and libvirt would
+// take for an administrator's wish.
+func (d *Domain) Forget() {
+	for _, n := range d.devices().All("interface") {
+		if source := n.Child("source"); source != nil {
+			source.set("portid", "") // of the network that it was plugged into
+		}
+	}
+}
+
 func (d *Domain) disks(r Restored, remark func(string, ...any)) {
 	devices := d.devices()
 	before := d.Disks()
