@@ -18,6 +18,8 @@
 //   - Take more time than a call's context, more memory than a message
 //     (proto.MaxMessage), more log than the limits of this package. One that writes
 //     without end is killed, and one that does not answer Abort twice.
+//   - End its host, or hold it up, by what it prints: standard error is read here, line by
+//     line and bounded. Progress in it goes to who listens to the call (quiesce.Teller).
 //   - Be another program than the configured one: its SHA-256 is compared, and with
 //     Spec.Guarded it is refused where others than root could replace it.
 //   - Use the host's privileges, where Spec.User names a user without any.
