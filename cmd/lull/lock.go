@@ -85,8 +85,10 @@ func lockOptions(t target, cache string, r *repo.Repository) repo.LockOptions {
 	}
 	if l.Follow {
 		o.Until = func(points []repo.Point) []time.Time {
-			// Without rules only the newest point is sure to stay.
-			return agent.LockUntil(t.config.KeepOf(points[0].VM, t.repository.Name), points, time.Local, time.Now(), o.Period+o.Slack)
+			// Without rules only the newest point is sure to stay. Its lock follows the clock: by
+			// whole hours, or each renewal would make it longer by what has passed since the last.
+			now := time.Now().Truncate(time.Hour)
+			return agent.LockUntil(t.config.KeepOf(points[0].VM, t.repository.Name), points, time.Local, now, o.Period+o.Slack)
 		}
 	}
 	return o
