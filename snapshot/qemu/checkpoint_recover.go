@@ -255,7 +255,7 @@ func (c *checkpointing) undoLive(ctx context.Context, m *monitor, p snapshot.Pla
 		return frozen, err
 	}
 	if op.Step == stepPaused && op.Running {
-		if err := c.resume(ctx, p); err != nil {
+		if err := c.resume(ctx, p, nil); err != nil {
 			return frozen, fmt.Errorf("resume: %w", err)
 		}
 		c.untune(ctx, p)

@@ -162,25 +162,26 @@ func layState(f io.WriterAt, in io.ReadCloser, limit int64) error {
 	return nil
 }
 
-// resume lets a VM go on that TakeSaved stopped.
-func (h *Host) resume(ctx context.Context, p snapshot.Plan) error {
-	return h.repeat(ctx, p, (*monitor).resumeStep)
+// resume lets a VM go on that this process has stopped, or whose tree says that it is to be
+// resumed: nobody else does. Where only its marker tells that, the marker is given.
+func (h *Host) resume(ctx context.Context, p snapshot.Plan, k *marker) error {
+	return h.repeat(ctx, p, k, (*monitor).resumeStep)
 }
 
-// repeat does steps until there are no more, over a new connection where the one there
-// was is gone.
-func (h *Host) repeat(ctx context.Context, p snapshot.Plan, step func(*monitor, context.Context) (done bool, err error)) error {
+// repeat does steps until there are no more, or the marker has gone, over a new connection
+// where the one there was is gone. Without a marker no file is looked at: the disk may hang.
+func (h *Host) repeat(ctx context.Context, p snapshot.Plan, k *marker, step func(*monitor, context.Context) (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
 	defer cancel()
-	defer h.unprotecting(p)()
-	marked, err := mayStand(p)
-	if err != nil {
-		return err
+	var theirs *marker // each goroutine asks for itself
+	if k != nil {
+		theirs = newMarker(p)
 	}
+	defer h.unprotecting(p, theirs)()
 	tick := time.NewTicker(stateTick)
 	defer tick.Stop()
 	for {
-		if stands, err := mayStand(p); marked && err == nil && !stands {
+		if k != nil && k.gone(ctx) {
 			return nil // another process has done it, and the VM may be the next run's already
 		}
 		var done bool

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -131,9 +132,9 @@ func unprotect(pid int) error {
 
 // unprotecting does that until stop, and once more then, for a VM that is let go on: whatever
 // protects its memory is of no use any more, and no migration is under way at stop that could
-// protect it again. It ends with the marker: where another process has done all this, the
-// next run may protect the memory already.
-func (h *Host) unprotecting(p snapshot.Plan) (stop func()) {
+// protect it again. It ends with the marker, if that is given: where another process has done
+// all this, the next run may protect the memory already.
+func (h *Host) unprotecting(p snapshot.Plan, k *marker) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() { // stop waits for it
 		defer close(ended)
@@ -141,7 +142,7 @@ func (h *Host) unprotecting(p snapshot.Plan) (stop func()) {
 		defer tick.Stop()
 		said := false
 		for last := false; ; {
-			if stands, err := mayStand(p); err == nil && !stands {
+			if k != nil && k.gone(context.Background()) { // it has a limit of its own
 				return
 			}
 			pid := instancePID(p.Instance)

@@ -200,9 +200,9 @@ func (h *Host) newSaving(ctx context.Context, p snapshot.Plan, reached func(snap
 // goOn lets the guest go on, if it does not already, with no migration under way.
 func (h *Host) goOn(ctx context.Context, p snapshot.Plan, s *saving, done diskState) error {
 	if s.wentOn {
-		return h.repeat(ctx, p, (*monitor).cancelStep)
+		return h.repeat(ctx, p, nil, (*monitor).cancelStep)
 	}
-	err := h.resume(ctx, p)
+	err := h.resume(ctx, p, nil)
 	if err == nil && done == diskFrozen {
 		s.settled()
 	}

@@ -372,7 +372,7 @@ func TestSaveHangs(t *testing.T) {
 		t.Error("the guest has waited for the bandwidth of migrations to be set again")
 	}
 	r.wantErr(err, context.DeadlineExceeded)
-	if err := r.host.resume(ctx, r.plan); err != nil {
+	if err := r.host.resume(ctx, r.plan, nil); err != nil {
 		t.Fatal(err)
 	}
 	if st := r.runState(); st != "running" {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -60,14 +59,14 @@ func dropState(p snapshot.Plan) error {
 // Resume lets the VM go on if its marker is there. A monitor that cannot be reached,
 // as it is busy or still has the dead process's connection, is tried until ctx ends.
 func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
-	stopped, err := mayStand(p)
-	if err != nil || !stopped {
-		return err
+	k := newMarker(p)
+	if k.gone(ctx) {
+		return nil
 	}
 	tick := time.NewTicker(resumeTick)
 	defer tick.Stop()
 	for {
-		err := h.resume(ctx, p)
+		err := h.resume(ctx, p, k)
 		if err == nil {
 			h.untune(ctx, p)
 			return nil
@@ -86,28 +85,12 @@ func (h *Host) Resume(ctx context.Context, p snapshot.Plan) error {
 // resumeTick is how long a monitor that was not reached is left alone.
 const resumeTick = 20 * time.Millisecond
 
-// mayStand tells whether a run may have left the VM standing still.
-func mayStand(p snapshot.Plan) (bool, error) {
-	if p.Saved.Path == "" {
-		return false, nil
-	}
-	_, err := os.Lstat(p.Saved.Path + savingSuffix)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("look for saved state: %w", err)
-	}
-	return err == nil, nil
-}
-
 // resumeStopped is Merge's part: it resumes the VM where the run did not come to
 // that, and removes the file.
 func (h *Host) resumeStopped(ctx context.Context, m *monitor, p snapshot.Plan) error {
-	stopped, err := mayStand(p)
-	if err != nil {
-		return err
-	}
-	if stopped && m.proc.instance == p.Instance {
+	if k := newMarker(p); m.proc.instance == p.Instance && !k.gone(ctx) {
 		h.opt.Log.Info("resuming a VM whose memory was being saved", "vm", p.VM)
-		if err := h.resume(ctx, p); err != nil {
+		if err := h.resume(ctx, p, k); err != nil {
 			return fmt.Errorf("resume: %w", err)
 		}
 		h.untune(ctx, p)
