@@ -23,6 +23,7 @@ type step struct {
 	env  []string // beside PATH and HOME
 	dir  string
 	out  string // file for standard output; "": nowhere
+	made string // folder of what it makes, which counts once it is on the disk; "": as the program leaves it
 }
 
 // usage is what a command took, with all processes that it started and waited for.
@@ -51,15 +52,35 @@ func measure(ctx context.Context, s step) (usage, error) {
 	}
 	start := time.Now()
 	err := cmd.Run()
-	wall := time.Since(start)
 	if err != nil {
 		return usage{}, fmt.Errorf("run %s: %w\n%s", strings.Join(s.args, " "), err, said)
 	}
+	if err := syncFiles(s.made); err != nil {
+		return usage{}, fmt.Errorf("measure: %w", err)
+	}
+	wall := time.Since(start)
 	u := usage{wall: wall.Seconds(), cpu: (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()}
 	if r, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
 		u.peak = r.Maxrss << 10
 	}
 	return u, nil
+}
+
+// syncFiles makes all files in a folder durable.
+func syncFiles(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }
 
 // tail keeps the end of what a program says.

@@ -247,7 +247,9 @@ func (b *bench) restore(ctx context.Context, s *samples, from place) error {
 	}
 	defer os.RemoveAll(to)
 	m := b.images[2]
-	if err := b.take(ctx, s, restoring, s.program.restore(from, m, to)); err != nil {
+	st := s.program.restore(from, m, to)
+	st.made = to // lull and cp make it durable by themselves
+	if err := b.take(ctx, s, restoring, st); err != nil {
 		return err
 	}
 	if len(s.usage[restoring]) > 1 {
