@@ -20,13 +20,13 @@ import (
 const databaseRules = `schedule: manual, consistency: {ladder: [application, filesystem, crash], window: 60s}`
 
 // TestGuestDatabases backs up a guest whose PostgreSQL and MariaDB are written to all the
-// time, again and again, and restores it: both come up, find themselves whole, and
+// time, again and again, and restores each point: both come up, find themselves whole, and
 // hold every row that was acknowledged before the freeze, and none of after it.
 func TestGuestDatabases(t *testing.T) {
 	t.Parallel()
 	l := newDatabaseLab(t)
-	const rounds = 3
-	for round := range rounds {
+	acked := map[string]uint64{} // at the freeze, by restore point
+	for round := range 2 {
 		var atFreeze uint64
 		l.hear = func(e agent.Event) {
 			if e.Step == agent.StepFrozen {
@@ -42,12 +42,13 @@ func TestGuestDatabases(t *testing.T) {
 			t.Fatalf("level %v with %d rows, after %d: %q", q.Level, atFreeze, before, q.Reasons)
 		}
 		l.goesOn()
-		if round < rounds-1 {
-			continue
-		}
 		l.documents(q)
 		l.databaseOutcomes(q)
-		l.restoresDatabases(atFreeze)
+		acked[l.result().Point.ID] = atFreeze
+	}
+	l.guest.Kill()
+	for point, rows := range acked {
+		l.restoresDatabases(point, rows)
 	}
 }
 
@@ -116,13 +117,13 @@ func (l *lab) databaseOutcomes(q quiesce.Report) {
 	}
 }
 
-// restoresDatabases boots what the last point holds beside the guest.
-func (l *lab) restoresDatabases(acked uint64) {
+// restoresDatabases boots what a point holds, and looks at its databases.
+func (l *lab) restoresDatabases(point string, acked uint64) {
 	l.t.Helper()
-	to := filepath.Join(l.dir, "restored")
-	l.lull(exitDone, "restore", "web", "--to", to)
-	l.guest.Kill()
-	_, ended := l.start(to)
+	to := filepath.Join(l.dir, point)
+	l.lull(exitDone, "restore", "web@"+point, "--to", to)
+	stop, ended := l.start(to)
+	defer stop()
 	socket := filepath.Join(to, "qga.sock")
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
