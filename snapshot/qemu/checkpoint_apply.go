@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -378,7 +379,8 @@ func (c *checkpointing) closeUnused(ctx context.Context, m *monitor) error {
 		used[e.Child] = true
 	}
 	for _, n := range g.Nodes {
-		if n.Type != "block-driver" || used[n.ID] || !c.ofTree(m, findNode(nodes, g.child(n.Name, "file"))) {
+		file := cmp.Or(g.child(n.Name, "file"), n.Name) // that of an image that was closed is left alone
+		if n.Type != "block-driver" || used[n.ID] || !c.ofTree(m, findNode(nodes, file)) {
 			continue
 		}
 		if err := m.closeChain(ctx, g, g.chain(n.Name)); err != nil {
