@@ -17,8 +17,14 @@ type died struct{ step string }
 func (l *lifeline) diesAt(n int, op func() error) (step string) {
 	l.t.Helper()
 	at := 0
+	return l.diesWhere(func(string) bool { at++; return at == n }, op)
+}
+
+// diesWhere is diesAt for the first of some steps.
+func (l *lifeline) diesWhere(here func(step string) bool, op func() error) (step string) {
+	l.t.Helper()
 	l.host.opt.Observe = func(_, name string) {
-		if at++; at == n {
+		if here(name) {
 			panic(died{name})
 		}
 	}

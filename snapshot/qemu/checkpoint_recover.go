@@ -236,8 +236,8 @@ func (c *checkpointing) placeBack(d checkpoint.Disk) error {
 	return removeAll(layer)
 }
 
-// undoLive lets a VM go on that stands still, and closes images that it does not use. frozen:
-// it does, as its disks are frozen.
+// undoLive lets a VM go on that stands still, and closes images that it does not use, which
+// can wait until it runs. frozen: it does use them, as its disks are frozen.
 func (c *checkpointing) undoLive(ctx context.Context, m *monitor, p snapshot.Plan) (frozen bool, err error) {
 	op := c.tree.Op
 	if m.proc.instance != op.Instance {
@@ -247,21 +247,26 @@ func (c *checkpointing) undoLive(ctx context.Context, m *monitor, p snapshot.Pla
 		return frozen, err
 	}
 	if frozen {
-		err = c.settleFrozen(ctx, p)
-	} else {
-		err = c.closeFresh(ctx, m)
+		if err := c.settleFrozen(ctx, p); err != nil {
+			return frozen, err
+		}
 	}
-	if err != nil {
+	if err := c.resumeOnce(ctx, p); err != nil || frozen {
 		return frozen, err
 	}
-	if op.Step == stepPaused && op.Running {
+	return frozen, c.closeFresh(ctx, m)
+}
+
+// resumeOnce lets a VM go on that a Create has stopped. Who stops it afterwards means it.
+func (c *checkpointing) resumeOnce(ctx context.Context, p snapshot.Plan) error {
+	if op := c.tree.Op; op.Step == stepPaused && op.Running {
 		if err := c.resume(ctx, p, nil); err != nil {
-			return frozen, fmt.Errorf("resume: %w", err)
+			return fmt.Errorf("resume: %w", err)
 		}
 		c.untune(ctx, p)
 	}
 	c.halted = false
-	return frozen, nil
+	return c.reach("")
 }
 
 // frozenBy tells whether a Create has moved the disks, of which all move or none.
