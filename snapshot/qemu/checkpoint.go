@@ -236,13 +236,26 @@ func newID() string {
 }
 
 // live runs fn with the VM's monitor; off where nothing answers. That ctx ends before there
-// is an answer says nothing of the VM.
+// is an answer says nothing of the VM; nor does a monitor that is out of reach for a moment,
+// of a process that is known and lives.
 func (c *checkpointing) live(ctx context.Context, fn func(*monitor) error, off func() error) error {
 	err := c.line.use(ctx, fn)
-	if errors.Is(err, snapshot.ErrUnreachable) && ctx.Err() == nil {
-		return off()
+	if !errors.Is(err, snapshot.ErrUnreachable) || ctx.Err() != nil {
+		return err
 	}
-	return err
+	if pid := c.process(); pid != 0 {
+		return fmt.Errorf("its QEMU runs, process %d: %w", pid, err)
+	}
+	return off()
+}
+
+// process is that of the VM, as far as its tree knows; 0: it is not there any more.
+func (c *checkpointing) process() int {
+	pid := instancePID(c.tree.Known.Instance)
+	if op := c.tree.Op; pid == 0 && op != nil {
+		pid = instancePID(op.Instance)
+	}
+	return pid
 }
 
 // unused fails where a process has an image of the VM open, which then runs somewhere.

@@ -182,9 +182,6 @@ func (c *checkpointing) undoCreate(ctx context.Context) error {
 		frozen, err = c.undoLive(ctx, m, p)
 		return err
 	}, func() (err error) {
-		if living(op.Instance) {
-			return fmt.Errorf("the VM does not answer: %w", snapshot.ErrUnreachable)
-		}
 		if err := c.unused(); err != nil {
 			return err
 		}

@@ -3,6 +3,8 @@ package qemu
 import (
 	"context"
 	"errors"
+	"os"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -65,5 +67,126 @@ func TestCheckpointNotClosed(t *testing.T) {
 	c.tidied("recovered")
 	if n := len(c.tree().List); n > 0 {
 		t.Errorf("%d checkpoints", n)
+	}
+}
+
+// away makes the VM's monitor unreachable, until it is put back.
+func (c *counter) away() (back func()) {
+	c.t.Helper()
+	move := func(from, to string) {
+		if err := os.Rename(c.dir+from, c.dir+to); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	move("/qmp", "/away")
+	l := c.host.lines["web"]
+	l.mu.Lock()
+	m := l.m
+	l.mu.Unlock()
+	if m != nil {
+		m.Close()
+	}
+	return func() { move("/away", "/qmp") }
+}
+
+// A monitor that is out of reach for a moment is not that of a VM that is off: nothing is
+// forgotten that the VM waits for.
+func TestCheckpointUnreachable(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	again := func(when string, back func()) {
+		t.Helper()
+		if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); !errors.Is(err, snapshot.ErrUnreachable) {
+			t.Errorf("%s: recovery without the monitor: %v", when, err)
+		}
+		c.pending(when)
+		back()
+		if err := c.host.ReleaseCheckpoint(c.ctx, "web"); err != nil {
+			t.Fatalf("%s: release: %v", when, err)
+		}
+		if s := c.state(); s != "running" {
+			t.Fatalf("%s: let go the VM is %s", when, s)
+		}
+		if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
+			t.Fatalf("%s: recovery: %v", when, err)
+		}
+		c.sound(when)
+		c.tidied(when)
+	}
+	at := func(step string, op func() error) string {
+		t.Helper()
+		if got := c.diesWhere(func(s string) bool { return s == step }, op); got != step {
+			t.Fatalf("it came to its end, and not to %s", step)
+		}
+		return "after death at " + step
+	}
+	create := func() error {
+		_, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{})
+		return err
+	}
+	when := at("create-stopped", create)
+	again(when, c.away())
+	a := c.create(snapshot.NewCheckpoint{})
+	b := c.create(snapshot.NewCheckpoint{})
+	when = at("apply-resuming", func() error {
+		_, err := c.host.ApplyCheckpoint(c.ctx, "web", a, true)
+		return err
+	})
+	again(when, c.away())
+
+	back := c.away()
+	if err := c.host.DeleteCheckpoints(c.ctx, "web", b, false); !errors.Is(err, snapshot.ErrUnreachable) {
+		t.Errorf("names that QEMU uses: %v", err)
+	}
+	c.named("without the monitor")
+	back()
+	if found, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil || !found {
+		t.Errorf("recovery: %v, %v", found, err)
+	}
+	c.forget()
+	c.sound("without the second")
+	c.tidied("without the second")
+
+	b = c.create(snapshot.NewCheckpoint{})
+	when = at("fold-paused", func() error { return c.host.DeleteCheckpoints(c.ctx, "web", b, false) })
+	again(when, c.away())
+	told := c.standsBy()
+	c.host.opt.Observe = func(_, step string) {
+		if step == "fold-paused" {
+			back = c.away()
+		}
+	}
+	if err := c.host.DeleteCheckpoints(c.ctx, "web", a, false); err == nil {
+		t.Error("delete without the monitor: no error")
+	}
+	c.host.opt.Observe = nil
+	if len(*told) != 1 || (*told)[0] {
+		t.Errorf("whoever stands by was told %v", *told)
+	}
+	again("given up", back)
+	c.fromItsPaths()
+}
+
+// A process that has ended is not there, though its parent has not asked how.
+func TestZombieIsNotLiving(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	instance := instanceOf(cmd.Process.Pid)
+	if !living(instance) {
+		t.Errorf("%q does not live", instance)
+	}
+	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "its end", func() bool { return !living(instance) })
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -56,7 +56,7 @@ func instanceOf(pid int) string {
 	// comes the start time in clock ticks since boot: proc(5).
 	_, rest, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " ")
 	fields := strings.Fields(rest)
-	if len(fields) < 20 {
+	if len(fields) < 20 || fields[0] == "Z" && fields[17] == "1" { // ended, with its last thread, and nobody has asked how
 		return ""
 	}
 	return fmt.Sprintf("%s-%d-%s", strings.TrimSpace(string(boot)), pid, fields[19])
