@@ -156,9 +156,9 @@ func (m *monitor) setBackground(ctx context.Context, on bool) error {
 		args{"capabilities": []args{{"capability": backgroundSnapshot, "state": on}}}, nil)
 }
 
-// letGo lets the guest go on as soon as QEMU keeps the instant. Some versions do that by
-// themselves.
-func (m *monitor) letGo(ctx context.Context, s *saving) error {
+// letGo lets the guest go on as soon as QEMU keeps the instant, which is told first: from then
+// on QEMU may wait for the reader, and the guest for QEMU. Some versions do that by themselves.
+func (m *monitor) letGo(ctx context.Context, s *saving, keeps func()) error {
 	tick := time.NewTicker(letGoTick)
 	defer tick.Stop()
 	for {
@@ -171,6 +171,9 @@ func (m *monitor) letGo(ctx context.Context, s *saving) error {
 			return err
 		}
 		kept := now.Status == "completed" || now.RAM.Normal+now.RAM.Duplicate > 0
+		if kept {
+			keeps()
+		}
 		if !kept && !underWay(now.Status) {
 			return fmt.Errorf("migration in the background: %s %s", now.Status, now.Error)
 		}
@@ -186,7 +189,7 @@ func (m *monitor) letGo(ctx context.Context, s *saving) error {
 		}
 		if status == "running" {
 			s.wentOn = true
-			s.settled()
+			s.goesOn()
 			return nil
 		}
 		select {
@@ -214,28 +217,20 @@ func (g *gauge) Read(b []byte) (int, error) {
 
 var errStalled = errors.New("QEMU or the disk has stopped, and the guest may wait for it")
 
-// watch gives up when nothing moves.
-func (g *gauge) watch(limit time.Duration, cancel context.CancelCauseFunc) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(limit / 10)
-		defer tick.Stop()
-		since, before := time.Now(), int64(0)
-		for time.Since(since) < limit {
-			select {
-			case <-tick.C:
-			case <-done:
-				return
-			}
-			if now := g.moved.Load(); now != before {
-				since, before = time.Now(), now
-			}
+// watch gives up when nothing moves, until ctx ends.
+func (g *gauge) watch(ctx context.Context, limit time.Duration, cancel context.CancelCauseFunc) {
+	tick := time.NewTicker(limit / 10)
+	defer tick.Stop()
+	since, before := time.Now(), int64(0)
+	for time.Since(since) < limit {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
 		}
-		cancel(errStalled)
-	}()
-	return func() {
-		close(done)
-		<-ended
+		if now := g.moved.Load(); now != before {
+			since, before = time.Now(), now
+		}
 	}
+	cancel(errStalled)
 }

@@ -3,10 +3,12 @@ package qemu
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
@@ -36,7 +38,28 @@ const leastStep = 64 << 10
 // eventThreshold is QEMU's word that a node was written to beyond its mark.
 const eventThreshold = "BLOCK_WRITE_THRESHOLD"
 
-// look is one look at the deltas, after an event or none.
+// guardDeltas is the guard before anybody Watches: while memory is written and the guest goes
+// on. Its monitor may have to wait for that, so it is not asked for marks. nil: ctx has ended.
+func (h *Host) guardDeltas(ctx context.Context, p snapshot.Plan) error {
+	g := newGuard(h, p)
+	tick := time.NewTicker(guardTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := g.look(ctx, nil, nil); errors.Is(err, snapshot.ErrNoSpace) {
+			return err // what else goes wrong, Watch finds too
+		}
+	}
+}
+
+// guardTick is how often deltas are looked at whatever QEMU says.
+const guardTick = time.Second
+
+// look is one look at the deltas, after an event or none. Without a monitor no marks are set.
 func (g *guard) look(ctx context.Context, m *monitor, e *qmp.Event) error {
 	g.reached(e)
 	demands, err := g.host.opt.Space.Demands(g.plan, snapshot.Want{})
@@ -85,7 +108,7 @@ func (g *guard) lookAt(ctx context.Context, m *monitor, d snapshot.DiskPlan, lef
 			ahead = min(ahead, line-takes)
 		}
 	}
-	if ahead == math.MaxInt64 {
+	if ahead == math.MaxInt64 || m == nil {
 		return nil
 	}
 	return g.mark(ctx, m, d, max(ahead/2, leastStep))

@@ -38,6 +38,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { in.Close() })() // QEMU need not wait for a reader any more
 	counted := &gauge{ReadCloser: in}
 	copied := s.fill(counted, p.Saved.Limit, cancel)
 	err = m.Execute(ctx, "migrate", args{"uri": "fd:" + name}, nil)
@@ -46,9 +47,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 		return errors.Join(err, m.ask(context.WithoutCancel(ctx), "closefd", args{"fdname": name}, nil))
 	}
 	if s.background {
-		if err = m.letGo(ctx, s); err == nil {
-			defer counted.watch(cmp.Or(s.patience, stallLimit), cancel)()
-		}
+		err = m.letGo(ctx, s, sync.OnceFunc(func() { s.watch(ctx, counted, cancel) }))
 	}
 	if err == nil {
 		err = m.migrated(ctx)
@@ -64,10 +63,23 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	case <-ctx.Done():
 		copyErr = context.Cause(ctx) // QEMU gets to know when the pipe is closed
 	}
-	if copyErr != nil && !errors.Is(copyErr, os.ErrClosed) {
-		return errors.Join(copyErr, err) // the cause comes first
+	return notWritten(context.Cause(ctx), copyErr, err)
+}
+
+// notWritten is why a state was not: what has cut it off, which may be the copy's own error,
+// says more than what came of that. nil: it was.
+func notWritten(cause, copying, migrating error) error {
+	switch {
+	case copying == nil && migrating == nil:
+		return nil
+	case migrating == nil && cause == nil:
+		return copying
+	case migrating == nil:
+		return cause
+	case cause == nil || errors.Is(cause, os.ErrClosed) || errors.Is(migrating, cause):
+		return migrating
 	}
-	return err
+	return errors.Join(cause, migrating)
 }
 
 // saving is the file of a state, and who writes it. A disk that hangs must not keep
@@ -79,15 +91,38 @@ type saving struct {
 	frozen  func() error                                            // the disks are
 	mayGoOn func() error                                            // asked where they were to freeze; an error: the guest may not yet. Nil: it may
 	resumed func()                                                  // the guest goes on, whatever happened
-	settled func()                                                  // and the disks are frozen
-	writer  sync.WaitGroup
-	alive   bool // the guest may go on before all is written
+	settled func()                                                  // and the disks are frozen; quick
+	noted   func()                                                  // after that, beside the writer. Nil: nothing
+	guarded func(context.Context) error                             // while it goes on and all is not written: why that must end
+	writer  sync.WaitGroup                                          // and who else may have to wait for a disk
+	alive   bool                                                    // the guest may go on before all is written
 
 	background bool          // the guest goes on as soon as QEMU keeps the instant
 	why        error         // it does not
 	spool      *spool        // nil: QEMU writes into a pipe
 	wentOn     bool          // the guest has: nobody needs to tell it to
 	patience   time.Duration // while nothing moves and the guest goes on; 0: stallLimit
+}
+
+// goesOn: the guest does, with its disks frozen.
+func (s *saving) goesOn() {
+	s.settled()
+	if s.noted != nil {
+		s.writer.Go(s.noted)
+	}
+}
+
+// watch cancels a state that is written while the guest goes on, as soon as that must end.
+func (s *saving) watch(ctx context.Context, g *gauge, cancel context.CancelCauseFunc) {
+	s.writer.Go(func() { g.watch(ctx, cmp.Or(s.patience, stallLimit), cancel) })
+	if s.guarded == nil {
+		return
+	}
+	s.writer.Go(func() {
+		if err := s.guarded(ctx); err != nil {
+			cancel(err)
+		}
+	})
 }
 
 // stream is the way of a state from QEMU: lull's end, and QEMU's.

@@ -56,7 +56,25 @@ func (h *Host) roomForState(p snapshot.Plan) error {
 	if r.Free >= need {
 		return nil
 	}
+	return noRoomForState(r, need)
+}
+
+func noRoomForState(r space.Room, need int64) error {
 	return snapshot.WithHint(fmt.Errorf("%s: up to %s are needed, and %s are free: %w", r.Dir,
 		space.Bytes(need), space.Bytes(r.Free), snapshot.ErrNoSpace),
 		"make room there")
+}
+
+// claimState sets the room of the state aside, if it is there: where saving is not the first
+// thing that a run tries, Reserve did not. giveBack is for a state that there is not.
+func (h *Host) claimState(p snapshot.Plan) (giveBack func(), err error) {
+	r, err := h.opt.Space.At(filepath.Dir(p.Saved.Path))
+	if err != nil {
+		return nil, fmt.Errorf("look for room: %w", err)
+	}
+	giveBack, need := h.opt.Ledger.Claim(runName(p.VM, p.Run), r, p.Saved.Limit)
+	if giveBack == nil {
+		return nil, noRoomForState(r, need)
+	}
+	return giveBack, nil
 }

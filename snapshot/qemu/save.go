@@ -134,12 +134,17 @@ func (m *monitor) abilities(ctx context.Context) (on []string, err error) {
 func (h *Host) TakeSaved(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) (snapshot.Saving, error) {
 	s := h.newSaving(ctx, p, reached)
 	err := h.CanSave(ctx, p)
+	giveBack := func() {}
+	if err == nil {
+		giveBack, err = h.claimState(p)
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 	} else {
 		err = h.saveInto(ctx, p, s)
 	}
 	if err != nil {
+		giveBack()
 		return snapshot.Saving{}, fmt.Errorf("take %s with its memory: %w", p.VM, err)
 	}
 	return s.how(), nil
@@ -171,12 +176,13 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	if resumeErr != nil {
 		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
 	}
+	if err != nil { // first: that there is no room may be why
+		err = errors.Join(err, dropState(p))
+	}
 	h.untune(ctx, p)
 	s.resumed()
 	if err == nil {
 		err = keepState(p.Saved)
-	} else {
-		err = errors.Join(err, dropState(p))
 	}
 	switch {
 	case err != nil && done == diskFrozen:
@@ -187,13 +193,16 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	return err
 }
 
-// newSaving is one for a backup. What the disks are like is noted as soon as the guest goes on.
+// newSaving is one for a backup. What the disks are like is noted as soon as the guest goes
+// on, and its deltas are guarded from then on.
 func (h *Host) newSaving(ctx context.Context, p snapshot.Plan, reached func(snapshot.Moment)) *saving {
 	return &saving{
 		lay: layState, alive: true,
 		frozen:  func() error { reached(snapshot.MomentFrozen); return nil },
 		resumed: func() { h.anchorAgain(ctx, p) },
-		settled: func() { reached(snapshot.MomentGoesOn); h.stampFrozen(p) },
+		settled: func() { reached(snapshot.MomentGoesOn) },
+		noted:   func() { h.stampFrozen(p) },
+		guarded: func(ctx context.Context) error { return h.guardDeltas(ctx, p) },
 	}
 }
 
@@ -204,7 +213,7 @@ func (h *Host) goOn(ctx context.Context, p snapshot.Plan, s *saving, done diskSt
 	}
 	err := h.resume(ctx, p, nil)
 	if err == nil && done == diskFrozen {
-		s.settled()
+		s.goesOn()
 	}
 	return err
 }

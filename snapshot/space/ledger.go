@@ -207,6 +207,42 @@ func (l *Ledger) Look(run string, d Demand) (left int64, tight bool, err error) 
 	return d.Free - soft, false, nil
 }
 
+// Claim sets room aside that a run has come to need at once, if so much is there and a run
+// could still begin beside it. nil: it is not, need bytes would have to be free.
+func (l *Ledger) Claim(run string, r Room, bytes int64) (giveBack func(), need int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if need = bytes + r.Soft + l.others(run, r.Device).due; r.Free < need {
+		return nil, need
+	}
+	e := l.runs[run]
+	if e == nil {
+		e = &entry{of: map[uint64]Share{}}
+		l.put(run, e)
+	}
+	share := e.of[r.Device]
+	before := share.Expected
+	share.Expected = max(before, share.Taken+bytes)
+	e.of[r.Device] = share
+	return func() { l.expect(run, r.Device, before) }, need
+}
+
+// expect changes what a run is expected to take, if it is still in the account.
+func (l *Ledger) expect(run string, device uint64, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.runs[run]
+	if e == nil {
+		return
+	}
+	share, there := e.of[device]
+	if there && share.Expected > bytes { // else it has ended
+		share.Expected = bytes
+		e.of[device] = share
+	}
+	l.tell()
+}
+
 // End notes that a run is over. What its deltas take stays in the account until they
 // are merged.
 func (l *Ledger) End(run string) {

@@ -254,3 +254,41 @@ func TestCheckFolder(t *testing.T) {
 		}
 	}
 }
+
+// What a run comes to need at once is set aside if it is there, beside what others may take.
+func TestClaim(t *testing.T) {
+	var l space.Ledger
+	if _, err := l.Begin(t.Context(), "a", func() ([]space.Demand, error) { return demand(1000, 300, 0, 0), nil }, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	room := demand(1000, 0, 0, 0)[0].Room
+	if giveBack, need := l.Claim("b", room, 501); giveBack != nil || need != 1001 {
+		t.Errorf("more than there is: %d are needed", need)
+	}
+	giveBack, _ := l.Claim("b", room, 500)
+	if giveBack == nil {
+		t.Fatal("refused although it fits")
+	}
+	if due := l.Due("a", 1); due != 500 {
+		t.Errorf("set aside: %d", due)
+	}
+	giveBack()
+	if due := l.Due("a", 1); due != 0 {
+		t.Errorf("given back, and still set aside: %d", due)
+	}
+
+	// What was reserved for all of the run counts, and is not given back.
+	if giveBack, _ = l.Claim("a", room, 200); giveBack == nil || l.Due("b", 1) != 300 {
+		t.Errorf("of 300 reserved: %d", l.Due("b", 1))
+	}
+	giveBack()
+	if due := l.Due("b", 1); due != 300 {
+		t.Errorf("left of what was reserved: %d", due)
+	}
+	giveBack, _ = l.Claim("a", room, 400)
+	l.Merged("a")
+	giveBack()
+	if due := l.Due("b", 1); due != 0 || len(l.Runs()) != 1 {
+		t.Errorf("of one that has ended: %d, %v", due, l.Runs())
+	}
+}
