@@ -131,7 +131,8 @@ func (d *DeadMan) Disarm(ctx context.Context, thawed bool) error {
 	}
 }
 
-// Thaw is what a dead-man does at last. Its context only its own deadline ends.
+// Thaw is what a dead-man does at last. Its context only its own deadline ends, Limits.Follow;
+// one that knows what it waits for may go on beyond that.
 type Thaw func(context.Context) error
 
 // StandBy is the child's half of a DeadMan. It hands the recipe to prepare, says that

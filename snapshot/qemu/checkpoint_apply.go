@@ -188,10 +188,13 @@ func (c *checkpointing) leave(ctx context.Context, m *monitor, n checkpoint.Node
 }
 
 // exchange brings back what is not on the disks, and lets the VM go on from the checkpoint.
-// It can be repeated.
+// QEMU cannot be kept from loading memory to the end, and only then can the VM go on: so it
+// may take as long as it takes. It can be repeated.
 func (c *checkpointing) exchange(ctx context.Context, m *monitor, n checkpoint.Node) error {
 	c.step("apply-loading")
-	err := c.bringBack(ctx, m, n)
+	err := c.bringBack(context.WithoutCancel(ctx), m, n)
+	ctx, cancel := owed(ctx) // from now on
+	defer cancel()
 	if errors.Is(err, errNotBegun) {
 		return errors.Join(err, c.switchBack(ctx, m))
 	}

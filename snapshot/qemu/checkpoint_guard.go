@@ -31,8 +31,11 @@ const undoTimeout = 10 * time.Minute
 // lockTick is how often a lock is tried that another has.
 const lockTick = 20 * time.Millisecond
 
-// releaseTick is how often it is tried to let a VM go on.
-const releaseTick = 100 * time.Millisecond
+// How long until it is tried again to let a VM go on: at first, and at most.
+const (
+	releaseTick    = 100 * time.Millisecond
+	releaseSlowest = 5 * time.Second
+)
 
 // errTooLong: an operation was given up, as the VM had stood still long enough.
 var errTooLong = errors.New("the VM has stood still for as long as it may")
@@ -144,23 +147,42 @@ func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) er
 
 // ReleaseCheckpoint lets a VM go on that stands still because a process has died, or given
 // up, in the middle of an operation on its checkpoints. It does what the VM waits for, and
-// leaves the rest to RecoverCheckpoints. It tries until ctx ends.
+// leaves the rest to RecoverCheckpoints. It tries until ctx ends; and, whatever becomes of
+// ctx, for as long as the process lives that stands still: one that loads memory answers
+// nobody until it has.
 func (h *Host) ReleaseCheckpoint(ctx context.Context, vm string) error {
-	tick := time.NewTicker(releaseTick)
-	defer tick.Stop()
-	for {
-		err := h.onTree(ctx, vm, func(c *checkpointing) error {
-			c.urgent = true
-			_, err := c.recover(ctx)
-			return err
-		})
+	for wait := releaseTick; ; wait = min(2*wait, releaseSlowest) {
+		err := h.releaseOnce(ctx, vm)
 		if err == nil {
 			return nil
 		}
+		h.opt.Log.Warn("the VM does not go on yet", "vm", vm, "error", err)
+		done := ctx.Done()
+		if h.operatedOn(vm) {
+			done = nil
+		}
 		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		case <-time.After(wait):
+		case <-done:
 			return fmt.Errorf("let %s go on: %w", vm, errors.Join(err, context.Cause(ctx)))
 		}
 	}
+}
+
+func (h *Host) releaseOnce(ctx context.Context, vm string) error {
+	if h.operatedOn(vm) {
+		ctx = context.WithoutCancel(ctx)
+	}
+	return h.onTree(ctx, vm, func(c *checkpointing) error {
+		c.urgent = true
+		_, err := c.recover(ctx)
+		return err
+	})
+}
+
+// operatedOn tells whether an operation on the VM's checkpoints is under way, and its process
+// lives.
+func (h *Host) operatedOn(vm string) bool {
+	c, err := h.checkpointing(vm)
+	return err == nil && c.tree.Op != nil && living(c.tree.Op.Instance)
 }

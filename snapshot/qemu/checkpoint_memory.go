@@ -141,7 +141,8 @@ func sealMemory(mem checkpoint.Memory) (err error) {
 }
 
 // loadMemory has QEMU load the memory, unless it does already, and waits for the end, which
-// it cannot be kept from. The job is there until closeMemory: as long as it is, the memory
+// it cannot be kept from: as long as QEMU lives, and holds the connection, however long that
+// takes (ctx has no end). The job is there until closeMemory: as long as it is, the memory
 // that the VM had is gone; and what was loaded is never loaded again.
 func (c *checkpointing) loadMemory(ctx context.Context, m *monitor, n checkpoint.Node) error {
 	j, err := m.findJob(ctx, c.loadJob())

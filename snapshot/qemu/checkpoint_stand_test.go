@@ -3,10 +3,15 @@ package qemu
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
 )
@@ -89,6 +94,15 @@ func (c *counter) away() (back func()) {
 	return func() { move("/away", "/qmp") }
 }
 
+// diesIn carries out an operation in a process that dies at a step of that name.
+func (c *counter) diesIn(step string, op func() error) (when string) {
+	c.t.Helper()
+	if got := c.diesWhere(func(s string) bool { return s == step }, op); got != step {
+		c.t.Fatalf("it came to its end, and not to %s", step)
+	}
+	return "after death at " + step
+}
+
 // A monitor that is out of reach for a moment is not that of a VM that is off: nothing is
 // forgotten that the VM waits for.
 func TestCheckpointUnreachable(t *testing.T) {
@@ -113,22 +127,15 @@ func TestCheckpointUnreachable(t *testing.T) {
 		c.sound(when)
 		c.tidied(when)
 	}
-	at := func(step string, op func() error) string {
-		t.Helper()
-		if got := c.diesWhere(func(s string) bool { return s == step }, op); got != step {
-			t.Fatalf("it came to its end, and not to %s", step)
-		}
-		return "after death at " + step
-	}
 	create := func() error {
 		_, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{})
 		return err
 	}
-	when := at("create-stopped", create)
+	when := c.diesIn("create-stopped", create)
 	again(when, c.away())
 	a := c.create(snapshot.NewCheckpoint{})
 	b := c.create(snapshot.NewCheckpoint{})
-	when = at("apply-resuming", func() error {
+	when = c.diesIn("apply-resuming", func() error {
 		_, err := c.host.ApplyCheckpoint(c.ctx, "web", a, true)
 		return err
 	})
@@ -148,7 +155,7 @@ func TestCheckpointUnreachable(t *testing.T) {
 	c.tidied("without the second")
 
 	b = c.create(snapshot.NewCheckpoint{})
-	when = at("fold-paused", func() error { return c.host.DeleteCheckpoints(c.ctx, "web", b, false) })
+	when = c.diesIn("fold-paused", func() error { return c.host.DeleteCheckpoints(c.ctx, "web", b, false) })
 	again(when, c.away())
 	told := c.standsBy()
 	c.host.opt.Observe = func(_, step string) {
@@ -165,6 +172,81 @@ func TestCheckpointUnreachable(t *testing.T) {
 	}
 	again("given up", back)
 	c.fromItsPaths()
+}
+
+// lines counts what is logged.
+type lines struct{ atomic.Int64 }
+
+func (l *lines) Write(b []byte) (int, error) { l.Add(1); return len(b), nil }
+
+// A guest whose memory takes longer to load than anybody would wait goes on as soon as it is
+// loaded: with lull, or, where that has died, with whoever stands by, who also gives up
+// when there is nothing left that could go on.
+func TestCheckpointLoadsForLong(t *testing.T) {
+	t.Parallel()
+	c := newCounter(t)
+	id := c.create(snapshot.NewCheckpoint{Memory: true})
+	apply := func() error {
+		_, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false)
+		return err
+	}
+	over, cancel := context.WithCancel(c.ctx)
+	cancel()
+	c.diesIn("apply-loading", apply)
+	if err := c.host.onTree(c.ctx, "web", func(at *checkpointing) error {
+		return at.line.use(c.ctx, func(m *monitor) error { return at.exchange(over, m, *at.tree.Find(id)) })
+	}); err != nil {
+		t.Errorf("memory is loaded when time is over: %v", err)
+	}
+	c.sound("loaded")
+	c.tidied("loaded")
+
+	stuck := func() (released chan error) {
+		t.Helper()
+		c.diesIn("apply-loaded", apply)
+		var said lines
+		c.host.opt.Log = slog.New(slog.NewTextHandler(&said, nil))
+		c.host.lines["web"].opt.Handshake = 100 * time.Millisecond // that who stands by has time for several
+		c.signal(unix.SIGSTOP)
+		released = make(chan error, 1)
+		host := c.host
+		go func() { released <- host.ReleaseCheckpoint(over, "web") }()
+		eventually(t, "tries beyond its time", func() bool { return said.Load() >= 4 })
+		if len(released) > 0 {
+			t.Fatalf("given up: %v", <-released)
+		}
+		return released
+	}
+	released := stuck()
+	c.signal(unix.SIGCONT)
+	if err := <-released; err != nil {
+		t.Errorf("release: %v", err)
+	}
+	c.sound("let go")
+	if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
+		t.Fatal(err)
+	}
+	c.tidied("let go")
+
+	released = stuck()
+	c.kill()
+	if err := <-released; err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("release of a VM that has ended: %v", err)
+	}
+	if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
+		t.Fatal(err)
+	}
+	c.start(c.disks)
+	c.ask("cont", nil, nil)
+	c.sound("started anew")
+	c.tidied("started anew")
+}
+
+func (c *counter) signal(s unix.Signal) {
+	c.t.Helper()
+	if err := c.cmd.Process.Signal(s); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // A process that has ended is not there, though its parent has not asked how.
