@@ -153,11 +153,12 @@ func (r *restore) do(ctx context.Context) (err error) {
 	if err := r.commit(); err != nil {
 		return err
 	}
-	if err := r.define(ctx); err != nil {
+	err = r.define(ctx)
+	if err != nil && !errors.Is(err, snapshot.ErrNoMemory) {
 		return err
 	}
-	r.postRestore(ctx)
-	return nil
+	r.postRestore(ctx) // the VM is there
+	return err
 }
 
 // commit gives everything its name. Where that fails half-way, what has replaced
@@ -423,7 +424,10 @@ func (r *restore) define(ctx context.Context) error {
 		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: disks, Files: r.written, Overwrite: r.Overwrite,
 	})
 	if err != nil {
-		return fmt.Errorf("describe the VM for this host: %w", err)
+		err = fmt.Errorf("describe the VM for this host: %w", err)
+	}
+	if err != nil && !errors.Is(err, snapshot.ErrNoMemory) {
+		return err
 	}
 	r.result.Start = r.Definer.Writes(r.Dir)
 	// It may have handed one on, such as the memory to the hypervisor.
@@ -431,7 +435,7 @@ func (r *restore) define(ctx context.Context) error {
 		_, err := os.Lstat(f.Now)
 		return errors.Is(err, fs.ErrNotExist)
 	})
-	return nil
+	return err
 }
 
 func (r *restore) emit(e Event) {

@@ -34,6 +34,14 @@ func (r *restorer) PostRestore(_ context.Context, q quiesce.RestoreRequest) erro
 	return r.post
 }
 
+// definerOf defines a VM with this outcome.
+type definerOf struct {
+	prefixed
+	outcome error
+}
+
+func (d definerOf) Define(context.Context, string, snapshot.Restored) error { return d.outcome }
+
 // TestRestoreTellsWriters: a document comes back from where PostSnapshot left it.
 func TestRestoreTellsWriters(t *testing.T) {
 	w := newWorld(t)
@@ -44,6 +52,7 @@ func TestRestoreTellsWriters(t *testing.T) {
 		name      string
 		missing   bool // from this host
 		pre, post error
+		defined   error // nil: nothing is
 		heard     []string
 		fails     string
 		warns     string
@@ -52,6 +61,8 @@ func TestRestoreTellsWriters(t *testing.T) {
 		{name: "missing", missing: true, warns: "writer db is not on this host"},
 		{name: "not for it", pre: absent, heard: both},
 		{name: "refuses", pre: errors.New("it runs here"), heard: both[:1], fails: "pre-restore: it runs here"},
+		{name: "without memory", defined: snapshot.ErrNoMemory, heard: both, fails: snapshot.ErrNoMemory.Error()},
+		{name: "not defined", defined: snapshot.ErrBusy, heard: both[:1], fails: snapshot.ErrBusy.Error()},
 		{name: "stumbles", post: errors.New("no answer"), heard: both, warns: "post-restore: no answer"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,11 +75,14 @@ func TestRestoreTellsWriters(t *testing.T) {
 				}
 				return db, func() error { stopped++; return nil }, nil
 			}
+			if test.defined != nil {
+				job.Definer, job.Point.Hardware.Hypervisor = definerOf{outcome: test.defined}, "fake"
+			}
 			res, err := agent.Restore(t.Context(), job)
 			if (err == nil) != (test.fails == "") || err != nil && !strings.Contains(err.Error(), test.fails) {
 				t.Errorf("%v, want %q", err, test.fails)
 			}
-			if err != nil && len(list(t, dir)) > 0 {
+			if whole := test.defined != nil; err != nil && (len(list(t, dir)) > 0) != whole {
 				t.Errorf("left behind: %q", list(t, dir))
 			}
 			if got := strings.Join(res.Warnings, "\n"); (got == "") != (test.warns == "") || !strings.Contains(got, test.warns) {

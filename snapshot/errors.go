@@ -21,6 +21,7 @@ var (
 	ErrNoSpace      = errors.New("no space left")
 	ErrNotSaved     = errors.New("the disks froze without the VM's memory")
 	ErrNotTaken     = errors.New("nothing was taken")
+	ErrNoMemory     = errors.New("the VM is defined, but without its memory")
 	ErrNoCheckpoint = errors.New("no such checkpoint")
 )
 

@@ -55,7 +55,8 @@ type FrozenState interface {
 	SavedState(ctx context.Context) (Source, error)
 }
 
-// StateDefiner is a Definer that brings back what a FrozenState handed out.
+// StateDefiner is a Definer that brings back what a FrozenState handed out. Its Define fails
+// with ErrNoMemory where all was done but that.
 type StateDefiner interface {
 	Definer
 
