@@ -35,6 +35,11 @@ func Parse(text string) (*Domain, error) {
 	if root.Name != "domain" || root.Child("name").Value() == "" {
 		return nil, fmt.Errorf("%w: no domain with a name", ErrXML)
 	}
+	for _, once := range []string{"name", "uuid", "os", "devices"} { // libvirt would look at each
+		if len(root.All(once)) > 1 {
+			return nil, fmt.Errorf("%w: several elements %s", ErrXML, once)
+		}
+	}
 	return &Domain{root}, nil
 }
 
@@ -188,3 +193,34 @@ func (d *Domain) Networks() (networks, bridges []string) {
 
 // Emulator is the program that the domain runs in; empty: libvirt's choice.
 func (d *Domain) Emulator() string { return strings.TrimSpace(d.devices().Child("emulator").Value()) }
+
+// qemuNamespace is that of what libvirt hands on to QEMU as it is.
+const qemuNamespace = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+// Reach is what of the host a domain has beside its disks and networks, and what programs it
+// has run there: each as text that is the same in the definition of one that runs.
+func (d *Domain) Reach() []string {
+	var list []string
+	for _, c := range d.root.Children {
+		if c.namespace() == qemuNamespace {
+			list = append(list, c.String())
+		}
+	}
+	for _, e := range d.devices().All("emulator") {
+		list = append(list, "emulator "+e.Value())
+	}
+	for _, kind := range []string{"hostdev", "filesystem"} {
+		for _, n := range d.devices().All(kind) {
+			bare := *n
+			bare.Children = slices.Clone(n.Children)
+			bare.drop("alias", "address") // where the guest sees it
+			list = append(list, bare.String())
+		}
+	}
+	for _, n := range d.devices().All("interface") {
+		for _, script := range append(n.All("script"), n.All("downscript")...) {
+			list = append(list, script.String())
+		}
+	}
+	return list
+}

@@ -2,6 +2,8 @@ package domainxml
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -237,5 +239,32 @@ func TestForget(t *testing.T) {
 	d.Forget()
 	if text := d.String(); strings.Contains(text, "portid") || !strings.Contains(text, "network=") {
 		t.Error(text)
+	}
+}
+
+// What reaches into the host is the same of a domain that runs, but for where the guest sees it.
+func TestReach(t *testing.T) {
+	t.Parallel()
+	const hostdev = "<hostdev mode='subsystem' type='usb'><source><address bus='1' device='2'/></source>%s</hostdev>"
+	reach := func(devices, more string) []string {
+		t.Helper()
+		d, err := Parse("<domain><name>x</name>" + more + "<devices>" + devices + "</devices></domain>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Reach()
+	}
+	all := "<emulator>/usr/bin/qemu</emulator><filesystem><source dir='/srv'/></filesystem><interface><script path='/x'/></interface>"
+	next := reach(all+fmt.Sprintf(hostdev, ""), "")
+	if ran := reach(all+fmt.Sprintf(hostdev, "<alias name='h0'/><address bus='0'/>"), ""); len(next) != 4 || !slices.Equal(next, ran) {
+		t.Errorf("%q, and as it runs %q", next, ran)
+	}
+	if got := reach(all, "<q:commandline xmlns:q='"+qemuNamespace+"'><q:arg value='-S'/></q:commandline>"); len(got) != 4 || slices.Equal(next, got) {
+		t.Errorf("with arguments: %q", got)
+	}
+	for _, text := range []string{"<devices/><devices/>", "<name>y</name>", "<uuid>1</uuid><uuid>2</uuid>"} {
+		if _, err := Parse("<domain><name>x</name>" + text + "</domain>"); !errors.Is(err, ErrXML) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
