@@ -220,7 +220,15 @@ func (b *bench) comesBack(c *rpc.Conn, dom *libvirttest.Domain) {
 	if err := dom.Kill(ctx); err != nil {
 		b.t.Fatal(err)
 	}
-	_, said := b.libvirt(exitDone, "restore", "kvm/web", "--to", b.path("back"), "--define", "kvm", "--replace-vm")
+	here, err := os.Getwd()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	back, err := filepath.Rel(here, b.path("back")) // libvirt is elsewhere
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	_, said := b.libvirt(exitDone, "restore", "kvm/web", "--to", back, "--define", "kvm", "--replace-vm")
 	if left, err := filepath.Glob(b.path("back/memory*")); err != nil || len(left) > 0 || !strings.Contains(said, "virsh start web") {
 		b.t.Errorf("left: %v, %v\n%s", left, err, said)
 	}

@@ -8,11 +8,11 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
-	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/snapshot/wipe"
 )
@@ -27,7 +27,8 @@ import (
 //	managed     saved again, by libvirt, to be running when it is started
 //	save
 //
-// The image is removed then. A second start would find disks that have gone on without it.
+// The image is good for nothing from the moment on at which it was read, and is removed then: a
+// second start would find disks that have gone on without it.
 
 // Sizes in a save image, in bytes.
 const (
@@ -73,7 +74,8 @@ func (MemoryDefiner) RestoreState(ctx context.Context, w io.Writer, src io.Reade
 	return qemu.Definer{}.RestoreState(ctx, w, src, size)
 }
 
-// Define tells libvirt of a VM, and gives it the memory. The VM does not run afterwards.
+// Define tells libvirt of a VM, and gives it the memory. The VM does not run afterwards. Where
+// the memory could not be given, snapshot.ErrNoMemory: all else is done.
 func (d MemoryDefiner) Define(ctx context.Context, dir string, vm snapshot.Restored) error {
 	if err := d.Definer.Define(ctx, dir, vm); err != nil {
 		return err
@@ -87,18 +89,23 @@ func (d MemoryDefiner) Define(ctx context.Context, dir string, vm snapshot.Resto
 		err = d.giveMemory(ctx, def, vm.Files[i].Now)
 	}
 	err = errors.Join(err, d.discard(ctx, vm.Files[i].Now))
+	name := snapshot.ShellWord(vm.Name[strings.LastIndexByte(vm.Name, '/')+1:])
 	if err != nil {
-		err = fmt.Errorf("define %s: the domain is defined, but without its memory: %w", vm.Name, err)
-		return snapshot.WithHint(err, "start it from its disks (virsh start), or restore again with --cold")
+		next := "start it from its disks: virsh start " + name
+		if errors.Is(err, errStands) {
+			next = "once libvirt answers, end the domain (virsh destroy " + name + "), then " + next
+		}
+		return snapshot.WithHint(fmt.Errorf("define %s: %w: %w", vm.Name, snapshot.ErrNoMemory, err), next)
 	}
 	if d.Remark != nil {
-		name := snapshot.ShellWord(def.Name())
 		d.Remark(fmt.Sprintf("the guest goes on from its saved memory at the first start (virsh start %s); its clock is behind then: virsh domtime %[1]s --now", name))
 	}
 	return nil
 }
 
 // asItRan is the definition of the domain when its memory was saved, with the restored files.
+// It is started, which that of the next start is not: so it has to be of the same domain, and
+// may not ask more of the host.
 func (d MemoryDefiner) asItRan(vm snapshot.Restored) (*domainxml.Domain, error) {
 	i := slices.IndexFunc(vm.Files, func(f snapshot.RestoredFile) bool { return f.Path == livePath })
 	if i < 0 {
@@ -112,43 +119,41 @@ func (d MemoryDefiner) asItRan(vm snapshot.Restored) (*domainxml.Domain, error) 
 	if err != nil {
 		return nil, fmt.Errorf("definition in the restore point: %w", err)
 	}
-	r, err := d.place(vm)
+	next, _, err := d.compose(vm)
 	if err == nil {
-		def.Restore(r) // Define has said what is not as before
-		def.Forget()
+		err = sameDomain(def, next)
 	}
-	return def, err
+	if err != nil {
+		return nil, err
+	}
+	r, err := d.place(vm)
+	if err != nil {
+		return nil, err
+	}
+	said := next.Restore(r) // by Define
+	for _, remark := range def.Restore(r) {
+		if d.Remark != nil && !slices.Contains(said, remark) {
+			d.Remark("with its memory: " + remark)
+		}
+	}
+	def.Forget()
+	return def, nil
 }
 
-// giveMemory makes a managed save of a memory.
-func (d MemoryDefiner) giveMemory(ctx context.Context, def *domainxml.Domain, path string) (err error) {
-	if err := writeHead(path, def.String()); err != nil {
-		return err
+// sameDomain refuses a definition that a domain ran with where it is of another domain than
+// that of its next start, or has more of the host.
+func sameDomain(ran, next *domainxml.Domain) error {
+	if ran.Name() != next.Name() || !strings.EqualFold(ran.UUID(), next.UUID()) {
+		return fmt.Errorf("the restore point is of the domain %s (%s), but its memory is of %s (%s): %w",
+			next.Name(), next.UUID(), ran.Name(), ran.UUID(), snapshot.ErrCorrupt)
 	}
-	ctx, cancel := context.WithTimeout(ctx, memoryLimit)
-	defer cancel()
-	c, err := rpc.Dial(ctx, d.Address, d.RPC)
-	if err != nil {
-		return err
+	for _, part := range ran.Reach() {
+		if !slices.Contains(next.Reach(), part) {
+			return fmt.Errorf("the domain ran with what its definition does not have, and what reaches into the host (%s): %w",
+				strings.Join(strings.Fields(part[:min(len(part), 200)]), " "), snapshot.ErrUnsupported)
+		}
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	id, err := rpc.ParseUUID(def.UUID())
-	if err != nil {
-		return fmt.Errorf("definition in the restore point: UUID %q: %w", def.UUID(), err)
-	}
-	if err := c.Restore(ctx, path, "", rpc.SavePaused); err != nil {
-		return err
-	}
-	found, err := c.LookupUUID(ctx, id)
-	if err == nil {
-		err = c.ManagedSave(ctx, found, rpc.SaveRunning)
-	}
-	if err == nil {
-		return nil
-	}
-	ending, stop := context.WithTimeout(context.WithoutCancel(ctx), settle)
-	defer stop()
-	return errors.Join(err, c.Destroy(ending, rpc.Domain{Name: def.Name(), UUID: id}, false))
+	return nil
 }
 
 // writeHead writes what comes before the stream of a save image.

@@ -41,6 +41,7 @@ func TestOff(t *testing.T) {
 	t.Run("Whole", func(t *testing.T) { offWhole(t, d, c) })
 	t.Run("Started", func(t *testing.T) { offStarted(t, d, c) })
 	t.Run("LeftOut", func(t *testing.T) { leftOut(t, d, c) })
+	t.Run("Memory", func(t *testing.T) { cutMemory(t, d, c) }) // the daemon ends in it
 }
 
 // offWhole backs up a domain as an administrator would meet it.
@@ -105,52 +106,6 @@ func offWhole(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 		t.Fatal(err)
 	}
 	badMemory(t, d, dom)
-}
-
-// badMemory: a memory that QEMU does not take is not kept, and its domain is defined and off.
-func badMemory(t *testing.T, d *libvirttest.Daemon, dom *libvirttest.Domain) {
-	t.Helper()
-	ctx := t.Context()
-	text, err := dom.Conn.XML(ctx, dom.ID, rpc.XMLInactive|rpc.XMLSecure)
-	if err != nil {
-		t.Fatal(err)
-	}
-	definer := MemoryDefiner{Definer: Definer{Address: d.Address(), Replace: true}}
-	var state strings.Builder
-	const stream = "no memory"
-	if err := definer.RestoreState(ctx, &state, strings.NewReader(stream), int64(len(stream))); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	vm := snapshot.Restored{Name: "kvm/Web", Disks: []snapshot.RestoredDisk{
-		{Name: "vda", Path: dom.Disks[0], Format: snapshot.FormatQcow2}, {Name: "vdb", Path: dom.Disks[1], Format: snapshot.FormatRaw}}}
-	for name, f := range map[string]struct {
-		snapshot.File
-		content string
-	}{
-		"next": {snapshot.File{Path: definitionPath, Role: snapshot.RoleDefinition}, text},
-		"now":  {snapshot.File{Path: livePath, Role: snapshot.RoleDefinition}, text},
-		"ram":  {snapshot.File{Path: "/web.state", Role: snapshot.RoleSavedState}, state.String()},
-	} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(f.content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		vm.Files = append(vm.Files, snapshot.RestoredFile{File: f.File, Now: path})
-	}
-	var refused *rpc.Error
-	var hinted *snapshot.Hinted
-	if err := definer.Define(ctx, dir, vm); !errors.As(err, &refused) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "--cold") {
-		t.Errorf("define with a memory that is none: %v", err)
-	}
-	saved, err := dom.Conn.HasManagedSave(ctx, dom.ID)
-	now, _, stateErr := dom.Conn.State(ctx, dom.ID)
-	if err := errors.Join(err, stateErr); err != nil || saved || now != rpc.StateShutoff {
-		t.Errorf("the domain is in state %d, saved %v: %v", now, saved, err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "ram")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the memory is there: %v", err)
-	}
 }
 
 func takeOff(t *testing.T, h *Host, p snapshot.Plan) snapshot.Frozen {
@@ -228,6 +183,9 @@ func offStarted(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	}
 	if err := c.ManagedSave(ctx, dom.ID, 0); err != nil {
 		t.Fatal(err)
+	}
+	if text, err := c.ManagedSaveXML(ctx, dom.ID); err != nil || !strings.Contains(text, "<name>web<") {
+		t.Errorf("definition in a managed save: %v\n%s", err, text)
 	}
 	if p, err = h.Plan(ctx, "web", "r3"); err != nil || !slices.ContainsFunc(p.Warnings, func(w string) bool { return strings.Contains(w, "managedsave") }) {
 		t.Errorf("plan of a domain with a managed save: %v, %v", p.Warnings, err)

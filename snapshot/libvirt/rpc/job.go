@@ -77,6 +77,14 @@ func (c *Conn) ManagedSave(ctx context.Context, d Domain, flags uint32) error {
 	return c.call(ctx, remote(182, "save domain"), args{d, u32(flags)}) // DOMAIN_MANAGED_SAVE
 }
 
+// ManagedSaveXML is the definition in it. libvirt refuses to say one of a file that was not
+// written to its end.
+func (c *Conn) ManagedSaveXML(ctx context.Context, d Domain) (string, error) {
+	var xml str
+	err := c.call(ctx, remote(388, "read managed save's XML"), args{d, u32(0)}, &xml) // DOMAIN_MANAGED_SAVE_GET_XML_DESC
+	return string(xml), err
+}
+
 // ManagedSaveRemove removes it.
 func (c *Conn) ManagedSaveRemove(ctx context.Context, d Domain) error {
 	return c.call(ctx, remote(184, "remove managed save"), args{d, u32(0)}) // DOMAIN_MANAGED_SAVE_REMOVE
