@@ -45,7 +45,11 @@ import (
 
 // stallLimit is how long nothing may move from QEMU to the file while the guest goes on:
 // it may be waiting for that, and the monitor with it.
+// Before that, QEMU needs a moment in which nothing moves either, to protect all of it.
 const stallLimit = 5 * time.Second
+
+// protectRate is how many bytes of memory are protected in a second at the least.
+const protectRate = 16 << 30
 
 // inBackground prepares for it, where it is safe, the host's kernel has what it needs,
 // and the VM's memory is of a kind that can be protected.
@@ -217,7 +221,8 @@ func (g *gauge) Read(b []byte) (int, error) {
 
 var errStalled = errors.New("QEMU or the disk has stopped, and the guest may wait for it")
 
-// watch gives up when nothing moves, until ctx ends.
+// watch gives up when nothing moves any more, until ctx ends. How long the first byte takes is
+// bounded by the window: until then no memory is protected.
 func (g *gauge) watch(ctx context.Context, limit time.Duration, cancel context.CancelCauseFunc) {
 	tick := time.NewTicker(limit / 10)
 	defer tick.Stop()
@@ -228,7 +233,7 @@ func (g *gauge) watch(ctx context.Context, limit time.Duration, cancel context.C
 		case <-ctx.Done():
 			return
 		}
-		if now := g.moved.Load(); now != before {
+		if now := g.moved.Load(); now != before || now == 0 {
 			since, before = time.Now(), now
 		}
 	}
