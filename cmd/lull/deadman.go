@@ -161,7 +161,7 @@ func (in *invocation) thawer(line []byte) (quiesce.Thaw, error) {
 		return func(ctx context.Context) error { return host.ReleaseCheckpoint(ctx, r.Name) }, nil
 	}
 	host := in.savingHost(r)
-	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Instance: r.Instance, Saved: r.Saved, Hardware: snapshot.Hardware{UUID: r.UUID}}
+	plan := snapshot.Plan{Host: r.Host, VM: r.Name, Run: r.Run, Instance: r.Instance, Saved: r.Saved, Hardware: snapshot.Hardware{UUID: r.UUID}}
 	return func(ctx context.Context) error {
 		// First, for a VM that stands still has no guest that could answer.
 		err := host.Resume(ctx, plan)

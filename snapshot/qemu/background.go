@@ -66,6 +66,7 @@ func (h *Host) inBackground(ctx context.Context, m *monitor, p snapshot.Plan, s 
 	}
 	if s.background = err == nil; !s.background {
 		h.standStill(p, s, err)
+		return m.noBackground(ctx) // a run before may have left it on
 	}
 	return nil
 }

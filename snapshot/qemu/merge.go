@@ -43,6 +43,9 @@ func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snap
 			if err == nil {
 				err = h.mergeLive(ctx, m, h.newTelling(p, tell))
 			}
+			if err == nil {
+				err = h.untuneAgain(ctx, m, p)
+			}
 			if errors.Is(err, qmp.ErrClosed) {
 				err = errors.Join(err, m.awaitExit(ctx))
 			}

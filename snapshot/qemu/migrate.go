@@ -28,7 +28,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 		return err
 	}
 	defer in.Close()
-	name := runName(p.VM, p.Run) + "-state"
+	name := stateFile(p)
 	err = m.ExecuteFD(ctx, "getfd", args{"fdname": name}, nil, theirs)
 	if s.spool == nil {
 		err = errors.Join(err, theirs.Close()) // QEMU has its own copy
@@ -43,8 +43,8 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	copied := s.fill(counted, p.Saved.Limit, cancel)
 	err = m.Execute(ctx, "migrate", args{"uri": "fd:" + name}, nil)
 	if err != nil {
-		in.Close() // the copy ends, even where QEMU still has the other end
-		return errors.Join(err, m.ask(context.WithoutCancel(ctx), "closefd", args{"fdname": name}, nil))
+		in.Close() // the copy ends, even where QEMU still has the other end until untune
+		return err
 	}
 	if s.background {
 		// From the first byte on QEMU may hang even before it is known to keep the instant.
@@ -68,6 +68,9 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	}
 	return notWritten(context.Cause(ctx), copyErr, err)
 }
+
+// stateFile is QEMU's name for the file that a run hands to it, until it migrates into that.
+func stateFile(p snapshot.Plan) string { return runName(p.VM, p.Run) + "-state" }
 
 // notWritten is why a state was not: what has cut it off, which may be the copy's own error,
 // says more than what came of that. nil: it was.

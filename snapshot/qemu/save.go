@@ -54,14 +54,12 @@ func planSaved(ctx context.Context, m *monitor, p snapshot.Plan) (snapshot.Saved
 	if len(m.vm.Nodes) > 0 || p.Hardware.Memory <= 0 {
 		return snapshot.SavedPlan{}, nil
 	}
-	var now struct {
-		Bandwidth int64 `json:"max-bandwidth"`
-	}
-	if err := m.ask(ctx, "query-migrate-parameters", nil, &now); err != nil {
+	bandwidth, err := m.bandwidth(ctx)
+	if err != nil {
 		return snapshot.SavedPlan{}, err
 	}
 	ram := p.Hardware.Memory
-	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack, Bandwidth: now.Bandwidth, Wipe: m.vm.Wipe}, nil
+	return snapshot.SavedPlan{Path: statePath(p), Limit: ram + ram/stateHeadShare + stateSlack, Bandwidth: bandwidth, Wipe: m.vm.Wipe}, nil
 }
 
 // CanSave looks at the VM, and at the room for its state.
@@ -106,8 +104,8 @@ func (m *monitor) migratable(ctx context.Context) error {
 		return err
 	}
 	for _, name := range abilities {
-		// These change nothing in a file.
-		if !slices.Contains([]string{"events", "auto-converge", "xbzrle", "zero-blocks", "release-ram"}, name) {
+		// These change nothing in a file; the last is lull's own.
+		if !slices.Contains([]string{"events", "auto-converge", "xbzrle", "zero-blocks", "release-ram", backgroundSnapshot}, name) {
 			return snapshot.WithHint(fmt.Errorf("the migration capability %s is on: %w", name, snapshot.ErrUnsupported),
 				"turn it off with migrate-set-capabilities")
 		}
@@ -263,7 +261,7 @@ func (h *Host) tune(ctx context.Context, m *monitor, p snapshot.Plan, s *saving)
 		return err
 	}
 	if !s.alive {
-		return nil
+		return m.noBackground(ctx)
 	}
 	return h.inBackground(ctx, m, p, s)
 }
@@ -276,16 +274,53 @@ func (m *monitor) setBandwidth(ctx context.Context, p snapshot.Plan, limit int64
 }
 
 // untune takes back what tune did, here or in a process that has died. The guest goes
-// on already: it does not wait for this.
+// on already: it does not wait for this. What fails is Merge's to do again.
 func (h *Host) untune(ctx context.Context, p snapshot.Plan) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
 	defer cancel()
-	err := h.during(ctx, p, func(m *monitor) error {
-		return errors.Join(m.setBandwidth(ctx, p, p.Saved.Bandwidth), m.noBackground(ctx))
-	})
+	h.notUntuned(p, h.during(ctx, p, func(m *monitor) error { return m.untune(ctx, p) }))
+}
+
+func (h *Host) notUntuned(p snapshot.Plan, err error) {
 	if err != nil {
 		h.opt.Log.Warn("migrations of the VM are not set up as before", "vm", p.VM, "bandwidth", p.Saved.Bandwidth, "error", err)
 	}
+}
+
+// untune sets the bandwidth last: as long as it is lull's, the rest may be to do. A file that
+// QEMU was given and has not begun to write would stay open for good.
+func (m *monitor) untune(ctx context.Context, p snapshot.Plan) error {
+	err := errors.Join(m.ask(ctx, "closefd", args{"fdname": stateFile(p)}, nil), m.noBackground(ctx))
+	if err != nil {
+		return err
+	}
+	return m.setBandwidth(ctx, p, p.Saved.Bandwidth)
+}
+
+// untuneAgain is Merge's part: it does what untune could not.
+func (h *Host) untuneAgain(ctx context.Context, m *monitor, p snapshot.Plan) error {
+	if p.Saved.Path == "" || m.proc.instance != p.Instance {
+		return nil
+	}
+	now, err := m.bandwidth(ctx)
+	if err != nil || now != stateBandwidth || now == p.Saved.Bandwidth {
+		return err
+	}
+	err = m.untune(ctx, p)
+	if ignoreRefused(err) == nil {
+		h.notUntuned(p, err) // and never will be
+		return nil
+	}
+	return err
+}
+
+// bandwidth is the limit of migrations, in bytes a second; 0: QEMU has none.
+func (m *monitor) bandwidth(ctx context.Context) (int64, error) {
+	var now struct {
+		Bandwidth int64 `json:"max-bandwidth"`
+	}
+	err := m.ask(ctx, "query-migrate-parameters", nil, &now)
+	return now.Bandwidth, err
 }
 
 // anchorAgain drops the anchor that a VM cannot have while its memory is saved. The guest

@@ -436,6 +436,15 @@ func TestSaveKilled(t *testing.T) {
 			}
 			pr.Close() // as the kernel does with what a dead process had open
 		},
+		"with QEMU about to write": func(t *testing.T, r *run, _ *os.File) {
+			s, err := newSpool(r.plan.Saved.Path+spoolSuffix, 1<<20)
+			must(t, err)
+			r.ask("stop", nil, nil)
+			must(t, r.host.during(r.ctx, r.plan, func(m *monitor) error {
+				return m.ExecuteFD(r.ctx, "getfd", args{"fdname": stateFile(r.plan)}, nil, s.f)
+			}))
+			must(t, s.Close())
+		},
 		"QEMU too": func(t *testing.T, r *run, f *os.File) {
 			if _, err := r.host.whileStopped(r.ctx, r.plan, r.saving(f)); err != nil {
 				t.Fatal(err)
@@ -463,8 +472,26 @@ func TestSaveKilled(t *testing.T) {
 				if now := r.bandwidth(); now != before {
 					t.Errorf("migration bandwidth was %v, is %v", before, now)
 				}
+				for _, link := range (process{pid: r.cmd.Process.Pid}).openFiles() {
+					if strings.Contains(link, spoolSuffix) {
+						t.Errorf("QEMU still has %s", link)
+					}
+				}
 				r.goesOn()
 			}
 		})
 	}
+}
+
+// What a run could not take back of how it set QEMU's migrations up, its merge does; and it
+// keeps no later run from saving.
+func TestUntuneAgain(t *testing.T) {
+	t.Parallel()
+	r := savable(t, savedVM())
+	r.ask("migrate-set-capabilities", args{"capabilities": []args{{"capability": backgroundSnapshot, "state": true}}}, nil)
+	must(t, r.host.CanSave(r.ctx, r.plan))
+	must(t, r.host.during(r.ctx, r.plan, func(m *monitor) error { return m.setBandwidth(r.ctx, r.plan, stateBandwidth) }))
+	must(t, r.host.Take(r.ctx, r.plan))
+	r.unsaved()
+	r.untuned()
 }
