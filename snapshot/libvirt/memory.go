@@ -88,14 +88,18 @@ func (d MemoryDefiner) Define(ctx context.Context, dir string, vm snapshot.Resto
 	if err == nil {
 		err = d.giveMemory(ctx, def, vm.Files[i].Now)
 	}
-	err = errors.Join(err, d.discard(ctx, vm.Files[i].Now))
+	removed := d.discard(ctx, vm.Files[i].Now)
 	name := snapshot.ShellWord(vm.Name[strings.LastIndexByte(vm.Name, '/')+1:])
 	if err != nil {
+		err = errors.Join(err, removed)
 		next := "start it from its disks: virsh start " + name
 		if errors.Is(err, errStands) {
 			next = "once libvirt answers, end the domain (virsh destroy " + name + "), then " + next
 		}
 		return snapshot.WithHint(fmt.Errorf("define %s: %w: %w", vm.Name, snapshot.ErrNoMemory, err), next)
+	}
+	if removed != nil { // it is libvirt's already
+		return fmt.Errorf("define %s: remove the file of its memory: %w", vm.Name, removed)
 	}
 	if d.Remark != nil {
 		d.Remark(fmt.Sprintf("the guest goes on from its saved memory at the first start (virsh start %s); its clock is behind then: virsh domtime %[1]s --now", name))
