@@ -48,8 +48,8 @@ import (
 // Before that, QEMU needs a moment in which nothing moves either, to protect all of it.
 const stallLimit = 5 * time.Second
 
-// protectRate is how many bytes of memory are protected in a second at the least.
-const protectRate = 16 << 30
+// protectRate is how many bytes of memory are visited and protected in a second at the least.
+const protectRate = 4 << 30
 
 // inBackground prepares for it, where it is safe, the host's kernel has what it needs,
 // and the VM's memory is of a kind that can be protected.
@@ -222,8 +222,7 @@ func (g *gauge) Read(b []byte) (int, error) {
 
 var errStalled = errors.New("QEMU or the disk has stopped, and the guest may wait for it")
 
-// watch gives up when nothing moves any more, until ctx ends. How long the first byte takes is
-// bounded by the window: until then no memory is protected.
+// watch gives up when nothing moves, until ctx ends.
 func (g *gauge) watch(ctx context.Context, limit time.Duration, cancel context.CancelCauseFunc) {
 	tick := time.NewTicker(limit / 10)
 	defer tick.Stop()
@@ -234,7 +233,7 @@ func (g *gauge) watch(ctx context.Context, limit time.Duration, cancel context.C
 		case <-ctx.Done():
 			return
 		}
-		if now := g.moved.Load(); now != before || now == 0 {
+		if now := g.moved.Load(); now != before {
 			since, before = time.Now(), now
 		}
 	}

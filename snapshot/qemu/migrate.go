@@ -47,7 +47,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 		return err
 	}
 	if s.background {
-		// From the first byte on QEMU may hang even before it is known to keep the instant.
+		// QEMU may hang even before it is known to keep the instant.
 		slow := cmp.Or(s.patience, stallLimit) + time.Duration(p.Saved.Limit/protectRate)*time.Second
 		s.writer.Go(func() { counted.watch(ctx, slow, cancel) })
 		err = m.letGo(ctx, s, sync.OnceFunc(func() { s.watch(ctx, counted, cancel) }))
