@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/lull-backup/lull/quiesce"
 	"github.com/lull-backup/lull/snapshot"
@@ -39,6 +41,7 @@ func (b *backup) hold(ctx context.Context) error {
 		job.Guest, job.Guards = guest, b.guards(guest)
 	}
 	b.held, err = quiesce.Do(ctx, job)
+	b.instant, b.result.Memory = b.taken.told()
 	b.owed = errors.Is(err, quiesce.ErrStillFrozen)
 	if err != nil {
 		return fmt.Errorf("hold still: %w", err)
@@ -90,8 +93,34 @@ func (b *backup) holdOff(ctx context.Context) error {
 	if err := b.take(ctx); err != nil {
 		return err
 	}
+	b.instant, _ = b.taken.told()
 	b.step(StepTaken, "")
 	return nil
+}
+
+// taken is what a Take tells. It may do that at a time when nobody waits for it any more.
+type taken struct {
+	mu      sync.Mutex
+	instant time.Time // when the disks froze
+	memory  string    // how it was written
+}
+
+func (t *taken) froze(at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.instant = at
+}
+
+func (t *taken) saved(how snapshot.Saving) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.memory = written(how)
+}
+
+func (t *taken) told() (instant time.Time, memory string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.instant, t.memory
 }
 
 // take is the one call inside the window.
@@ -99,7 +128,7 @@ func (b *backup) take(ctx context.Context) error {
 	if err := b.job.Host.Take(ctx, b.plan); err != nil {
 		return err // it says itself what this was
 	}
-	b.instant = b.Now()
+	b.taken.froze(b.Now())
 	return nil
 }
 
@@ -116,13 +145,13 @@ func (b *backup) saved() *quiesce.Saved {
 			how, err := host.TakeSaved(ctx, b.plan, func(m snapshot.Moment) {
 				switch m {
 				case snapshot.MomentFrozen: // saving the memory may take seconds more
-					b.instant = b.Now()
+					b.taken.froze(b.Now())
 				case snapshot.MomentGoesOn:
 					goesOn()
 				}
 			})
 			if err == nil {
-				b.result.Memory = written(how)
+				b.taken.saved(how)
 			}
 			return err
 		},
@@ -141,7 +170,7 @@ func written(how snapshot.Saving) string {
 func (b *backup) heldStep(s quiesce.Step) {
 	message := ""
 	if s == quiesce.StepTaken {
-		message = b.result.Memory
+		_, message = b.taken.told()
 	}
 	b.step(Step(s), message)
 }

@@ -95,7 +95,8 @@ type backup struct {
 	held    *quiesce.Held
 	report  quiesce.Report
 	frozen  snapshot.Frozen
-	instant time.Time // when the disks froze
+	taken   taken
+	instant time.Time // when the disks froze, as taken has told
 	room    room
 	result  Result
 	owed    bool           // the guest is not proven thawed; the journal keeps the entry

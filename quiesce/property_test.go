@@ -30,6 +30,8 @@ type trial struct {
 	cancelAt time.Duration // 0: never
 	complete bool
 
+	saved *savedTrial // nil: the host cannot
+
 	tape   quiescetest.Tape
 	guards []*guard
 	takes  int
@@ -109,6 +111,9 @@ func drawTrial(t *rapid.T) *trial {
 		tr.cancelAt = time.Duration(rapid.IntRange(1, 30).Draw(t, "cancel at")) * time.Second
 	}
 	tr.complete = rapid.Bool().Draw(t, "complete")
+	if rapid.IntRange(0, 4).Draw(t, "saves") > 0 {
+		tr.saved = drawSaved(t, tr)
+	}
 	for i := range rapid.IntRange(0, 2).Draw(t, "guards") {
 		g := &guard{trial: tr}
 		if rapid.IntRange(0, 5).Draw(t, "guard fails") == 0 {
@@ -135,6 +140,9 @@ func (tr *trial) play(ctx context.Context) []string {
 		defer cancel()
 	}
 	job := quiesce.Job{Run: "run-1", VM: "vm", Policy: tr.policy, Guest: tr.guest, Take: tr.doTake}
+	if tr.saved != nil {
+		job.Saved = tr.saved.saved()
+	}
 	var within, late atomic.Bool
 	job.Progress = func(quiesce.Progress) {
 		if !within.Load() {
@@ -156,6 +164,9 @@ func (tr *trial) play(ctx context.Context) []string {
 	}
 	held, err := quiesce.Do(ctx, job)
 	within.Store(false)
+	if tr.saved != nil {
+		tr.saved.told = tr.saved.answer.Load()
+	}
 	broken := slices.Concat(tr.checkThawed(err), tr.checkResult(held, err), tr.checkGuards(err))
 	if held != nil {
 		within.Store(true)
@@ -166,6 +177,10 @@ func (tr *trial) play(ctx context.Context) []string {
 		w.Wait()
 	}
 	broken = append(broken, tr.checkThawed(err)...) // nothing froze late
+	if tr.saved != nil {
+		time.Sleep(3 * time.Hour) // of the bubble: what nobody waits for any more has ended
+		broken = append(broken, tr.saved.check(tr, held, err)...)
+	}
 	if late.Load() {
 		broken = append(broken, "progress was told of although nothing was under way")
 	}
@@ -260,7 +275,7 @@ func (tr *trial) checkResult(held *quiesce.Held, err error) []string {
 	if r.Level < r.Asked && len(r.Reasons) == 0 {
 		broken = append(broken, "lowered without a reason")
 	}
-	if r.Level > quiesce.LevelCrash && r.Window > quiesce.DefaultWindow {
+	if r.Level > quiesce.LevelSavedState && r.Window > quiesce.DefaultWindow { // a guest that stood still is whole however long
 		broken = append(broken, fmt.Sprintf("level %v with a window of %v", r.Level, r.Window))
 	}
 	return append(broken, tr.checkLevel(r)...)

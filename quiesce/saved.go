@@ -53,29 +53,28 @@ var errWindowOver = fmt.Errorf("the guest has stood still for as long as it may:
 func (w *window) save(ctx context.Context, r *run) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w.stop = func() { cancel(nil) }
-	goesOn := make(chan struct{})
+	goesOn := make(chan time.Time, 1) // since when; a Take that nobody waits for any more may say it
 	w.taking, _ = ask(ctx, r.Log, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, r.Saved.Take(ctx, sync.OnceFunc(func() {
-			w.closed = time.Now()
-			close(goesOn)
-		}))
+		return struct{}{}, r.Saved.Take(ctx, sync.OnceFunc(func() { goesOn <- time.Now() }))
 	})
 	limit := time.NewTimer(time.Until(w.freezeBy))
 	defer limit.Stop()
 	select {
 	case a := <-w.taking:
 		w.answered(r, a)
-	case <-goesOn:
+	case w.closed = <-goesOn:
 		w.finish(ctx, r)
 	case <-limit.C:
 		cancel(errWindowOver)
 	case <-ctx.Done():
 	}
 	err := w.await(ctx, r)
-	select {
-	case <-goesOn:
-	default:
-		w.closed = time.Now()
+	if w.closed.IsZero() {
+		select {
+		case w.closed = <-goesOn:
+		default:
+			w.closed = time.Now()
+		}
 	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err) // why it was cancelled, not only that it was
