@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // member is one writer in this run. Its fields are touched by one goroutine at a
@@ -230,7 +231,6 @@ func clipTo(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit] + "…"
 	}
-	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool {
-		return r < ' ' || r == 0x7f
-	}), " ")
+	unsafe := func(r rune) bool { return !unicode.IsPrint(r) } // controls, and marks that turn text around
+	return strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), unsafe), " ")
 }

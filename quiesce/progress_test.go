@@ -67,11 +67,12 @@ func TestProgressHangs(t *testing.T) {
 // Words of a hostile writer are bounded, and what makes no sense is dropped.
 func TestProgressIsBounded(t *testing.T) {
 	for name, test := range map[string]struct{ told, want quiesce.Progress }{
-		"control characters": {quiesce.Progress{What: "a\x1b[2Jb\r\nc", Done: 1}, quiesce.Progress{What: "a [2Jb c", Done: 1}},
-		"more than all":      {quiesce.Progress{What: "x", Done: 1 << 62, Total: 7}, quiesce.Progress{What: "x", Done: 7, Total: 7}},
-		"negative":           {told: quiesce.Progress{What: "x", Done: -1, Total: 7}},
-		"negative total":     {told: quiesce.Progress{What: "x", Total: -7}},
-		"no words":           {told: quiesce.Progress{What: " \n", Done: 1}},
+		"control characters":    {quiesce.Progress{What: "a\x1b[2Jb\r\nc", Done: 1}, quiesce.Progress{What: "a [2Jb c", Done: 1}},
+		"C1, and turned around": {quiesce.Progress{What: "a\u009b2Jb\u202ec\u2066d", Done: 1}, quiesce.Progress{What: "a 2Jb c d", Done: 1}},
+		"more than all":         {quiesce.Progress{What: "x", Done: 1 << 62, Total: 7}, quiesce.Progress{What: "x", Done: 7, Total: 7}},
+		"negative":              {told: quiesce.Progress{What: "x", Done: -1, Total: 7}},
+		"negative total":        {told: quiesce.Progress{What: "x", Total: -7}},
+		"no words":              {told: quiesce.Progress{What: " \n", Done: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var heard quiesce.Progress
