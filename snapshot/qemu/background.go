@@ -79,7 +79,7 @@ func (s *saving) withoutLull(m *monitor, p snapshot.SavedPlan) (err error) {
 	case p.Wipe:
 		return errors.New("what QEMU older than 8.1 writes could not be wiped")
 	}
-	if err = unprotectable(m.proc.pid); err == nil {
+	if err = unprotectable(m.proc.instance); err == nil {
 		s.spool, err = newSpool(p.Path+spoolSuffix, p.Limit)
 	}
 	return err
@@ -130,8 +130,10 @@ func (m *monitor) neverBegan(ctx context.Context, failure error, resumed *qmp.Su
 	if status, err := m.status(ctx); err != nil || status != "paused" {
 		return false
 	}
-	if left, err := protections(m.proc.pid); err != nil || len(left) > 0 {
-		return false
+	if forgets(m.Version()) { // a newer one needs no view of its open files
+		if left, err := protections(m.proc.pid); err != nil || len(left) > 0 {
+			return false
+		}
 	}
 	select {
 	case <-resumed.Events(): // it ran, and stands still for another reason

@@ -62,30 +62,51 @@ func protections(pid int) ([]int, error) {
 	return list, nil
 }
 
-// takeFile copies an open file of a process.
-func takeFile(pid, fd int) (int, error) {
-	process, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open process %d: %w", pid, err)
+// grip is a hold of a process: whoever has its PID one day, this is of no other.
+type grip struct{ pid, fd int }
+
+// gripOf takes hold of a process. One that is the instance after that was it before, too.
+func gripOf(instance string) (grip, error) {
+	pid := instancePID(instance)
+	if pid == 0 {
+		return grip{}, unix.ESRCH
 	}
-	defer unix.Close(process)
-	own, err := unix.PidfdGetfd(process, fd, 0)
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return -1, fmt.Errorf("copy an open file of process %d: %w", pid, err)
+		return grip{}, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	if !living(instance) {
+		return grip{}, errors.Join(unix.ESRCH, unix.Close(fd))
+	}
+	return grip{pid: pid, fd: fd}, nil
+}
+
+func (p grip) release() { _ = unix.Close(p.fd) }
+
+// takeFile copies an open file of the process.
+func (p grip) takeFile(fd int) (int, error) {
+	own, err := unix.PidfdGetfd(p.fd, fd, 0)
+	if err != nil {
+		return -1, fmt.Errorf("copy an open file of process %d: %w", p.pid, err)
 	}
 	return own, nil
 }
 
 // unprotectable fails where unprotect would.
-func unprotectable(pid int) error {
-	left, err := protections(pid)
+func unprotectable(instance string) error {
+	p, err := gripOf(instance)
+	if err != nil {
+		return err
+	}
+	defer p.release()
+	left, err := protections(p.pid)
 	if err != nil {
 		return err
 	}
 	if len(left) > 0 {
 		return errors.New("a background snapshot of this QEMU has failed before, or it is migrating in")
 	}
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid))
 	if err != nil || len(entries) == 0 {
 		return errors.Join(errors.New("its open files cannot be seen"), err)
 	}
@@ -93,7 +114,7 @@ func unprotectable(pid int) error {
 	if err != nil {
 		return err
 	}
-	own, err := takeFile(pid, fd)
+	own, err := p.takeFile(fd)
 	if err != nil {
 		return err
 	}
@@ -101,19 +122,31 @@ func unprotectable(pid int) error {
 }
 
 // unprotect takes back the protection of a process's memory against writes. There being
-// none is no error.
-func unprotect(pid int) error {
-	left, err := protections(pid)
-	if err != nil || len(left) == 0 {
-		return err
+// none is no error, nor that the process is gone. seen: there was what may protect it.
+func unprotect(instance string) (seen bool, err error) {
+	p, err := gripOf(instance)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
 	}
-	ranges, err := writable(pid)
 	if err != nil {
-		return err
+		return false, err
 	}
+	defer p.release()
+	left, err := protections(p.pid)
+	if err != nil || len(left) == 0 {
+		return false, err
+	}
+	ranges, err := writable(p.pid)
+	if err != nil || !living(instance) { // else it was another's memory that was looked at
+		return true, err
+	}
+	return true, p.unprotect(left, ranges)
+}
+
+func (p grip) unprotect(left []int, ranges []uffdioRange) error {
 	var errs []error
 	for _, fd := range left {
-		own, err := takeFile(pid, fd)
+		own, err := p.takeFile(fd)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -145,8 +178,8 @@ func (h *Host) unprotecting(p snapshot.Plan, k *marker) (stop func()) {
 			if k != nil && k.gone(context.Background()) { // it has a limit of its own
 				return
 			}
-			pid := instancePID(p.Instance)
-			if err := unprotect(pid); pid != 0 && err != nil && !said {
+			seen, err := unprotect(p.Instance)
+			if err != nil && !said && (seen || older(mainVersion(p.Hardware.Version), "8.1")) { // a newer one needs no help
 				h.opt.Log.Warn("the memory of the VM may be protected", "vm", p.VM, "error", err)
 				said = true
 			}
