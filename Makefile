@@ -66,7 +66,7 @@ test-s3: setup-build setup-s3 ## the S3 store against versitygw over TLS
 	go test -timeout 12m $(S3_PACKAGES)
 
 test-qemu10: export PATH := $(CURDIR)/.cache/qemu10/bin:$(PATH)
-test-qemu10: setup setup-qemu10 ## what depends on QEMU with version 10 of Debian's backports, which is only unpacked
+test-qemu10: setup ## what depends on QEMU with version 10 of Debian's backports, which is only unpacked
 	qemu-system-x86_64 --version | grep -F 'version 10.'
 	go test -timeout 12m ./snapshot/qemu
 	go test -timeout 12m -run '^Test(Saver)?Conformance$$' ./snapshot/libvirt

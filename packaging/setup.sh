@@ -3,7 +3,7 @@
 # there yet. Go itself is expected. It is safe to run again, and fast when
 # nothing is missing: then it asks neither for root nor for the network.
 #
-#   packaging/setup.sh PART...    parts: build, guest, s3, test (all of these; the default), bench (for bench-peers), qemu10 (for test-qemu10)
+#   packaging/setup.sh PART...    parts: build, guest, s3, qemu10, test (all of these; the default), bench (for bench-peers)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -153,7 +153,7 @@ SCRIPT
     rm -rf "$partial"
 }
 
-# A QEMU newer than Debian 12's, for `make test-qemu10`, with all its modules: those that
+# A QEMU newer than Debian 12's, with all its modules: those that
 # Debian 12's QEMU has on this host it would take for its own, and end.
 newer_qemu=(qemu-system-x86 qemu-system-common qemu-system-data qemu-system-gui qemu-system-modules-opengl
     qemu-system-modules-spice qemu-block-extra qemu-utils seabios)
@@ -209,6 +209,7 @@ setup_part() {
         install_missing "${guest_packages[@]}" "${test_packages[@]}"
         setup_part guest
         setup_part s3
+        setup_part qemu10
         ;;
     qemu10)
         install_missing "${guest_packages[@]}"

@@ -15,11 +15,12 @@ import (
 
 // BenchmarkSavedState backs up a guest of which a quarter of the memory is noise, night
 // after night with its memory. It reports how long the VM stood still, by QEMU's own
-// clock, and what the nights after the first found new and stored: with a background
-// snapshot, and while the memory is written. The guest writes nothing to its disks.
+// clock, and what the nights after the first found new and stored: as the host's QEMU can
+// best, which is with a background snapshot from 8.1 on, and standing still while the memory
+// is written. The guest writes nothing to its disks.
 func BenchmarkSavedState(b *testing.B) {
 	for _, memory := range []int64{256 << 20, 1 << 30} {
-		for _, way := range []string{"background", "standing"} {
+		for _, way := range []string{"best", "standing"} {
 			b.Run(humanize.IBytes(uint64(memory))+"/"+way, func(b *testing.B) { benchSavedState(b, memory, way == "standing") })
 		}
 	}
@@ -43,8 +44,8 @@ func benchSavedState(b *testing.B, memory int64, standing bool) {
 		}
 	}
 	first := l.night(c)
-	if stood := strings.Contains(l.result().Memory, "stood still"); stood != standing {
-		b.Fatal(l.result().Memory)
+	if how := l.result().Memory; standing && !strings.Contains(how, "stood still") {
+		b.Fatal(how)
 	}
 	var pauses []time.Duration
 	var found, stored int64

@@ -28,20 +28,10 @@ import (
 // protected no more as soon as the snapshot fails: it is cancelled, the disk has an error,
 // or nobody reads the pipe any more, as lull was killed. An older QEMU (seen: 7.2.22)
 // then forgets to take the protection back (migration/migration.c,
-// bg_migration_iteration_finish has it since), and all of it waits for ever. So there
-//
-//   - QEMU writes into a spool, and not into a pipe: it comes to its end by itself,
-//     without lull, and has all the room before the VM is stopped;
-//   - where it fails all the same, whoever lets the VM go on takes the protection back
-//     himself (protection.go): TakeSaved, the dead-man, the next start. Where lull lacks
-//     the right to do that, the guest stands still until its memory is written.
-
-// Where it cannot be, the VM stands still until all is written, into a pipe: a kernel or a
+// bg_migration_iteration_finish has it since), and all of it waits for ever. There, and
+// wherever else it cannot be, the VM stands still until all is written: a kernel or a
 // user without userfaultfd, memory that cannot be protected (QEMU says so beforehand, or
-// when it begins: writeState), a capability that excludes it. And for an older QEMU: deltas
-// to be wiped, as nobody could wipe a file without a name; a VM of a manager, which may
-// forbid its QEMU to write into a file of others; a file system without fallocate; no right
-// to copy the open files of another process.
+// when it begins: writeState), a capability that excludes it.
 
 // stallLimit is how long nothing may move from QEMU to the file while the guest goes on:
 // it may be waiting for that, and the monitor with it.
@@ -54,11 +44,8 @@ const protectRate = 4 << 30
 // inBackground prepares for it, where it is safe, the host's kernel has what it needs,
 // and the VM's memory is of a kind that can be protected.
 func (h *Host) inBackground(ctx context.Context, m *monitor, p snapshot.Plan, s *saving) error {
-	var err error
-	if forgets(m.Version()) {
-		err = s.withoutLull(m, p.Saved)
-	}
-	if err == nil {
+	err := errForgets
+	if !forgets(m.Version()) {
 		err = m.setBackground(ctx, true)
 	}
 	if ctx.Err() != nil {
@@ -71,25 +58,10 @@ func (h *Host) inBackground(ctx context.Context, m *monitor, p snapshot.Plan, s 
 	return nil
 }
 
-// withoutLull makes sure that a QEMU that forgets comes to its end by itself, or can be helped.
-func (s *saving) withoutLull(m *monitor, p snapshot.SavedPlan) (err error) {
-	switch {
-	case m.vm.Manager != nil:
-		return errors.New("its manager may forbid QEMU older than 8.1 to write into lull's file")
-	case p.Wipe:
-		return errors.New("what QEMU older than 8.1 writes could not be wiped")
-	}
-	if err = unprotectable(m.proc.instance); err == nil {
-		s.spool, err = newSpool(p.Path+spoolSuffix, p.Limit)
-	}
-	return err
-}
-
 // standStill is the other way.
 func (h *Host) standStill(p snapshot.Plan, s *saving, why error) {
 	h.opt.Log.Info("the VM stands still until its memory is written", "vm", p.VM, "reason", why)
 	s.background, s.why = false, why
-	s.closeSpool()
 }
 
 // how is what to tell of a state that was saved.
@@ -130,11 +102,6 @@ func (m *monitor) neverBegan(ctx context.Context, failure error, resumed *qmp.Su
 	if status, err := m.status(ctx); err != nil || status != "paused" {
 		return false
 	}
-	if forgets(m.Version()) { // a newer one needs no view of its open files
-		if left, err := protections(m.proc.pid); err != nil || len(left) > 0 {
-			return false
-		}
-	}
 	select {
 	case <-resumed.Events(): // it ran, and stands still for another reason
 		return false
@@ -142,6 +109,8 @@ func (m *monitor) neverBegan(ctx context.Context, failure error, resumed *qmp.Su
 		return true
 	}
 }
+
+var errForgets = errors.New("QEMU older than 8.1 may hang with its guest when a background snapshot fails")
 
 // forgets tells a QEMU that leaves the memory protected when a background snapshot fails.
 func forgets(v qmp.Version) bool { return v.Major < 8 || v.Major == 8 && v.Minor < 1 }

@@ -25,7 +25,7 @@ const (
 )
 
 // ownedFile is what the files of checkpoints are called, after the name of an image.
-var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.((checkpoint|own)(\.place)?|memory(\.saving|\.spool)?|nvram[0-9]+)$`)
+var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.((checkpoint|own)(\.place)?|memory(\.saving)?|nvram[0-9]+)$`)
 
 // beside is a file of a checkpoint, beside the image of a disk.
 func beside(image, id, ending string) string { return image + ".lull-" + id + ending }

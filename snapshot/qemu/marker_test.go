@@ -59,8 +59,7 @@ func TestMarkerUnknown(t *testing.T) {
 		} {
 			t.Run(name+"/"+how, func(t *testing.T) {
 				t.Parallel()
-				r := savable(t, savedVM())
-				r.standing()
+				r := savableBy(t, savedVM(), "standing")
 				dir := filepath.Join(r.dir, "states")
 				must(t, os.Mkdir(dir, 0o700))
 				r.plan.Saved.Path = filepath.Join(dir, filepath.Base(r.plan.Saved.Path))

@@ -32,9 +32,6 @@ func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snap
 		return snapshot.WithHint(fmt.Errorf("merge: %w", err),
 			"put the VM back into the configuration until what a run left of it is merged")
 	}
-	if k := newMarker(p); !k.gone(ctx) {
-		defer h.unprotecting(p, k)() // from before the monitor is asked for anything
-	}
 	seen := l.isHeld() // since Prepare, by the run whose end this is
 	for range mergeTries {
 		err = l.use(ctx, func(m *monitor) error {

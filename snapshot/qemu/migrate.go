@@ -30,10 +30,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	defer in.Close()
 	name := stateFile(p)
 	err = m.ExecuteFD(ctx, "getfd", args{"fdname": name}, nil, theirs)
-	if s.spool == nil {
-		err = errors.Join(err, theirs.Close()) // QEMU has its own copy
-	}
-	if err != nil {
+	if err = errors.Join(err, theirs.Close()); err != nil { // QEMU has its own copy
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -57,8 +54,6 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	}
 	if err != nil {
 		in.Close()
-	} else if s.spool != nil {
-		s.spool.finish()
 	}
 	var copyErr error
 	select {
@@ -105,7 +100,6 @@ type saving struct {
 
 	background bool          // the guest goes on as soon as QEMU keeps the instant
 	why        error         // it does not
-	spool      *spool        // nil: QEMU writes into a pipe
 	wentOn     bool          // the guest has: nobody needs to tell it to
 	patience   time.Duration // while nothing moves and the guest goes on; 0: stallLimit
 }
@@ -133,9 +127,6 @@ func (s *saving) watch(ctx context.Context, g *gauge, cancel context.CancelCause
 
 // stream is the way of a state from QEMU: lull's end, and QEMU's.
 func (s *saving) stream() (in io.ReadCloser, theirs *os.File, err error) {
-	if s.spool != nil {
-		return s.spool, s.spool.f, nil
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make pipe: %w", err)
@@ -214,11 +205,6 @@ func (h *Host) resume(ctx context.Context, p snapshot.Plan, k *marker) error {
 func (h *Host) repeat(ctx context.Context, p snapshot.Plan, k *marker, step func(*monitor, context.Context) (done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeTimeout)
 	defer cancel()
-	var theirs *marker // each goroutine asks for itself
-	if k != nil {
-		theirs = newMarker(p)
-	}
-	defer h.unprotecting(p, theirs)()
 	tick := time.NewTicker(stateTick)
 	defer tick.Stop()
 	for {

@@ -42,8 +42,6 @@ const (
 	stateBandwidth = 64 << 30
 	// savingSuffix marks the state of a VM that may be stopped.
 	savingSuffix = ".saving"
-	// spoolSuffix is that of a file for a moment, until it has no name.
-	spoolSuffix = ".spool"
 )
 
 var _ snapshot.Saver = (*Host)(nil)
@@ -156,7 +154,6 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	}
 	s.f = f
 	defer f.Close() // what was not written shows in the copy
-	defer s.closeSpool()
 	if s.reserve {
 		if err := reserve(f, p.Saved.Limit); err != nil {
 			return errors.Join(fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err), dropState(p))

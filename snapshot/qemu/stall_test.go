@@ -16,7 +16,7 @@ import (
 // up by itself, and so the guest, which may wait for its memory to be written, goes on.
 func TestSaveStalls(t *testing.T) {
 	t.Parallel()
-	r := savable(t, savedVM())
+	r := savableBy(t, savedVM(), "background")
 	disk := hungDisk{make(chan struct{})}
 	s := r.saving(nil)
 	s.lay = func(_ io.WriterAt, in io.ReadCloser, limit int64) error { return layState(disk, in, limit) }
@@ -54,7 +54,7 @@ func slowly(_ io.WriterAt, in io.ReadCloser, _ int64) error {
 // is given up, and its room is there for the deltas.
 func TestSaveRunsOutOfRoom(t *testing.T) {
 	t.Parallel()
-	r := savable(t, savedVM())
+	r := savableBy(t, savedVM(), "background")
 	s := r.saving(nil)
 	s.lay = slowly
 	r.host.opt.Space = space.LeaveFree(1 << 60)

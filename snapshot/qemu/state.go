@@ -48,7 +48,7 @@ func dropState(p snapshot.Plan) error {
 	if p.Saved.Path == "" {
 		return nil
 	}
-	for _, suffix := range []string{"", savingSuffix, spoolSuffix} {
+	for _, suffix := range []string{"", savingSuffix} {
 		if err := discard(p.Saved.Path+suffix, p.Saved.Wipe); err != nil {
 			return fmt.Errorf("remove saved state: %w", err)
 		}

@@ -40,6 +40,8 @@ type shape struct {
 	// luks: the disks are encrypted, as images of the format or, where it is raw, as LUKS
 	// containers.
 	luks bool
+	// newer: by QEMU 10, which packaging/setup.sh unpacks beside the host's own.
+	newer bool
 }
 
 func (s shape) String() string {
@@ -59,6 +61,9 @@ func (s shape) String() string {
 	}
 	if s.luks {
 		name += "-luks"
+	}
+	if s.newer {
+		name += "-qemu10"
 	}
 	return name
 }
@@ -89,6 +94,18 @@ func tool(t testing.TB, name, pkg string) string {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		t.Fatalf("%s is needed: apt-get install %s", name, pkg)
+	}
+	return path
+}
+
+func newerQEMU(t testing.TB) string {
+	t.Helper()
+	path, err := filepath.Abs("../../.cache/qemu10/bin/qemu-system-x86_64")
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		t.Fatalf("QEMU 10 is needed: packaging/setup.sh qemu10: %v", err)
 	}
 	return path
 }
@@ -218,7 +235,11 @@ func (v *testVM) start(images []string) { v.startWith(v.arguments(images, v.shap
 
 func (v *testVM) startWith(arguments []string) {
 	v.t.Helper()
-	v.launch(exec.Command(tool(v.t, "qemu-system-x86_64", "qemu-system-x86"), arguments...))
+	program := tool(v.t, "qemu-system-x86_64", "qemu-system-x86")
+	if v.shape.newer {
+		program = newerQEMU(v.t)
+	}
+	v.launch(exec.Command(program, arguments...))
 }
 
 // launch starts a process and connects the test's own monitor.

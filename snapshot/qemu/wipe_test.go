@@ -104,12 +104,8 @@ func TestWipeState(t *testing.T) {
 	r.goesOn()
 	code := writingGuest()[:24]   // the guest runs it, in its first 32 KiB
 	r.plan.Saved.Limit = 32 << 20 // of a memory that is empty mostly
-	how, err := r.host.TakeSaved(r.ctx, r.plan, untold)
-	if err != nil {
+	if _, err := r.host.TakeSaved(r.ctx, r.plan, untold); err != nil {
 		t.Fatal(err)
-	}
-	if how.Background && forgets(r.version()) {
-		t.Error("this QEMU wrote into a file that nobody could wipe")
 	}
 	if _, err := os.Stat(r.plan.Saved.Path); err != nil || filepath.Dir(r.plan.Saved.Path) != v.Dir {
 		t.Fatalf("the state: %v", err)
