@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -23,8 +24,28 @@ type draft struct {
 	overwrite bool
 	wipe      bool // what is given up is overwritten
 
+	written atomic.Int64 // bytes
+
 	end  sync.Once
 	done error // of the end
+}
+
+// writeBack is after how many bytes the file system is asked to begin to write. Left to
+// itself it waits until a part of the host's memory is full, and most is left to the sync at
+// the end, when nothing else is to do any more.
+const writeBack = 128 << 20
+
+// writeAt writes, and keeps the disk busy meanwhile.
+func (d *draft) writeAt(p []byte, off int64) error {
+	n, err := d.f.WriteAt(p, off)
+	if err != nil {
+		return err
+	}
+	if all := d.written.Add(int64(n)); all/writeBack != (all-int64(n))/writeBack {
+		// Of all that is dirty, without waiting for it. Where that cannot be, the sync does it all.
+		_ = unix.SyncFileRange(int(d.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	}
+	return nil
 }
 
 func newDraft(path string, overwrite bool) (*draft, error) {

@@ -71,7 +71,7 @@ func (t *qcow2Target) writeData(p []byte, off int64) error {
 		if err != nil {
 			return err
 		}
-		if _, err := t.draft.f.WriteAt(p[:n], host); err != nil {
+		if err := t.draft.writeAt(p[:n], host); err != nil {
 			return err
 		}
 		p, off = p[n:], off+n

@@ -19,7 +19,7 @@ func (t *rawTarget) WriteAt(ctx context.Context, p []byte, off int64) error {
 	for len(p) > 0 {
 		skip, data := nextData(p)
 		if data > 0 {
-			if _, err := t.draft.f.WriteAt(p[skip:skip+data], off+int64(skip)); err != nil {
+			if err := t.draft.writeAt(p[skip:skip+data], off+int64(skip)); err != nil {
 				return fmt.Errorf("write image %s: %w", t.draft.path, noSpace(err))
 			}
 		}
