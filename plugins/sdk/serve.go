@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,7 +32,6 @@ func Serve(w Writer) error {
 	signal.Notify(ignored, syscall.SIGTERM)
 	defer signal.Stop(ignored)
 
-	// go-plugin replaces os.Stderr; the logs keep the real one.
 	calls := newLog(os.Stderr)
 	log := hclog.New(&hclog.LoggerOptions{Output: os.Stderr, Level: hclog.Warn, JSONFormat: true})
 	goplugin.Serve(&goplugin.ServeConfig{
@@ -43,10 +43,20 @@ func Serve(w Writer) error {
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(opts,
 				grpc.MaxRecvMsgSize(proto.MaxMessage), grpc.MaxSendMsgSize(proto.MaxMessage),
-				grpc.ChainUnaryInterceptor(logged(calls), answer))...)
+				grpc.ChainUnaryInterceptor(keepStderr(os.Stderr), logged(calls), answer))...)
 		},
 	})
 	return nil
+}
+
+// keepStderr has a writer print to the real standard error from its first call on. go-plugin
+// has put a pipe in its place, out of which the last words of a process may be lost.
+func keepStderr(real *os.File) grpc.UnaryServerInterceptor {
+	var once sync.Once
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		once.Do(func() { os.Stderr = real })
+		return handler(ctx, req)
+	}
 }
 
 // servedPlugin registers the writer with go-plugin's server.
