@@ -85,14 +85,14 @@ func (p *process) heard(line []byte, panicking bool) bool {
 	return panicking
 }
 
-// prefixLevel is the level of a line of text that begins with it.
+// prefixLevel is the level of a line of text: that which it begins with, else what anybody is told.
 func prefixLevel(line string) slog.Level {
 	name, ok := strings.CutPrefix(line, "[")
 	name, _, closed := strings.Cut(name, "]")
 	if level, known := entryLevel(strings.ToLower(name)); ok && closed && known {
 		return level
 	}
-	return slog.LevelDebug
+	return slog.LevelInfo
 }
 
 func entryLevel(name string) (slog.Level, bool) {
