@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,8 +27,18 @@ func (v *testVM) makeLUKS(plain, path string) string {
 	if v.shape.format == snapshot.FormatRaw {
 		options = []string{"convert", "--object", key, "-f", "raw", "-O", "luks", "-o", "key-secret=key,iter-time=10", plain, path}
 	}
-	shell(v.t, "qemu-img", options...)
-	return path
+	var out []byte
+	for range createTries { // as lull's create does
+		var err error
+		if out, err = exec.CommandContext(v.t.Context(), "qemu-img", options...).CombinedOutput(); err == nil {
+			return path
+		}
+		if !bytes.Contains(out, []byte(unmeasured)) {
+			break
+		}
+	}
+	v.t.Fatalf("qemu-img: %s", out)
+	return ""
 }
 
 // driver is the block driver of a disk's image.

@@ -134,13 +134,25 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 	return nil
 }
 
-// create makes an image of a file that is open.
-func (m *monitor) create(ctx context.Context, job string, options args) error {
-	if err := m.Execute(ctx, "blockdev-create", args{"job-id": job, "options": options}, nil); err != nil {
-		return err
+// create makes an image of a file that is open. For an encrypted one QEMU measures how fast
+// the host is, and where the kernel counts processor time by ticks, an older QEMU now and
+// then finds that it took none, and fails (crypto/pbkdf.c).
+func (m *monitor) create(ctx context.Context, job string, options args) (err error) {
+	for range createTries {
+		if err = m.Execute(ctx, "blockdev-create", args{"job-id": job, "options": options}, nil); err != nil {
+			return err
+		}
+		if err = m.finish(ctx, job); err == nil || !strings.Contains(err.Error(), unmeasured) {
+			return err
+		}
 	}
-	return m.finish(ctx, job)
+	return err
 }
+
+const (
+	createTries = 10
+	unmeasured  = "Unable to get accurate CPU usage"
+)
 
 // deltaRefused adds what to do when QEMU cannot open the new file.
 func deltaRefused(err error) error {
