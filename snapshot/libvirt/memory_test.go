@@ -176,56 +176,89 @@ func cutMemory(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 	})
 	next, ran, state := saveMemory(t, c, dom)
 	definer := MemoryDefiner{Definer: Definer{Address: d.Address(), Replace: true}}
-	define := func(cut func(image string, cancel context.CancelFunc)) (string, error) {
-		dir, vm := remembered(t, dom, next, ran, state)
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		defined := make(chan error, 1)
-		go func() { defined <- definer.Define(ctx, dir, vm) }()
-		cut(filepath.Join(dir, "ram"), cancel)
-		return dir, <-defined
+	// define has it cut, and begins anew where it was over before that.
+	define := func(cut func(image string, cancel context.CancelFunc, over <-chan struct{}) bool) (string, error) {
+		for range 20 {
+			dir, vm := remembered(t, dom, next, ran, state)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			var err error
+			over := make(chan struct{})
+			go func() { err = definer.Define(ctx, dir, vm); close(over) }()
+			hit := cut(filepath.Join(dir, "ram"), cancel, over)
+			<-over
+			if hit {
+				return dir, err
+			}
+			if err := errors.Join(err, c.ManagedSaveRemove(t.Context(), dom.ID)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Fatal("it is too fast to be cut short")
+		return "", nil
 	}
 
-	dir, err := define(func(_ string, cancel context.CancelFunc) {
-		pid := halt(t, dom.ID)
+	dir, err := define(func(_ string, cancel context.CancelFunc, over <-chan struct{}) bool {
+		pid := halt(t, dom.ID, over)
+		if pid == 0 {
+			return false
+		}
 		cancel()
 		_ = syscall.Kill(pid, syscall.SIGCONT) // libvirt may have ended it
+		return true
 	})
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, snapshot.ErrNoMemory) {
 		t.Errorf("cut short while it is read: %v", err)
 	}
 	left(t, c, dom, dir, false)
 
-	dir, err = define(func(image string, _ context.CancelFunc) {
-		eventually(t, "read memory", func() error {
+	dir, err = define(func(image string, _ context.CancelFunc, over <-chan struct{}) bool {
+		read := until(over, func() bool {
 			b, err := os.ReadFile(image)
-			if err == nil && !bytes.HasPrefix(b, []byte("LibvirtQemudPart")) {
-				err = errors.New("it is good still")
-			}
-			return err
+			return err == nil && bytes.HasPrefix(b, []byte("LibvirtQemudPart"))
 		})
-		pid := halt(t, dom.ID)
+		if !read {
+			return false
+		}
+		pid := halt(t, dom.ID, over)
+		if pid == 0 {
+			return false
+		}
 		d.Kill()
 		_ = syscall.Kill(pid, syscall.SIGCONT)
 		if err := d.Restart(t.Context()); err != nil {
 			t.Error(err)
 		}
+		return true
 	})
 	t.Logf("the daemon died as it saved the memory: %v", err)
 	left(t, d.Dial(t), dom, dir, err == nil)
 }
 
-// halt stops the QEMU of a domain as soon as there is one.
-func halt(t *testing.T, dom rpc.Domain) (pid int) {
-	t.Helper()
-	eventually(t, "QEMU", func() (err error) {
-		if pid, err = findPID(dom); err == nil && pid == 0 {
-			err = errors.New("there is none")
+// until waits for a condition; false: it was over before.
+func until(over <-chan struct{}, is func() bool) bool {
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for !is() {
+		select {
+		case <-again.C:
+		case <-over:
+			return false
 		}
-		return err
+	}
+	return true
+}
+
+// halt stops the QEMU of a domain as soon as there is one; 0: there was none, or it is gone.
+func halt(t *testing.T, dom rpc.Domain, over <-chan struct{}) (pid int) {
+	t.Helper()
+	found := until(over, func() bool {
+		var err error
+		pid, err = findPID(dom)
+		return err == nil && pid != 0
 	})
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
+	if !found || syscall.Kill(pid, syscall.SIGSTOP) != nil {
+		return 0
 	}
 	return pid
 }
