@@ -195,8 +195,10 @@ func InitPostgres(ctx context.Context, tree, dir string, args ...string) error {
 }
 
 // InitMariaDB is InitPostgres for MariaDB. Root, and who owns the files, may log in over the socket.
+// Its temporary files have a folder of their own: a server that starts deletes every #sql* in its own,
+// so that two that share /tmp abort each other.
 func InitMariaDB(ctx context.Context, tree, dir string) error {
-	cmd := TreeCommand(ctx, tree, "usr/bin/mariadb-install-db", "--no-defaults", "--basedir="+filepath.Join(tree, "usr"), "--datadir="+dir,
+	cmd := TreeCommand(ctx, tree, "usr/bin/mariadb-install-db", "--no-defaults", "--basedir="+filepath.Join(tree, "usr"), "--datadir="+dir, "--tmpdir="+dir,
 		"--auth-root-authentication-method=socket", "--skip-name-resolve", "--skip-test-db", "--innodb-log-file-size=8M", "--innodb-use-native-aio=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("run mariadb-install-db: %w: %s", err, out)

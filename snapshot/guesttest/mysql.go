@@ -91,7 +91,7 @@ const (
 func (n *Native) mysqlPlaces() []string {
 	share := filepath.Join(n.Tree, "usr/share/mysql")
 	return []string{
-		"--no-defaults", "--basedir=" + filepath.Join(n.Tree, "usr"), "--datadir=" + n.Data, "--lc-messages-dir=" + share,
+		"--no-defaults", "--basedir=" + filepath.Join(n.Tree, "usr"), "--datadir=" + n.Data, "--tmpdir=" + filepath.Dir(n.Data), "--lc-messages-dir=" + share,
 		"--character-sets-dir=" + filepath.Join(share, "charsets"), "--plugin-dir=" + filepath.Join(n.Tree, "usr/lib/mysql/plugin"),
 		"--secure-file-priv=NULL", "--innodb-redo-log-capacity=16M", "--innodb-buffer-pool-size=16M", "--innodb-use-native-aio=0",
 	}

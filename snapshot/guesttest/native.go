@@ -71,7 +71,8 @@ func NativeMariaDB(t testing.TB) *Native {
 	if err := InitMariaDB(ctx, n.Tree, n.Data); err != nil {
 		t.Fatal(err)
 	}
-	n.start(t, syscall.SIGTERM, "usr/sbin/mariadbd", "--no-defaults", "--datadir="+n.Data, "--socket="+n.Socket, "--skip-networking", "--log-bin="+filepath.Join(n.Data, "log"),
+	n.start(t, syscall.SIGTERM, "usr/sbin/mariadbd", "--no-defaults", "--datadir="+n.Data, "--tmpdir="+n.Data, "--socket="+n.Socket, "--skip-networking",
+		"--log-bin="+filepath.Join(n.Data, "log"),
 		"--server-id=1", "--lc-messages-dir="+filepath.Join(n.Tree, "usr/share/mysql"), "--pid-file="+filepath.Join(n.Data, "pid"), "--innodb-buffer-pool-size=16M", "--innodb-use-native-aio=0", "--performance-schema=off")
 	n.await(ctx, t, func() error { _, err := n.MariaDB(ctx, "SELECT 1"); return err })
 	return n
