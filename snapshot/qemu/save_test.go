@@ -19,10 +19,10 @@ import (
 	"github.com/lull-backup/lull/snapshot/space"
 )
 
-// savable is a run of a VM whose guest writes all the time.
-func savable(t *testing.T, s shape) *run {
+// savable is a run of a VM whose guest writes all the time; options are QEMU's.
+func savable(t *testing.T, s shape, options ...string) *run {
 	t.Helper()
-	r := newRun(t, s, func(v *testVM) { v.boot, v.ejected = writingGuest(), true })
+	r := newRun(t, s, func(v *testVM) { v.boot, v.ejected, v.more = writingGuest(), true, options })
 	r.ask("cont", nil, nil)
 	r.goesOn()
 	return r
@@ -115,10 +115,10 @@ func TestSaverConformance(t *testing.T) {
 func ways() []string { return []string{"background", "standing", "refused"} }
 
 // savableBy is a VM whose state is written in a way.
-func savableBy(t *testing.T, s shape, way string) *run {
+func savableBy(t *testing.T, s shape, way string, options ...string) *run {
 	t.Helper()
 	s.newer = way != "standing"
-	r := savable(t, s)
+	r := savable(t, s, options...)
 	if way == "refused" {
 		r.ask("migrate-set-capabilities", args{"capabilities": []args{{"capability": "xbzrle", "state": true}}}, nil)
 	}

@@ -88,19 +88,12 @@ func (p *packer) part() (known bool, err error) {
 			return false, err
 		}
 	}
-	const footer, head = 5, 5
-	b, err := p.peek(footer + head)
-	if len(b) < footer+head || err != nil {
-		return false, err
+	b, err := p.peek(maxBetween)
+	n, ok := p.prelude.between(b)
+	if err != nil || !ok {
+		return false, err // the RAM is over
 	}
-	c := cursor{b: b}
-	if c.byte() != sectionFooter || c.u32() != p.prelude.section {
-		return false, nil
-	}
-	if kind := c.byte(); kind != sectionPart && kind != sectionEnd || c.u32() != p.prelude.section {
-		return false, nil // the RAM is over
-	}
-	return true, p.bytes(footer + head)
+	return true, p.bytes(n)
 }
 
 // item is a page, or the end of a part of the section. known: it was one.

@@ -29,9 +29,13 @@ const (
 	sectionPart   = 2
 	sectionEnd    = 3
 	sectionConfig = 7
+	command       = 8 // then its number and a length of 16 bits each, and so many bytes
 	sectionFooter = 0x7e
 	ramVersion    = 4
 )
+
+// maxBetween is the most that lies between two parts of the RAM.
+const maxBetween = 5 + 5 + 1<<16 + 5
 
 // parsePrelude understands the beginning of a stream. ok: it is one that Pack knows
 // how to lay out, and its RAM is no more than limit bytes.
@@ -56,6 +60,24 @@ func parsePrelude(b []byte, limit int64) (p prelude, ok bool) {
 	ok = p.parseBlocks(&c, sizes&^flagsMask, limit)
 	p.length = len(b) - len(c.b)
 	return p, ok && c.u64() == flagEnd && !c.failed
+}
+
+// between is the length of what lies between a part of the RAM, whose end has been read, and
+// the next: a footer, a head, and perhaps a command. QEMU 10 tells there that the guest
+// stands still from then on (MIG_CMD_SWITCHOVER_START). ok: such a part follows.
+func (p *prelude) between(b []byte) (length int, ok bool) {
+	c := cursor{b: b}
+	if c.byte() != sectionFooter || c.u32() != p.section {
+		return 0, false
+	}
+	kind := c.byte()
+	if kind == command {
+		c.u16() // which
+		c.take(int(c.u16()))
+		kind = c.byte()
+	}
+	ok = (kind == sectionPart || kind == sectionEnd) && c.u32() == p.section && !c.failed
+	return len(b) - len(c.b), ok
 }
 
 // parseBlocks reads the list of blocks, whose lengths add up to total, and gives
@@ -106,6 +128,13 @@ func (c *cursor) take(n int) []byte {
 func (c *cursor) byte() byte {
 	if b := c.take(1); b != nil {
 		return b[0]
+	}
+	return 0
+}
+
+func (c *cursor) u16() uint16 {
+	if b := c.take(2); b != nil {
+		return binary.BigEndian.Uint16(b)
 	}
 	return 0
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -73,6 +74,7 @@ type guest struct {
 	names   []string
 	blocks  [][]byte
 	devices string
+	between string // of the parts of its RAM
 }
 
 func newGuest(seed uint64) guest {
@@ -129,6 +131,7 @@ func (g guest) stream(order []place) []byte {
 		if i == 0 || i == len(order)/2 {
 			if i > 0 {
 				b = append(be.AppendUint64(b, flagEnd), sectionFooter, 0, 0, 0, 2)
+				b = append(b, g.between...)
 			}
 			b = append(b, sectionPart, 0, 0, 0, 2)
 		}
@@ -174,6 +177,11 @@ func TestRoundTrip(t *testing.T) {
 	shuffled := slices.Clone(order)
 	rand.New(rand.NewPCG(2, 2)).Shuffle(len(order), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 	whole := g.stream(order)
+	between := func(s string) []byte {
+		g := g
+		g.between = s
+		return g.stream(order)
+	}
 	for what, c := range map[string]struct {
 		stream []byte
 		laid   bool
@@ -181,6 +189,10 @@ func TestRoundTrip(t *testing.T) {
 		"a guest that stands still": {whole, true},
 		"one that runs":             {g.stream(shuffled), true},
 		"pages that come again":     {g.stream(append(slices.Clone(order), order...)), true},
+		"a command in between":      {between("\x08\x00\x0b\x00\x00"), true},
+		"one with data":             {between("\x08\x12\x34\xff\xff" + strings.Repeat("data ", 0xffff/5)), true},
+		"one that is cut off":       {between("\x08\x00\x0b\xff\xff"), false},
+		"a part of something else":  {between("\x02\x00\x00\x00\x03"), false},
 		"cut off":                   {whole[:len(whole)/2], false},
 		"a page of another kind":    {bytes.Replace(whole, []byte{0x10, 0, flagPage | flagSame}, []byte{0x10, 1, flagPage | flagSame}, 1), false},
 		"not QEMU's":                {[]byte("hello, world"), false},
@@ -311,6 +323,8 @@ func FuzzPack(f *testing.F) {
 	f.Add(g.stream(g.inOrder()))
 	f.Add(g.stream([]place{{0, 2}, {1, 0}, {0, 1}, {0, 1}, {1, 0}}))
 	f.Add([]byte("QEVM"))
+	g.between = "\x08\x00\x0b\x00\x02xy"
+	f.Add(g.stream(g.inOrder()))
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		m := &memory{}
 		if err := Pack(m, bytes.NewReader(stream), 8<<20); err != nil {
