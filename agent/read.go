@@ -88,6 +88,8 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 		if err != nil {
 			return point, fmt.Errorf("read disk %s: %w", d.Name, err)
 		}
+		disk.Encrypted = d.Key != ""
+		b.warnDecrypted(disk, diskOf(parent, d.Disk))
 		point.Disks = append(point.Disks, disk)
 		point.Stats.Read += read
 	}
@@ -116,6 +118,15 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 		point.Stats.Read += read
 	}
 	return point, nil
+}
+
+// warnDecrypted says once in a disk's life what a point of an encrypted one is: whoever
+// keeps disks encrypted has to think of where points are restored to.
+func (b *backup) warnDecrypted(d repo.Disk, before *repo.Disk) {
+	if d.Encrypted && (before == nil || !before.Encrypted) {
+		b.warnOnce(fmt.Sprintf("disk %s is encrypted by the hypervisor: its restore points hold what the guest sees, under the repository's own encryption, "+
+			"and a restore makes an image that is not encrypted; this is told once", d.Name))
+	}
 }
 
 var errNoState = errors.New("the host does not hand it out")

@@ -102,6 +102,10 @@ type restoreDisk struct {
 	incomplete bool // it has holes
 }
 
+func (d *restoreDisk) restored() snapshot.RestoredDisk {
+	return snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format, Decrypted: d.Encrypted}
+}
+
 // restoreFile is a small file and the path that it is written to.
 type restoreFile struct {
 	repo.File
@@ -194,7 +198,7 @@ func (r *restore) commit() (err error) {
 			}
 			placed[len(placed)-1] = d.path
 		}
-		r.result.Disks = append(r.result.Disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
+		r.result.Disks = append(r.result.Disks, d.restored())
 	}
 	r.result.Files = r.written
 	return nil
@@ -418,7 +422,7 @@ func (r *restore) define(ctx context.Context) error {
 	// somebody has renamed it.
 	var disks []snapshot.RestoredDisk
 	for _, d := range r.disks {
-		disks = append(disks, snapshot.RestoredDisk{Name: d.Name, Path: d.path, Format: d.format})
+		disks = append(disks, d.restored())
 	}
 	err := r.Definer.Define(ctx, r.Dir, snapshot.Restored{
 		Name: r.Point.VM, Hardware: r.Point.Hardware, Disks: disks, Files: r.written, Overwrite: r.Overwrite,

@@ -155,6 +155,8 @@ type RestoredDisk struct {
 	Name   string `json:"name"` // Disk.Name
 	Path   string `json:"path"`
 	Format Format `json:"format"`
+	// Decrypted: QEMU encrypted the disk that was backed up, and does not encrypt this one.
+	Decrypted bool `json:"decrypted,omitempty"`
 }
 
 // RestoredFile says where a small file of the VM is now.

@@ -136,6 +136,7 @@ func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) er
 		return err
 	}
 	in.warnIncomplete(res)
+	in.warnDecrypted(res)
 	if len(res.Warnings) > 0 { // the story has told them
 		in.code = worse(in.code, exitWarnings)
 	}
@@ -162,6 +163,22 @@ func (in *invocation) warnOfMemory(p repo.Point, d snapshot.Definer, flags domai
 		return
 	}
 	in.warn("the saved memory is left away, as it is not that of a domain of libvirt: the VM starts from its disks; without --define boot.sh brings it back running")
+}
+
+// warnDecrypted says which disks lie here in the clear that did not where they came from,
+// and how each is encrypted again.
+func (in *invocation) warnDecrypted(res agent.RestoreResult) {
+	for _, d := range res.Disks {
+		if d.Decrypted {
+			in.warn("disk %s was encrypted by QEMU, and %s is not; to encrypt it: %s, where KEYFILE holds the key", d.Name, d.Path, encryptCommand(d))
+		}
+	}
+}
+
+// encryptCommand makes an encrypted image of a restored one.
+func encryptCommand(d snapshot.RestoredDisk) string {
+	return fmt.Sprintf("qemu-img convert --object secret,id=key,file=KEYFILE -f %s -O qcow2 -o encrypt.format=luks,encrypt.key-secret=key %s %s",
+		d.Format, snapshot.ShellWord(d.Path), snapshot.ShellWord(d.Path+".luks"))
 }
 
 // warnIncomplete says what a best-effort restore could not bring back.

@@ -23,15 +23,27 @@ type machine struct {
 	format snapshot.Format
 	qemu   *exec.Cmd
 	hands  *qmp.Client
+	// How QEMU opens the disk: its file, and the format upon it.
+	file, upon string
+	more       []string // options of QEMU
 }
 
 // newMachine has one empty disk of a size that qemu-img understands.
 func newMachine(t testing.TB, format snapshot.Format, size string) *machine {
 	t.Helper()
+	return machineOn(t, format, func(m *machine) {
+		m.tool("qemu-img", "create", "-q", "-f", string(format), m.image, size)
+	})
+}
+
+// machineOn has a disk that a test makes, and says how it is opened if that is in no common way.
+func machineOn(t testing.TB, format snapshot.Format, disk func(*machine)) *machine {
+	t.Helper()
 	m := &machine{lab: &lab{t: t, ctx: t.Context(), dir: t.TempDir(), program: lullProgram(t), minFree: -1}, format: format}
 	m.image = filepath.Join(m.dir, "disk."+string(format))
 	m.config = filepath.Join(m.dir, "lull.yaml")
-	m.tool("qemu-img", "create", "-q", "-f", string(format), m.image, size)
+	m.file, m.upon = "driver=file,filename="+m.image, "driver="+string(format)
+	disk(m)
 	m.write(filepath.Join(m.dir, "passphrase"), "correct horse battery staple\n")
 	m.configure(fmt.Sprintf("{name: web, qmp: %s/qmp}", m.dir), "schedule: manual, consistency: {ladder: [crash]}")
 	m.lull(exitDone, "init")
@@ -49,11 +61,11 @@ func (m *machine) tool(name string, arg ...string) {
 
 func (m *machine) start() {
 	m.t.Helper()
-	m.qemu = exec.Command("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "64", "-S", "-display", "none", "-nodefaults",
-		"-qmp", "unix:"+m.dir+"/qmp,server=on,wait=off", "-qmp", "unix:"+m.dir+"/hands,server=on,wait=off",
-		"-blockdev", fmt.Sprintf("driver=file,node-name=file0,filename=%s,discard=unmap", m.image),
-		"-blockdev", fmt.Sprintf("driver=%s,node-name=fmt0,file=file0,discard=unmap", m.format),
-		"-device", "virtio-blk-pci,id=root,drive=fmt0", "-device", "virtio-scsi-pci,id=scsi0")
+	m.qemu = exec.Command("qemu-system-x86_64", append([]string{"-machine", "q35", "-accel", "tcg", "-m", "64", "-S", "-display", "none", "-nodefaults",
+		"-qmp", "unix:" + m.dir + "/qmp,server=on,wait=off", "-qmp", "unix:" + m.dir + "/hands,server=on,wait=off",
+		"-blockdev", m.file + ",node-name=file0,discard=unmap",
+		"-blockdev", m.upon + ",node-name=fmt0,file=file0,discard=unmap",
+		"-device", "virtio-blk-pci,id=root,drive=fmt0", "-device", "virtio-scsi-pci,id=scsi0"}, m.more...)...)
 	if err := m.qemu.Start(); err != nil {
 		m.t.Fatalf("%v: apt-get install qemu-system-x86", err)
 	}

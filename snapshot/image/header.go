@@ -127,7 +127,8 @@ func (h *header) readFixed(f *layer.File, b []byte) error {
 	}
 	h.size = int64(size)
 	if method := be.Uint32(b[32:]); method != 0 {
-		return f.Unsupported("encrypted image (%s)", map[uint32]string{1: "AES", 2: "LUKS"}[method])
+		return snapshot.WithHint(f.Unsupported("encrypted image (%s)", map[uint32]string{1: "AES", 2: "LUKS"}[method]),
+			"back it up through its VM while that runs: QEMU has the key, and lull takes none")
 	}
 	h.l1Entries = int64(be.Uint32(b[36:]))
 	h.l1Offset = int64(min(be.Uint64(b[40:]), math.MaxInt64))

@@ -55,12 +55,6 @@ func (m *monitor) keyOf(ctx context.Context, b block) (string, error) {
 	return keys[0], nil
 }
 
-// ciphered says what a point of an encrypted disk is.
-func ciphered(disk string) string {
-	return fmt.Sprintf("disk %s is encrypted by QEMU: the restore point has what its guest sees, under the repository's own encryption, "+
-		"and a restore makes an image that is not encrypted", disk)
-}
-
 // deltaIteration is how long the key of a delta is derived from the disk's, in
 // milliseconds. QEMU does that in its main loop, several times over, and its guest may
 // wait meanwhile; QEMU's own two seconds are too long for a guest that runs. How many

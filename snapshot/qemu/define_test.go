@@ -97,6 +97,16 @@ func TestRewrite(t *testing.T) {
 				"-device scsi-cd,id=cd -qmp unix:./qmp.sock,server=on,wait=off -accel kvm -accel tcg",
 		},
 		{
+			name: "encrypted",
+			was: "-object secret,id=key0,file=/keys/web,keyid=master -object secret,id=master,file=/keys/master -object secret,id=vnc0,file=/keys/vnc " +
+				"-blockdev driver=qcow2,node-name=q0,file.driver=file,file.filename=/vm/a.qcow2,encrypt.format=luks,encrypt.key-secret=key0 " +
+				"-device virtio-blk-pci,id=root,drive=q0 -drive file=/vm/b.luks,format=luks,key-secret=key0,if=virtio -vnc :1,password-secret=vnc0",
+			disks: []snapshot.RestoredDisk{disk("root", "qcow2"), disk("virtio0", "raw")},
+			want: "-object secret,id=vnc0,file=/keys/vnc -blockdev driver=qcow2,node-name=q0,file.driver=file,file.filename=./root.img " +
+				"-device virtio-blk-pci,id=root,drive=q0 -drive if=virtio,file=./virtio0.img,format=raw -vnc :1,password-secret=vnc0 " +
+				"-qmp unix:./qmp.sock,server=on,wait=off",
+		},
+		{
 			name: "drive",
 			was: "-enable-kvm -drive file=/vm/a.qcow2,if=virtio,format=qcow2,cache=none -drive if=virtio,file=/vm/b.raw " +
 				"-drive file=/vm/c.raw,format=raw,if=none,id=c -device virtio-scsi-pci -device scsi-hd,drive=c " +

@@ -81,9 +81,6 @@ func (m *monitor) inspect(ctx context.Context) (found, error) {
 		if action != "" {
 			f.warnings = append(f.warnings, risky(d.Name, action))
 		}
-		if d.key != "" {
-			f.warnings = append(f.warnings, ciphered(d.Name))
-		}
 	}
 	return f, nil
 }

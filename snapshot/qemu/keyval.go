@@ -123,6 +123,11 @@ func (kv keyval) has(key string) bool {
 	return slices.ContainsFunc(kv.pairs, func(p pair) bool { return p.key == key })
 }
 
+// says tells whether any setting has that value.
+func (kv keyval) says(value string) bool {
+	return slices.ContainsFunc(kv.pairs, func(p pair) bool { return p.value == value })
+}
+
 // without is a copy that lacks some keys and all that is nested in them.
 func (kv keyval) without(keys ...string) keyval {
 	kv.pairs = slices.DeleteFunc(slices.Clone(kv.pairs), func(p pair) bool {

@@ -40,6 +40,11 @@ func rewrite(dir string, vm snapshot.Restored) start {
 		r.option(i, o)
 	}
 	r.resume()
+	for _, d := range r.vm.Disks {
+		if d.Decrypted {
+			r.remark("disk %s is not encrypted", d.Name)
+		}
+	}
 	for _, name := range r.graph.unplaced(r.vm.Disks) {
 		r.lose("disk %s was restored, but its place on the command line is not known", name)
 	}
@@ -162,18 +167,44 @@ func (r *rewriter) machine(o option) {
 	}
 }
 
-// object leaves out keys that were not recorded. Disks need none: they are restored
+// maxKeys bounds a chain of keys, each encrypted with the next.
+const maxKeys = 4
+
+// object leaves out keys that were not recorded, and those of disks, which are restored
 // without encryption.
 func (r *rewriter) object(o option) {
 	kv := parseKeyval(o.value, true)
 	if kv.first("qom-type") == "secret" && kv.get("id") == "masterKey0" {
 		return // libvirt's, for what else it passes to this very process
 	}
+	if strings.HasPrefix(kv.first("qom-type"), "secret") && r.ofDisks(kv.get("id"), maxKeys) {
+		return // and its file need not be on this host
+	}
 	if strings.HasPrefix(kv.first("qom-type"), "secret") && !kv.has("file") && !kv.has("keyid") && !kv.has("data") {
 		r.remark("the secret %s is not recorded: give it with -object if anything but a disk needs it", kv.get("id"))
 		return
 	}
 	r.out.options = append(r.out.options, o)
+}
+
+// ofDisks tells whether a key is one of disks, or of such a key, and of nothing else. Chains
+// of keys are followed to depth.
+func (r *rewriter) ofDisks(key string, depth int) bool {
+	disks := false
+	for _, o := range r.graph.options {
+		kv := parseKeyval(o.value, true)
+		if id := kv.get("id"); id == key || !kv.says(key) {
+			continue
+		} else if o.name == "object" && depth > 0 && r.ofDisks(id, depth-1) {
+			disks = true
+			continue
+		}
+		if o.name != "blockdev" && o.name != "drive" {
+			return false
+		}
+		disks = true
+	}
+	return disks
 }
 
 // file puts the restored file of a role in the place of the one before.

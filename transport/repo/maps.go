@@ -297,7 +297,7 @@ func (k *keeper) close() error {
 func (p *Point) bare() Point {
 	b := Point{ID: p.ID, VM: p.VM, Parent: p.Parent, ParentHash: p.ParentHash, SignedBy: p.SignedBy, Deduplicated: p.Deduplicated, Removed: p.Removed, Frozen: p.Frozen, Hash: p.Hash}
 	for _, d := range p.Disks {
-		b.Disks = append(b.Disks, Disk{Root: d.Root, Tracking: d.Tracking})
+		b.Disks = append(b.Disks, Disk{Root: d.Root, Encrypted: d.Encrypted, Tracking: d.Tracking})
 		b.Disks[len(b.Disks)-1].Name = d.Name
 	}
 	return b

@@ -127,8 +127,10 @@ func (p *Point) roots() iter.Seq[Root] {
 // Disk is one disk of a point.
 type Disk struct {
 	snapshot.Disk
-	Root     Root     `json:"root"`
-	Tracking Tracking `json:"tracking,omitzero"`
+	Root Root `json:"root"`
+	// Encrypted: by the hypervisor, under the disk's format. The point has what the guest sees.
+	Encrypted bool     `json:"encrypted,omitempty"`
+	Tracking  Tracking `json:"tracking,omitzero"`
 }
 
 // Tracking is how it was known what to read of a disk, and will be the next time.
