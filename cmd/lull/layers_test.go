@@ -30,15 +30,17 @@ type layer struct {
 // it may import its ancestors only. The first row that matches counts.
 func layers() []layer {
 	return []layer{
-		{"snapshot/image", "snapshot/image/* snapshot/wipe"},
+		{"snapshot/wipe", "snapshot/durable"},
+		{"snapshot/checkpoint", "snapshot/durable"},
+		{"snapshot/image", "snapshot/image/* snapshot/durable snapshot/wipe"},
 		{"snapshot/image/vhd", "snapshot/image/layer"},
 		{"snapshot/image/vhdx", "snapshot/image/layer"},
 		{"snapshot/image/vmdk", "snapshot/image/layer"},
-		{"snapshot/image/merge", "snapshot/image/layer snapshot/image/vhd snapshot/image/vhdx"},
-		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate snapshot/checkpoint snapshot/space snapshot/wipe"},
+		{"snapshot/image/merge", "snapshot/durable snapshot/image/layer snapshot/image/vhd snapshot/image/vhdx"},
+		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate snapshot/checkpoint snapshot/durable snapshot/space snapshot/wipe"},
 		{"snapshot/snapshottest", "snapshot snapshot/qmp snapshot/nbd"},
 		{"snapshot/guesttest", "snapshot snapshot/qmp snapshot/nbd snapshot/guesttest/record"},
-		{"snapshot/libvirt", "snapshot/qemu snapshot/qmp snapshot/image snapshot/space snapshot/wipe snapshot/libvirt/*"},
+		{"snapshot/libvirt", "snapshot/qemu snapshot/qmp snapshot/image snapshot/durable snapshot/space snapshot/wipe snapshot/libvirt/*"},
 		{"snapshot/libvirt/libvirttest", "snapshot snapshot/guesttest snapshot/libvirt/rpc"},
 		{"snapshot/guesttest/recorder", "snapshot/guesttest/record"},
 
@@ -52,15 +54,15 @@ func layers() []layer {
 		{"plugins/writers/*", "quiesce snapshot plugins/sdk plugins/writers/internal/*"},
 		{"plugins/plugintest", "quiesce quiesce/quiescetest snapshot plugins/sdk plugins/proto"},
 
-		{"transport/repo", "transport/blob transport/blob/count transport/block snapshot quiesce transport/repo/internal/*"},
+		{"transport/repo", "transport/blob transport/blob/count transport/block snapshot snapshot/durable quiesce transport/repo/internal/*"},
 		{"transport/repo/internal/*", "transport/blob transport/block transport/repo/internal/*"},
 		{"transport", "snapshot quiesce transport/repo transport/block"},
 
 		{"agent/schedule", ""},
 		{"agent/retention", ""},
-		{"agent/journal", "snapshot"},
+		{"agent/journal", "snapshot snapshot/durable"},
 		{"agent/control", ""},
-		{"agent", "config quiesce snapshot plugins transport transport/repo agent/* snapshot/wipe"},
+		{"agent", "config quiesce snapshot plugins transport transport/repo agent/* snapshot/durable snapshot/wipe"},
 		{"config", "quiesce snapshot snapshot/space agent/schedule agent/retention"},
 	}
 }
