@@ -7,12 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // A tree is kept in a file: one line of kind, version and SHA-256 of the rest, then
@@ -31,9 +31,12 @@ const maxFile = 64 << 20
 // one, and it cannot be read.
 func Load(path, vm string) (Tree, error) {
 	t := Tree{VM: vm}
-	b, err := read(path)
+	b, err := durable.ReadFile(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return t, nil
+	}
+	if errors.Is(err, durable.ErrTooLong) {
+		err = fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
 	}
 	if err == nil {
 		err = decode(b, &t)
@@ -46,19 +49,6 @@ func Load(path, vm string) (Tree, error) {
 			"bring the file back from a copy, and start nothing from the images beside the VM's disks meanwhile")
 	}
 	return t, nil
-}
-
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("longer than %d bytes: %w", maxFile, snapshot.ErrCorrupt)
-	}
-	return b, err
 }
 
 func decode(b []byte, t *Tree) error {
@@ -106,13 +96,10 @@ func replace(path string, text []byte) error {
 		return err
 	}
 	temp := path + ".tmp" // whoever changes the tree holds the VM's lock
-	if err := write(temp, text); err != nil {
+	if err := durable.WriteFile(temp, text); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return durable.Rename(temp, path, true)
 }
 
 // makeDir makes a folder and makes it durable.
@@ -123,26 +110,5 @@ func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func write(path string, text []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.SyncFolder(filepath.Dir(dir))
 }

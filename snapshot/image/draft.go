@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
@@ -107,30 +108,14 @@ func (d *draft) publish() error {
 	if err := replaceable(d.path, d.overwrite); err != nil {
 		return err
 	}
-	if err := d.rename(); err != nil {
-		return err
+	err := durable.Rename(d.f.Name(), d.path, d.overwrite)
+	if errors.Is(err, fs.ErrExist) { // it came up meanwhile
+		return fmt.Errorf("%s: %w", d.path, snapshot.ErrExists)
 	}
-	if err := syncDir(filepath.Dir(d.path)); err != nil {
+	if err != nil {
 		return err
 	}
 	return d.f.Close()
-}
-
-// rename never replaces a file that came up meanwhile, unless it was told to.
-func (d *draft) rename() error {
-	if d.overwrite {
-		return os.Rename(d.f.Name(), d.path)
-	}
-	err := unix.Renameat2(unix.AT_FDCWD, d.f.Name(), unix.AT_FDCWD, d.path, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		if err = os.Link(d.f.Name(), d.path); err == nil { // the file system cannot: do it in two steps
-			err = os.Remove(d.f.Name())
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s: %w", d.path, snapshot.ErrExists)
-	}
-	return err
 }
 
 // abort removes the file. After commit it does nothing.
@@ -156,13 +141,4 @@ func (d *draft) remove() error {
 	}
 	d.f.Close() // the file is gone: what it could not write does not matter
 	return err
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
@@ -82,8 +83,8 @@ func (d Definer) define(ctx context.Context, c *rpc.Conn, dir string, vm snapsho
 	}
 	remarks = append(remarks, def.Restore(r)...)
 	text := def.String()
-	if err := writeNew(filepath.Join(dir, recordName), []byte(text), vm.Overwrite); err != nil {
-		return err
+	if err := durable.Put(filepath.Join(dir, recordName), []byte(text), 0o600, vm.Overwrite); err != nil { // it may hold secrets
+		return existsOr(err)
 	}
 	tpm, more, err := d.stageTPM(def, vm)
 	defer tpm.discard()
@@ -202,13 +203,13 @@ func replaceable(ctx context.Context, c *rpc.Conn, d rpc.Domain) error {
 	return err
 }
 
-// staged is files that wait beside their places, by path.
-type staged map[string]string
+// staged is files that wait beside their places.
+type staged []*durable.Staged
 
 // put gives the files their places. The folders' entries are durable then.
 func (s staged) put(overwrite bool) error {
-	for path, tmp := range s {
-		if err := moveNew(tmp, path, overwrite); err != nil {
+	for _, f := range s {
+		if err := existsOr(f.Put(overwrite)); err != nil {
 			return err
 		}
 	}
@@ -217,15 +218,14 @@ func (s staged) put(overwrite bool) error {
 
 // discard removes what was not given its place.
 func (s staged) discard() {
-	for _, tmp := range s {
-		_ = os.Remove(tmp) // gone after put
+	for _, f := range s {
+		_ = f.Discard()
 	}
 }
 
 // stageTPM writes the state of the TPM beside the place where libvirt looks for it: the state
 // that is there is that of the domain as it is, until libvirt has taken the new definition.
 func (d Definer) stageTPM(def *domainxml.Domain, vm snapshot.Restored) (files staged, remarks []string, err error) {
-	files = staged{}
 	tpm, ok := def.TPM()
 	if !ok || !tpm.Emulated {
 		return files, nil, nil
@@ -238,9 +238,11 @@ func (d Definer) stageTPM(def *domainxml.Domain, vm snapshot.Restored) (files st
 		if f.Role != snapshot.RoleTPM {
 			continue
 		}
-		if err := d.stageState(files, filepath.Join(dir, filepath.Base(f.Path)), f.Now); err != nil {
+		s, err := d.stageState(filepath.Join(dir, filepath.Base(f.Path)), f.Now)
+		if err != nil {
 			return files, nil, fmt.Errorf("put state of TPM in place: %w", err)
 		}
+		files = append(files, s)
 	}
 	if len(files) == 0 {
 		remarks = append(remarks, "the TPM starts as new: have the guest's recovery keys at hand (BitLocker, LUKS)")
@@ -251,63 +253,29 @@ func (d Definer) stageTPM(def *domainxml.Domain, vm snapshot.Restored) (files st
 	return files, remarks, nil
 }
 
-func (d Definer) stageState(files staged, path, from string) error {
+func (d Definer) stageState(path, from string) (*durable.Staged, error) {
 	data, err := readSmall(from)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := os.Lstat(path); err == nil && !d.Replace {
-		return fmt.Errorf("%s: %w", path, snapshot.ErrExists)
+		return nil, fmt.Errorf("%s: %w", path, snapshot.ErrExists)
 	}
-	files[path], err = stage(path, data)
-	return err
-}
-
-// writeNew puts a file at its path whole and durably, or not at all. The file may hold secrets.
-func writeNew(path string, content []byte, overwrite bool) error {
-	tmp, err := stage(path, content)
-	if err != nil {
+	return durable.Stage(path, func(f *os.File) error {
+		_, err := f.Write(data)
 		return err
-	}
-	defer os.Remove(tmp) // gone after a rename
-	return moveNew(tmp, path, overwrite)
+	})
 }
 
-// stage writes a file durably beside its path.
-func stage(path string, content []byte) (string, error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return "", err
-	}
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return "", errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(tmp.Name()))
-	}
-	return tmp.Name(), nil
-}
-
-// moveNew gives a staged file its place, durably.
-func moveNew(tmp, path string, overwrite bool) error {
-	give := os.Link
-	if overwrite {
-		give = os.Rename
-	}
-	err := give(tmp, path)
+// existsOr makes a taken name ErrExists.
+func existsOr(err error) error {
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s: %w", path, snapshot.ErrExists)
+		return fmt.Errorf("%w: %w", snapshot.ErrExists, err)
 	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	return folder.Sync()
+	return err
 }
 
 // newUUID is a random one (RFC 9562, version 4).

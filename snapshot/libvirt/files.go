@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
@@ -154,18 +154,7 @@ func tpmFiles(dir string) (files []snapshot.File, err error) {
 }
 
 // readSmall reads a file that travels whole in a restore point.
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, snapshot.MaxFileSize+1))
-	if err == nil && len(b) > snapshot.MaxFileSize {
-		err = fmt.Errorf("%s is longer than %d bytes: %w", path, snapshot.MaxFileSize, snapshot.ErrUnsupported)
-	}
-	return b, err
-}
+func readSmall(path string) ([]byte, error) { return durable.ReadFile(path, snapshot.MaxFileSize) }
 
 // whole is what QEMU's host freezes.
 type whole interface {

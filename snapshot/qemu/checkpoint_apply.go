@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // Steps of an Apply.
@@ -96,7 +97,7 @@ func (m *monitor) resets() error {
 
 // holdsFile tells whether a file of the VM is as it was.
 func holdsFile(f checkpoint.File) (bool, error) {
-	was, err := readFile(f.Kept, snapshot.MaxFileSize)
+	was, err := durable.ReadFile(f.Kept, snapshot.MaxFileSize)
 	if err != nil {
 		return false, err
 	}
@@ -423,20 +424,25 @@ func (c *checkpointing) placedElsewhere() error {
 
 // putFile makes a file of the VM what it was, with the owner and mode that it has.
 func putFile(f checkpoint.File) error {
-	was, err := readFile(f.Kept, snapshot.MaxFileSize)
+	was, err := durable.ReadFile(f.Kept, snapshot.MaxFileSize)
 	if err != nil {
 		return fmt.Errorf("bring back %s: %w", f.Path, err)
 	}
-	if now, err := readFile(f.Path, snapshot.MaxFileSize); err == nil && bytes.Equal(was, now) {
+	if now, err := durable.ReadFile(f.Path, snapshot.MaxFileSize); err == nil && bytes.Equal(was, now) {
 		return nil
 	}
-	info, statErr := os.Stat(f.Path)
-	if err := writeFile(f.Path, was, 0o600, true); err != nil || statErr != nil {
+	s, err := durable.Stage(f.Path, func(file *os.File) error {
+		_, err := file.Write(was)
+		if info, statErr := os.Stat(f.Path); err == nil && statErr == nil {
+			err = adopt(file, info)
+		}
 		return err
+	})
+	if err == nil {
+		err = s.Put(true)
 	}
-	file, err := os.OpenFile(f.Path, os.O_WRONLY, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("bring back file of VM: %w", spaceOr(err))
 	}
-	return errors.Join(adopt(file, info), file.Close())
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // plan looks at the VM as a snapshot does, and makes sure that it can have checkpoints.
@@ -383,8 +384,8 @@ func (c *checkpointing) keepFiles(ctx context.Context, p snapshot.Plan, id strin
 			}
 		}
 		kept := beside(c.tree.Disks[0].Path, id, fmt.Sprintf("%s%d", nvramEnding, i))
-		if err := writeFile(kept, b, 0o600, true); err != nil {
-			return list, fmt.Errorf("keep NVRAM: %w", err)
+		if err := durable.Put(kept, b, 0o600, true); err != nil {
+			return list, fmt.Errorf("keep NVRAM: %w", spaceOr(err))
 		}
 		list = append(list, checkpoint.File{File: f, Kept: kept})
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/image"
 )
 
@@ -165,10 +166,10 @@ func place(d checkpoint.Disk, image string) error {
 	if err := readyToPlace(image); err != nil {
 		return err
 	}
-	if err := os.Rename(image+placeEnding, d.Path); err != nil {
+	if err := durable.Rename(image+placeEnding, d.Path, true); err != nil {
 		return fmt.Errorf("put image in its place: %w", err)
 	}
-	return syncDir(d.Path)
+	return nil
 }
 
 // sameFile tells whether two names are of one file; a name that is not there is not.

@@ -4,15 +4,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/vmstate"
 )
 
@@ -50,8 +49,8 @@ func (Definer) Define(ctx context.Context, dir string, vm snapshot.Restored) err
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, f.name), f.content, f.mode, vm.Overwrite); err != nil {
-			return fmt.Errorf("define %s: %w", vm.Name, err)
+		if err := durable.Put(filepath.Join(dir, f.name), f.content, f.mode, vm.Overwrite); err != nil {
+			return fmt.Errorf("define %s: %w", vm.Name, spaceOr(err))
 		}
 	}
 	return nil
@@ -69,28 +68,6 @@ func (Definer) RestoreState(ctx context.Context, w io.Writer, src io.ReaderAt, s
 		return fmt.Errorf("take saved state out of its layout: %w", err)
 	}
 	return nil
-}
-
-// writeFile puts a file at its path whole and durably, or not at all.
-func writeFile(path string, content []byte, mode fs.FileMode, overwrite bool) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // gone after a rename
-	_, err = tmp.Write(content)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, spaceOr(err))
-	}
-	if overwrite {
-		err = os.Rename(tmp.Name(), path)
-	} else {
-		err = os.Link(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, spaceOr(err))
-	}
-	return syncDir(path)
 }
 
 // start is a command that starts a VM.

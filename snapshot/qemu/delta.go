@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
@@ -100,10 +101,10 @@ func rename(from, to string) error {
 	if err != nil || !there { // done by an earlier attempt
 		return err
 	}
-	if err := os.Rename(from, to); err != nil {
+	if err := durable.Rename(from, to, true); err != nil {
 		return fmt.Errorf("mark delta: %w", err)
 	}
-	return syncDir(to)
+	return nil
 }
 
 // remove removes the file under both names, and then what goes with it, durably. One that
@@ -171,18 +172,11 @@ func (f deltaFile) unlink() error {
 // syncDir makes the folder of a file durable. A folder that is not there holds
 // nothing to make durable.
 func syncDir(path string) error {
-	d, err := os.Open(filepath.Dir(path))
+	err := durable.SyncFolder(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync folder %s: %w", d.Name(), err)
-	}
-	return nil
+	return err
 }
 
 // Parts of a qcow2 header, version 2 and 3:

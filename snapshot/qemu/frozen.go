@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/nbd"
 	"github.com/lull-backup/lull/snapshot/qmp"
@@ -194,7 +195,7 @@ func (f *frozen) File(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("read file of VM: the folder of %s is not known: %w", path, os.ErrNotExist)
 	}
 	if !f.plan.Files[i].Role.Written() {
-		b, err := readFile(path, snapshot.MaxFileSize)
+		b, err := durable.ReadFile(path, snapshot.MaxFileSize)
 		if err != nil {
 			return nil, fmt.Errorf("read file of VM: %w", err)
 		}

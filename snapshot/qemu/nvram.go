@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // The firmware's variables are a file that the guest writes to through QEMU, and no
@@ -40,7 +41,7 @@ func holdVariables(p snapshot.Plan) held {
 		if !f.Role.Written() {
 			continue
 		}
-		if b, err := readFile(f.Path, maxHeld); err == nil {
+		if b, err := durable.ReadFile(f.Path, maxHeld); err == nil {
 			h[f.Path] = b
 		}
 	}
@@ -84,7 +85,7 @@ func steady(ctx context.Context, path string) ([]byte, error) {
 	tick := time.NewTicker(steadyPause)
 	defer tick.Stop()
 	for range steadyTries {
-		b, err := readFile(path, snapshot.MaxFileSize)
+		b, err := durable.ReadFile(path, snapshot.MaxFileSize)
 		if err != nil {
 			return nil, err
 		}
@@ -98,20 +99,6 @@ func steady(ctx context.Context, path string) ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s is written to all the time: %w", path, snapshot.ErrBusy)
-}
-
-// readFile reads a file of at most limit bytes whole.
-func readFile(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s is longer than %d bytes: %w", path, limit, snapshot.ErrUnsupported)
-	}
-	return b, err
 }
 
 // keep notes the variables of a plan until its Merge; nil forgets them.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // Kind is how a file was written.
@@ -49,7 +51,7 @@ func Remove(ctx context.Context, path string, kind Kind) error {
 	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("wipe: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncFolder(filepath.Dir(path))
 }
 
 func linked(f *os.File) bool {
@@ -142,13 +144,4 @@ func write(f *os.File, s span, zeros []byte) error {
 		at += int64(n)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

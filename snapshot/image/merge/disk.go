@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
@@ -25,39 +26,19 @@ func (osDisk) device(f *os.File) layer.Device { return f }
 
 func (osDisk) replace(path string, data []byte) error {
 	temp := path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
+	err := durable.WriteFile(temp, data)
 	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
+		err = durable.Rename(temp, path, true)
 	}
 	if err != nil {
 		os.Remove(temp)
-		return err
 	}
-	return syncFolder(path)
+	return err
 }
 
 func (osDisk) remove(path string) error {
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	return syncFolder(path)
-}
-
-func syncFolder(path string) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return durable.SyncFolder(filepath.Dir(path))
 }
