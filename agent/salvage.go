@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/transport/repo"
 )
 
@@ -85,22 +82,8 @@ func (r *restore) dropFile(f repo.File, err error) bool {
 // best-effort restore never overwrites.
 func (r *restore) reveal(d *restoreDisk) error {
 	from := d.path + incompleteEnding
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, d.path, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		if err = os.Link(from, d.path); err == nil { // the file system cannot: do it in two steps
-			err = os.Remove(from)
-		}
-	}
-	if err != nil {
+	if err := durable.Rename(from, d.path, false); err != nil {
 		return fmt.Errorf("finish disk %s: %w", d.Name, err)
 	}
-	return syncDir(filepath.Dir(d.path))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return nil
 }

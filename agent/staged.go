@@ -7,14 +7,16 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
 // staged is a file that is whole and durable, but not under its name yet.
 type staged struct {
-	f    *os.File // open: the lock on it is what a sweep spares it for
-	path string
-	wipe bool // it is overwritten where it is given up
+	f         *os.File // open: the lock on it is what a sweep spares it for
+	path      string
+	overwrite bool // it may replace a file that is there
+	wipe      bool // it is overwritten where it is given up
 }
 
 // stage makes such a file of what write writes into it.
@@ -27,7 +29,7 @@ func (r *restore) stage(path string, write func(io.Writer) error) (s staged, err
 	if err = write(f); err == nil {
 		err = f.Sync()
 	}
-	s = staged{f, path, r.Wipe}
+	s = staged{f, path, r.Overwrite, r.Wipe}
 	if err != nil {
 		return staged{}, errors.Join(err, s.abort())
 	}
@@ -42,8 +44,9 @@ func (r *restore) stageBytes(path string, data []byte) (staged, error) {
 	})
 }
 
+// commit gives the file its name, durably.
 func (s staged) commit() error {
-	if err := os.Rename(s.f.Name(), s.path); err != nil {
+	if err := durable.Rename(s.f.Name(), s.path, s.overwrite); err != nil {
 		return err
 	}
 	return s.f.Close()

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // The kinds of files, as their first line names them.
@@ -57,20 +57,14 @@ func encode(kind string, v any) ([]byte, error) {
 
 // load reads the file at path into v, and says whether there is one.
 func load(path, kind string, v any, limit int) (found bool, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, err := durable.ReadFile(path, int64(limit))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
-	}
-	if err != nil {
+	case errors.Is(err, durable.ErrTooLong):
+		return false, damaged(path, err)
+	case err != nil:
 		return false, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
-	if err != nil {
-		return false, err
-	}
-	if len(data) > limit {
-		return false, damaged(path, fmt.Errorf("longer than %d bytes", limit))
 	}
 	if err := decode(data, kind, v); err != nil {
 		return false, damaged(path, err)
@@ -103,7 +97,7 @@ func damaged(path string, err error) error {
 // files is what durable writing asks of a file system. Tests cut it off after
 // any step.
 type files interface {
-	write(path string, data []byte) error // create or truncate, write, fsync
+	write(path string, data []byte) error // create, write, fsync
 	rename(from, to string) error
 	remove(path string) error
 	syncDir(path string) error
@@ -111,26 +105,7 @@ type files interface {
 
 type osFiles struct{}
 
-func (osFiles) write(path string, data []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func (osFiles) rename(from, to string) error { return os.Rename(from, to) }
-func (osFiles) remove(path string) error     { return os.Remove(path) }
-
-func (osFiles) syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
+func (osFiles) write(path string, data []byte) error { return durable.WriteFile(path, data) }
+func (osFiles) rename(from, to string) error         { return os.Rename(from, to) }
+func (osFiles) remove(path string) error             { return os.Remove(path) }
+func (osFiles) syncDir(path string) error            { return durable.SyncFolder(path) }
