@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -229,16 +228,8 @@ func (d *doubts) settle(objects []string) error {
 		return err
 	}
 	slices.Sort(objects)
-	f, err := os.CreateTemp(filepath.Dir(d.path), filepath.Base(d.path)+"-*.tmp")
-	if err != nil {
+	if err := replaceFile(d.path, []byte(strings.Join(append(objects, ""), "\n"))); err != nil {
 		return fmt.Errorf("note damage: %w", err)
-	}
-	_, err = f.WriteString(strings.Join(append(objects, ""), "\n"))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), d.path)
-	}
-	if err != nil {
-		return fmt.Errorf("note damage: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return nil
 }

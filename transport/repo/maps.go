@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -243,18 +244,14 @@ func (k *keeper) commit(ctx context.Context, p *Point) (err error) {
 	if k == nil {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(k.path), filepath.Base(k.path)+"-*.tmp")
+	f, err := durable.Stage(k.path, func(f *os.File) error { return k.write(ctx, f, p) })
+	if err == nil {
+		err = f.Put(true)
+	}
 	if err != nil {
 		return fmt.Errorf("keep maps: %w", err)
 	}
-	err = errors.Join(k.write(ctx, f, p), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), k.path)
-	}
-	if err != nil {
-		return fmt.Errorf("keep maps: %w", errors.Join(err, os.Remove(f.Name())))
-	}
-	return syncFolder(filepath.Dir(k.path))
+	return nil
 }
 
 func (k *keeper) write(ctx context.Context, f *os.File, p *Point) error {

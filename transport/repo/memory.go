@@ -4,17 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/transport/blob"
 )
 
@@ -63,15 +62,10 @@ func (m *memory) load() error {
 }
 
 func readSeen(path string) (s seen, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	b, err := durable.ReadFile(path, maxMemory)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, durable.ErrTooLong) {
 		return s, nil
 	}
-	if err != nil {
-		return s, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxMemory))
 	if err != nil {
 		return s, err
 	}
@@ -188,28 +182,7 @@ func (m *memory) write(change func(*seen) bool) error {
 }
 
 // replaceFile puts a file in place of another, durably.
-func replaceFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func replaceFile(path string, b []byte) error { return durable.Put(path, b, 0o600, true) }
 
 // epoch fails when the store shows fewer epochs than this host has seen, and takes down
 // what it shows now.
