@@ -15,6 +15,9 @@ import (
 // thawTimeout bounds how long recovery follows a guest that does not answer.
 const thawTimeout = 5 * time.Minute
 
+// guardTimeout bounds how long somebody may take to stand by, and to leave.
+const guardTimeout = 30 * time.Second
+
 // Resolve finds the host that serves a VM of the configuration, by the name
 // host/vm that the journal knows.
 type Resolve func(name string) (host snapshot.Host, vm string, err error)
@@ -86,6 +89,8 @@ func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Ho
 		return err
 	}
 	tell := func(s Step, msg string) { r.emit(Event{Run: e.Run, VM: name, Step: s, Message: msg}) }
+	leave := r.standBy(ctx, e)
+	defer leave()
 	tell(StepRecovering, "an earlier run was interrupted")
 	r.Log.Warn("recover interrupted run", "vm", name, "run", e.Run, "started", e.Started)
 	proven, thawErr, mergeErr := r.thawAndMerge(ctx, e, host, vm)
@@ -100,6 +105,33 @@ func (r *Runner) recoverEntry(ctx context.Context, name string, host snapshot.Ho
 	}
 	tell(StepRecovered, "")
 	return nil
+}
+
+// standBy has somebody outlive this process until leave, where the guest may be frozen or
+// stand still: the dead-man of the run may have died with it. Recovery goes on without one,
+// as that alone helps the guest now; and what it could not do it is tried again for.
+func (r *Runner) standBy(ctx context.Context, e journal.Entry) (leave func()) {
+	leave = func() {}
+	if r.DeadMan == nil || e.Plan.State == snapshot.StateOff || !e.FreezeSent && e.Plan.Saved.Path == "" {
+		return leave
+	}
+	guard := r.DeadMan(e.VM, e.Plan)
+	if guard == nil {
+		return leave
+	}
+	arming, cancel := context.WithTimeout(ctx, guardTimeout)
+	defer cancel()
+	if err := guard.Arm(arming); err != nil {
+		r.Log.Warn("nobody would let the guest go if lull died now", "vm", e.VM, "run", e.Run, "error", err)
+		return leave
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guardTimeout)
+		defer cancel()
+		if err := guard.Disarm(ctx, true); err != nil {
+			r.Log.Warn("end the guard of a VM", "vm", e.VM, "run", e.Run, "error", err)
+		}
+	}
 }
 
 // thawAndMerge does both at once, as neither can wait for the other: a guest may be

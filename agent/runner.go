@@ -54,6 +54,10 @@ type Runner struct {
 	// Writers are those of a VM, by the name of its journal entry: recovery has them undo
 	// what an interrupted run may have left frozen. May be nil.
 	Writers func(vm string) Writers
+	// DeadMan makes the guard in a process of its own that lets the guest of a VM go if this
+	// process dies while it recovers the VM from what a run with that plan has left; nil for
+	// one that has none. May be nil.
+	DeadMan func(vm string, p snapshot.Plan) quiesce.Guard
 	// Workers is handed to the transfer; 0: its default.
 	Workers int
 

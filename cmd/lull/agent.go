@@ -87,7 +87,7 @@ func (in *invocation) daemon(cfg *config.Config) (*agent.Daemon, error) {
 	return &agent.Daemon{
 		Runner: &agent.Runner{
 			Journal: journal, Log: log, Version: in.Version, Now: time.Now, Observe: in.agentObserver(board),
-			Writers: in.allWriters(cfg),
+			Writers: in.allWriters(cfg), DeadMan: in.recoveryDeadMan(cfg),
 		},
 		Groups: groups, Upkeep: in.upkeep(cfg, cache), Parallel: cfg.Agent.Parallel, Resolve: resolver(cfg, hosts), Board: board, Log: log,
 		Machine: machine,

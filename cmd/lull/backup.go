@@ -104,6 +104,6 @@ func (in *invocation) runner(t target, observe agent.Observer, level slog.Level)
 	}
 	return &agent.Runner{
 		Journal: journal, Log: in.logger(level), Observe: observe, Version: in.Version, Now: time.Now,
-		Writers: in.allWriters(t.config),
+		Writers: in.allWriters(t.config), DeadMan: in.recoveryDeadMan(t.config),
 	}, nil
 }

@@ -130,11 +130,22 @@ func (c *counterVM) counts(when string) {
 	})
 }
 
-// killedAt runs a lull that is killed at a step of a command. Empty: it came to its end.
+// killedAt runs a lull that is killed at a step of a command on checkpoints. Empty: it came
+// to its end.
 func (c *counterVM) killedAt(n int, args ...string) (step string) {
 	c.t.Helper()
-	cmd := exec.CommandContext(c.t.Context(), os.Args[0], append([]string{"--config", c.path("lull.yaml"), "--quiet", "checkpoint"}, args...)...)
-	cmd.Env = append(os.Environ(), crashAt+"="+strconv.Itoa(n), crashProgram+"="+c.app.Program)
+	step, died := c.killed(strconv.Itoa(n), c.app.Program, append([]string{"checkpoint"}, args...)...)
+	if step != "" {
+		c.goesOn(step, died)
+	}
+	return step
+}
+
+// killed runs a lull, with a program for its dead-man, that is killed at a step.
+func (c *counterVM) killed(at, program string, args ...string) (step string, died time.Time) {
+	c.t.Helper()
+	cmd := exec.CommandContext(c.t.Context(), os.Args[0], append([]string{"--config", c.path("lull.yaml"), "--quiet"}, args...)...)
+	cmd.Env = append(os.Environ(), crashAt+"="+at, crashProgram+"="+program)
 	said, err := os.CreateTemp(c.dir, "said") // no pipe: the dead-man has it, too
 	if err != nil {
 		c.t.Fatal(err)
@@ -142,21 +153,20 @@ func (c *counterVM) killedAt(n int, args ...string) (step string) {
 	defer said.Close()
 	cmd.Stderr = said
 	err = cmd.Run()
-	died := time.Now()
+	died = time.Now()
 	text, readErr := os.ReadFile(said.Name())
 	if readErr != nil {
 		c.t.Fatal(readErr)
 	}
 	if err == nil {
-		return ""
+		return "", died
 	}
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		c.t.Fatalf("lull %v: %v\n%s", args, err, text)
 	}
 	step, _, _ = strings.Cut(string(text), "\n")
-	c.goesOn(step, died)
-	return step
+	return step, died
 }
 
 // goesOn proves that the VM runs within a second of lull's death, or a few on a busy machine.
@@ -253,4 +263,31 @@ func TestCheckpointKilledForGood(t *testing.T) {
 	}
 	c.kill()
 	c.start()
+}
+
+// TestCheckpointRecoveryKilled kills lull and its dead-man while the VM stands still, and then
+// the recovery: that has a dead-man of its own.
+func TestCheckpointRecoveryKilled(t *testing.T) {
+	t.Parallel()
+	c := newCounterVM(t)
+	c.checkpoint("create", "lab/web", "--no-memory")
+	c.checkpoint("create", "lab/web", "--no-memory")
+	idle := c.path("idle") // stands by, and does nothing
+	if err := os.WriteFile(idle, []byte("#!/bin/sh\nprintf r\nexec cat >/dev/null\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if step, _ := c.killed("fold-pivoted", idle, "checkpoint", "merge", "lab/web"); step == "" {
+		t.Fatal("the merge came to its end")
+	}
+	var now struct{ Status string }
+	if c.ask("query-status", nil, &now); now.Status != "paused" {
+		t.Fatalf("the VM is %s", now.Status)
+	}
+	step, died := c.killed("fold-placing", c.app.Program, "recover", "lab/web")
+	if step == "" {
+		t.Fatal("the recovery came to its end")
+	}
+	c.goesOn(step, died)
+	c.lull(exitDone, "--config", c.path("lull.yaml"), "recover", "lab/web")
+	c.whole("recover, " + step)
 }

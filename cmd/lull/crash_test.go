@@ -19,7 +19,7 @@ import (
 
 // The environment that makes the test binary a lull which kills itself.
 const (
-	crashAt      = "LULL_TEST_CRASH_AT" // the step; or its number, in an operation on checkpoints
+	crashAt      = "LULL_TEST_CRASH_AT" // the step; or its name or number, in an operation on checkpoints
 	crashProgram = "LULL_TEST_PROGRAM"  // the lull binary for plugins
 	crashStop    = "LULL_TEST_STOP"     // not empty: it stops, and goes on when it is told to
 )
@@ -36,7 +36,7 @@ func crashing() {
 	var seen atomic.Bool
 	var steps atomic.Int64
 	app.Checkpointing = func(_, name string) {
-		if strconv.FormatInt(steps.Add(1), 10) != step {
+		if strconv.FormatInt(steps.Add(1), 10) != step && name != step {
 			return
 		}
 		fmt.Fprintln(os.Stderr, name)
@@ -85,7 +85,13 @@ func TestGuestKilledAtEveryStep(t *testing.T) {
 // killedAt runs a backup that dies at a step.
 func (l *lab) killedAt(step agent.Step) {
 	l.t.Helper()
-	cmd := exec.CommandContext(l.ctx, os.Args[0], "--config", l.config, "backup", "lab/web")
+	l.killedIn("backup", step)
+}
+
+// killedIn runs a command that dies at a step.
+func (l *lab) killedIn(command string, step agent.Step) {
+	l.t.Helper()
+	cmd := exec.CommandContext(l.ctx, os.Args[0], "--config", l.config, command, "lab/web")
 	cmd.Env = append(os.Environ(), crashAt+"="+string(step), crashProgram+"="+l.program)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError

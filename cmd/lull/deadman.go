@@ -67,6 +67,19 @@ func (in *invocation) deadMan(cfg *config.Config, group config.Group, name strin
 	}
 }
 
+// recoveryDeadMan makes the guards of VMs that are recovered.
+func (in *invocation) recoveryDeadMan(cfg *config.Config) func(vm string, p snapshot.Plan) quiesce.Guard {
+	return func(vm string, p snapshot.Plan) quiesce.Guard {
+		if cfg == nil {
+			return nil
+		}
+		if guard := in.deadMan(cfg, anyGroup(cfg, vm), vm); guard != nil {
+			return guard(p)
+		}
+		return nil
+	}
+}
+
 // standBy is a dead-man that will follow a recipe.
 func (in *invocation) standBy(name string, r recipe) *quiesce.DeadMan {
 	line, err := json.Marshal(r)

@@ -19,6 +19,7 @@ import (
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
+	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
 // The dead-man needs no configuration: that may be broken, or another, by then.
@@ -105,6 +106,16 @@ func TestGuestOutlivesLull(t *testing.T) {
 			l.tidy()
 		})
 	}
+	t.Run("recovery is killed", func(t *testing.T) {
+		l.t = t
+		l.killedAt(agent.StepTaken)
+		l.goesOn()
+		l.freeze() // as if that run's dead-man had died, too
+		l.killedIn("recover", agent.StepRecovering)
+		l.goesOn()
+		l.lull(exitDone, "recover", "lab/web")
+		l.tidy()
+	})
 	t.Run("agent's socket is elsewhere", func(t *testing.T) {
 		l.t = t
 		l.killedAt(agent.StepTaken)
@@ -121,6 +132,16 @@ func TestGuestOutlivesLull(t *testing.T) {
 		l.hangs(agent.StepTaken)
 		l.tidy()
 	})
+}
+
+// freeze freezes the guest, with nobody to thaw it.
+func (l *lab) freeze() {
+	l.t.Helper()
+	a := qmp.NewAgent(l.guest.Agent, qmp.AgentOptions{})
+	defer a.Close()
+	if err := a.Execute(l.ctx, "guest-fsfreeze-freeze", nil, nil); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // hangs stops lull at a step of a backup until the guest writes again, by the timer

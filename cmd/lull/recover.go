@@ -45,7 +45,7 @@ func (in *invocation) recover(ctx context.Context, args []string) error {
 	for _, name := range append(in.chooseVMs(cfg, args), gone...) {
 		story := in.newStory(name)
 		runner := &agent.Runner{Journal: state, Log: in.logger(slog.LevelWarn), Observe: story.hear, Version: in.Version, Now: time.Now,
-			Writers: in.allWriters(cfg)}
+			Writers: in.allWriters(cfg), DeadMan: in.recoveryDeadMan(cfg)}
 		left, err := runner.RecoverVM(ctx, name, resolve)
 		story.close()
 		in.failVM(name, errors.Join(agent.Interrupted(ctx, err), stillLeft(name, left)))

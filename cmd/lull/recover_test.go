@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lull-backup/lull/agent"
+	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -70,6 +73,54 @@ func TestRecoverWithoutJournal(t *testing.T) {
 	}
 	m.backup(exitDone)
 	m.restores()
+}
+
+// Recovery that dies leaves nobody standing still, either: it has a dead-man of its own, as
+// that of the run may have died with the run.
+func TestRecoveryKilled(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, snapshot.FormatQcow2, "64M")
+	m.ask("cont", nil)
+	m.killedAt(agent.StepTaken)
+	owed, err := journal.Open(filepath.Join(m.dir, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, found, err := owed.Read("lab/web")
+	if err != nil || !found {
+		t.Fatalf("the journal: %v, %v", found, err)
+	}
+	m.ask("stop", nil) // as in the middle of saving its memory
+	m.write(e.Plan.Saved.Path+".saving", "")
+	m.killedIn("recover", agent.StepRecovering)
+	m.runs()
+	m.lull(exitDone, "recover", "lab/web")
+	m.checks(exitDone, "leftovers ok")
+	m.runs()
+}
+
+func (m *machine) ask(command string, result any) {
+	m.t.Helper()
+	if err := m.hands.Execute(m.ctx, command, nil, result); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// runs proves that the VM does, now or within seconds.
+func (m *machine) runs() {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.ctx, 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var now struct{ Status string }
+	for m.ask("query-status", &now); now.Status != "running"; m.ask("query-status", &now) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			m.t.Fatalf("the VM is %s", now.Status)
+		}
+	}
 }
 
 // A disk that is plugged in while a run reads is named in the point, and is in the next.

@@ -282,17 +282,21 @@ func (in *invocation) allWriters(cfg *config.Config) func(vm string) agent.Write
 		if cfg == nil {
 			return nil
 		}
-		all := config.Group{}
-		for _, g := range cfg.GroupsOf(vm) {
-			all.Writers = append(all.Writers, g.Writers...)
-		}
-		if len(all.Writers) == 0 {
-			all.Writers = cfg.Writers()
-		}
-		slices.Sort(all.Writers)
-		all.Writers = slices.Compact(all.Writers)
-		return in.writers(cfg, all)
+		return in.writers(cfg, anyGroup(cfg, vm))
 	}
+}
+
+// anyGroup has what any group of a VM has: nobody knows which a run was of.
+func anyGroup(cfg *config.Config, vm string) (all config.Group) {
+	for _, g := range cfg.GroupsOf(vm) {
+		all.Writers = append(all.Writers, g.Writers...)
+	}
+	if len(all.Writers) == 0 {
+		all.Writers = cfg.Writers()
+	}
+	slices.Sort(all.Writers)
+	all.Writers = slices.Compact(all.Writers)
+	return all
 }
 
 // wanted is a writer of a group; err says why it cannot be started.

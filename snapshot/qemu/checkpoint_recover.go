@@ -21,6 +21,24 @@ func (c *checkpointing) recover(ctx context.Context) (found bool, err error) {
 		return c.reduceAgain(ctx)
 	}
 	c.opt.Log.Warn("recover interrupted operation on checkpoints", "vm", c.vm, "operation", c.tree.Op.Kind, "checkpoint", c.tree.Op.Node)
+	if c.tree.Op.Step == "" || c.urgent {
+		return true, c.recoverOp(ctx)
+	}
+	// The VM may stand still, and whoever stood by may have died with the operation. That
+	// nobody can take the place is no reason to leave the VM as it is.
+	began := false
+	err = c.guarded(ctx, func() error {
+		began = true
+		return c.recoverOp(ctx)
+	})
+	if err != nil && !began {
+		c.opt.Log.Warn("recover without a guard", "vm", c.vm, "error", err)
+		err = c.recoverOp(ctx)
+	}
+	return true, err
+}
+
+func (c *checkpointing) recoverOp(ctx context.Context) (err error) {
 	switch op := c.tree.Op; {
 	case op.Kind == checkpoint.Create:
 		err = c.undoCreate(ctx)
@@ -37,7 +55,7 @@ func (c *checkpointing) recover(ctx context.Context) (found bool, err error) {
 	default:
 		err = fmt.Errorf("operation %q is not known: %w", op.Kind, snapshot.ErrUnsupported)
 	}
-	return true, err
+	return err
 }
 
 // reduceAgain does what is left to do about checkpoints that are gone. There is time for
