@@ -281,14 +281,16 @@ func (d *domain) elsewhere(ctx context.Context, found rpc.Domain, p snapshot.Dis
 		return err
 	})
 	name := snapshot.ShellWord(found.Name)
-	refuse := func(how, next string) error {
-		return snapshot.WithHint(fmt.Errorf("domain %s was %s while it ran from the delta %s: %w", found.Name, how, p.Delta, snapshot.ErrBusy), next)
+	refuse := func(how, next string, is ...error) error {
+		err := fmt.Errorf("domain %s was %s while it ran from the delta %s: %w", found.Name, how, p.Delta, errors.Join(append(is, snapshot.ErrBusy)...))
+		return snapshot.WithHint(err, next)
 	}
 	switch {
 	case err != nil:
 		return err
 	case state == rpc.StateShutoff && why == shutoffMigrated:
-		return refuse("migrated away", "migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+name+" "+p.Name+" --active --shallow --pivot")
+		return refuse("migrated away", "migrate it back, then run lull again; or commit the delta where it runs: virsh blockcommit "+name+" "+p.Name+" --active --shallow --pivot",
+			qemu.ErrMoved)
 	case saved:
 		return refuse("saved with its memory", "start it (virsh start "+name+"), then run lull again")
 	case state == rpc.StateShutoff && why == shutoffSaved:

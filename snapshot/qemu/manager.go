@@ -48,7 +48,8 @@ type Manager interface {
 	Settled(ctx context.Context, d snapshot.DiskPlan) error
 
 	// Names tells whether the record names the delta for the next start of a VM that is
-	// off. known is false where there is no such record.
+	// off. known is false where there is no such record. ErrBusy: the VM goes on upon the delta
+	// some other way, with ErrMoved on another host.
 	Names(ctx context.Context, d snapshot.DiskPlan) (named, known bool, err error)
 
 	// Noted is what the record says of the disks, each with its name and the file and format
@@ -88,11 +89,12 @@ type Committing struct {
 	Progress func(done, total int64) error
 }
 
-// ErrOff: a managed VM does not run. ErrLost: its manager went away over an order, or fell silent, and
+// ErrOff: a managed VM does not run. ErrMoved: it goes on elsewhere, with its deltas. ErrLost: its manager went away over an order, or fell silent, and
 // nobody knows whether that was carried out. ErrUnaware: it died after QEMU had moved the
 // VM to a delta and before it noted that; once QEMU has moved the VM back it is right again.
 var (
 	ErrOff     = errors.New("the VM does not run")
+	ErrMoved   = errors.New("the VM runs on another host")
 	ErrLost    = errors.New("the VM's manager went away")
 	ErrUnaware = errors.New("the VM's manager does not know of the delta")
 )

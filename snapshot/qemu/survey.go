@@ -202,6 +202,20 @@ func (s *survey) offlineDisk(ctx context.Context, mgr Manager, d snapshot.DiskPl
 	if !plain {
 		return nil
 	}
+	named := false // as long as a manager's record names the delta nobody ran the image alone
+	if mgr != nil {
+		named, _, err = mgr.Names(ctx, d)
+		switch {
+		case errors.Is(err, ErrMoved):
+			s.refuse(snapshot.FindingMoved, d, d.Delta, err)
+			return nil
+		case errors.Is(err, snapshot.ErrBusy):
+			s.refuse(snapshot.FindingRefused, d, d.Delta, err)
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 	if err := closed(d.Delta); err != nil {
 		s.refuse(snapshot.FindingRefused, d, d.Delta, err)
 		return nil
@@ -213,19 +227,9 @@ func (s *survey) offlineDisk(ctx context.Context, mgr Manager, d snapshot.DiskPl
 		s.owe(d, "nothing was written to it")
 		return nil
 	}
-	named := false // as long as a manager's record names the delta nobody ran the image alone
-	if mgr != nil {
-		named, _, err = mgr.Names(ctx, d)
-		switch {
-		case errors.Is(err, snapshot.ErrBusy):
-			s.refuse(snapshot.FindingRefused, d, d.Delta, err)
-			return nil
-		case err != nil:
-			return err
-		case pivoted(d):
-			s.owe(d, asGood)
-			return nil
-		}
+	if mgr != nil && pivoted(d) {
+		s.owe(d, asGood)
+		return nil
 	}
 	v, err := judge(d, named)
 	if err != nil {

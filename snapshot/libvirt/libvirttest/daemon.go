@@ -3,6 +3,7 @@ package libvirttest
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -133,7 +134,7 @@ func (d *Daemon) layOut() error {
 			return err
 		}
 	}
-	for name, text := range map[string]string{"qemu.conf": qemuConf, "libvirtd.conf": daemonConf} {
+	for name, text := range map[string]string{"qemu.conf": qemuConf, "libvirtd.conf": fmt.Sprintf(daemonConf, hostUUID())} {
 		if err := os.WriteFile(filepath.Join(d.Dir, "etc", name), []byte(text), 0o644); err != nil {
 			return err
 		}
@@ -161,11 +162,21 @@ cgroup_controllers = []
 const daemonConf = `auth_unix_ro = "none"
 auth_unix_rw = "none"
 log_outputs = "3:stderr"
+host_uuid = "%s"
 `
+
+// hostUUID tells daemons apart, each of which is a host: domains can move between them.
+func hostUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
 
 // mounts is what the first process does. A folder that the host does not have is
 // made in a layer over its parents.
 const mounts = `set -e
+hostname "$(basename "$1" | tr -c 'a-z0-9\n' -)"
+shift
 mount --make-rprivate /
 mount -t proc proc /proc
 layers=$1
@@ -193,12 +204,12 @@ func (d *Daemon) isolate(ctx context.Context) error {
 	if err := os.Mkdir(layers, 0o755); err != nil {
 		return err
 	}
-	args := []string{"-c", mounts, "sh", layers}
+	args := []string{"-c", mounts, "sh", strings.ToLower(d.Dir), layers}
 	for name, inside := range folders() {
 		args = append(args, filepath.Join(d.Dir, name)+":"+inside)
 	}
 	cmd := exec.Command("/bin/sh", args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS}
 	if os.Geteuid() != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
@@ -239,7 +250,7 @@ func (d *Daemon) Restart(ctx context.Context) error {
 		}
 	}
 	_ = os.Remove(d.Socket) // of one that was killed: what answers now is the new one
-	cmd := exec.Command("nsenter", "--target", strconv.Itoa(d.first.cmd.Process.Pid), "--mount", "--pid", "--net", "--ipc",
+	cmd := exec.Command("nsenter", "--target", strconv.Itoa(d.first.cmd.Process.Pid), "--mount", "--pid", "--net", "--ipc", "--uts",
 		"libvirtd", "--config", "/etc/libvirt/libvirtd.conf")
 	if os.Geteuid() != 0 {
 		cmd.Args = append([]string{"nsenter", "--user", "--preserve-credentials"}, cmd.Args[1:]...)

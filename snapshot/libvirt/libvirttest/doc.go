@@ -2,7 +2,8 @@
 //
 // A Daemon is one libvirtd in namespaces of its own: it sees none of this machine's
 // processes and networks, and its folders in place of /etc/libvirt, /var/lib/libvirt,
-// /var/cache/libvirt, /var/log/libvirt and /run. So it changes nothing of the host, any
+// /var/cache/libvirt, /var/log/libvirt and /run. It has a host name and UUID of its own, so
+// that domains can be migrated from one to another. So it changes nothing of the host, any
 // number of them run side by side, and whatever they start ends with them: when the
 // namespaces' first process dies, by the hand of the test or with it, the kernel ends
 // all others.
