@@ -23,12 +23,13 @@ const pipeSize = 1 << 20
 // migrateInto moves the state of a stopped VM into a file, which gets no larger than its
 // limit, whatever QEMU does. In the background, the guest goes on meanwhile.
 func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) error {
-	in, theirs, err := s.stream()
+	in, theirs, err := os.Pipe()
 	if err != nil {
-		return err
+		return fmt.Errorf("make pipe: %w", err)
 	}
 	defer in.Close()
-	name := stateFile(p)
+	enlarge(in)
+	name := pipeName(p)
 	err = m.ExecuteFD(ctx, "getfd", args{"fdname": name}, nil, theirs)
 	if err = errors.Join(err, theirs.Close()); err != nil { // QEMU has its own copy
 		return err
@@ -64,8 +65,8 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	return notWritten(context.Cause(ctx), copyErr, err)
 }
 
-// stateFile is QEMU's name for the file that a run hands to it, until it migrates into that.
-func stateFile(p snapshot.Plan) string { return runName(p.VM, p.Run) + "-state" }
+// pipeName is QEMU's name for the pipe that a run hands to it, until it migrates into that.
+func pipeName(p snapshot.Plan) string { return runName(p.VM, p.Run) + "-state" }
 
 // notWritten is why a state was not: what has cut it off, which may be the copy's own error,
 // says more than what came of that. nil: it was.
@@ -125,23 +126,13 @@ func (s *saving) watch(ctx context.Context, g *gauge, cancel context.CancelCause
 	})
 }
 
-// stream is the way of a state from QEMU: lull's end, and QEMU's.
-func (s *saving) stream() (in io.ReadCloser, theirs *os.File, err error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, nil, fmt.Errorf("make pipe: %w", err)
-	}
-	enlarge(r)
-	return r, w, nil
-}
-
 // fill starts the writer. Where it fails, it ends the stream, and the wait for QEMU.
 func (s *saving) fill(in io.ReadCloser, limit int64, cancel context.CancelCauseFunc) <-chan error {
 	copied := make(chan error, 1)
 	s.writer.Go(func() {
 		err := s.lay(s.f, in, limit)
 		if err != nil {
-			in.Close() // QEMU's next write into a pipe fails
+			in.Close() // QEMU's next write fails
 			cancel(err)
 		}
 		copied <- err

@@ -284,10 +284,10 @@ func (h *Host) notUntuned(p snapshot.Plan, err error) {
 	}
 }
 
-// untune sets the bandwidth last: as long as it is lull's, the rest may be to do. A file that
-// QEMU was given and has not begun to write would stay open for good.
+// untune sets the bandwidth last: as long as it is lull's, the rest may be to do. A pipe that
+// QEMU was given and has not begun to write into would stay open for good.
 func (m *monitor) untune(ctx context.Context, p snapshot.Plan) error {
-	err := errors.Join(m.ask(ctx, "closefd", args{"fdname": stateFile(p)}, nil), m.noBackground(ctx))
+	err := errors.Join(m.ask(ctx, "closefd", args{"fdname": pipeName(p)}, nil), m.noBackground(ctx))
 	if err != nil {
 		return err
 	}

@@ -433,7 +433,7 @@ func TestSaveKilled(t *testing.T) {
 			must(t, err)
 			r.ask("stop", nil, nil)
 			must(t, r.host.during(r.ctx, r.plan, func(m *monitor) error {
-				return m.ExecuteFD(r.ctx, "getfd", args{"fdname": stateFile(r.plan)}, nil, given)
+				return m.ExecuteFD(r.ctx, "getfd", args{"fdname": pipeName(r.plan)}, nil, given)
 			}))
 			must(t, given.Close())
 		},

@@ -43,7 +43,7 @@ func keepState(s snapshot.SavedPlan) error {
 	return nil
 }
 
-// dropState removes the file of a state under any name.
+// dropState removes the file of a state under either name.
 func dropState(p snapshot.Plan) error {
 	if p.Saved.Path == "" {
 		return nil
