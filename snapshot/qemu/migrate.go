@@ -42,7 +42,7 @@ func (m *monitor) migrateInto(ctx context.Context, p snapshot.Plan, s *saving) e
 	err = m.Execute(ctx, "migrate", args{"uri": "fd:" + name}, nil)
 	if err != nil {
 		in.Close() // the copy ends, even where QEMU still has the other end until untune
-		return err
+		return notWritten(context.Cause(ctx), nil, err)
 	}
 	if s.background {
 		// QEMU may hang even before it is known to keep the instant.

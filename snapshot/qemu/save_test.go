@@ -175,10 +175,11 @@ func TestTakeSaved(t *testing.T) {
 func (r *run) saves(way string) {
 	t := r.t
 	t.Helper()
+	background := way == "background"
 	var moments []string
 	reached := func(m snapshot.Moment) {
 		moments = append(moments, r.runState())
-		if m == snapshot.MomentGoesOn && way == "background" {
+		if m == snapshot.MomentGoesOn && background {
 			var now struct{ Status string }
 			r.ask("query-migrate", nil, &now) // where the state is small, it may be written already
 			moments = append(moments, now.Status)
@@ -188,11 +189,11 @@ func (r *run) saves(way string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if how.Background != (way == "background") || how.Background != (how.Why == "") {
+	if how.Background != background || how.Background != (how.Why == "") {
 		t.Errorf("the memory was saved %+v", how)
 	}
 	want := [][]string{{"paused", "running"}, {"paused", "running", "active"}, {"paused", "running", "completed"}}
-	if !slices.ContainsFunc(want, func(w []string) bool { return slices.Equal(w, moments) && (len(w) == 3) == (way == "background") }) {
+	if !slices.ContainsFunc(want, func(w []string) bool { return slices.Equal(w, moments) && (len(w) == 3) == background }) {
 		t.Errorf("at its moments the VM was %v", moments)
 	}
 	r.untuned()
@@ -293,6 +294,12 @@ func TestSaveFails(t *testing.T) {
 			r.plan.Saved.Limit = 100 << 10
 			return r.ctx, func() {}
 		}, snapshot.ErrUnsupported},
+		"larger than its limit before QEMU has answered": {func(_ *testing.T, r *run) (context.Context, func()) {
+			r.plan.Saved.Limit = 100 << 10
+			m := r.host.lines["web"].m
+			m.Monitor = late{m.Monitor}
+			return r.ctx, func() {}
+		}, snapshot.ErrUnsupported},
 		"no room": {func(t *testing.T, r *run) (context.Context, func()) {
 			dir := filepath.Join(r.dir, "small")
 			if err := os.Mkdir(dir, 0o700); err != nil {
@@ -341,6 +348,18 @@ func TestSaveFails(t *testing.T) {
 			})
 		}
 	}
+}
+
+// late is the monitor of a QEMU that migrates, and answers no sooner than it is given up.
+type late struct{ qmp.Monitor }
+
+func (l late) Execute(ctx context.Context, command string, arguments, result any) error {
+	err := l.Monitor.Execute(ctx, command, arguments, result)
+	if command == "migrate" && err == nil {
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	return err
 }
 
 // The disk that the state goes to hangs: at the deadline the guest goes on all the same.
