@@ -54,10 +54,7 @@ func (s Schedule) String() string { return s.text }
 // IsZero tells the schedule that never runs.
 func (s Schedule) IsZero() bool { return s.wall == nil && s.every == 0 }
 
-// Location is the zone in which the fields are read.
-func (s Schedule) Location() *time.Location { return s.loc }
-
-// Equal compares text and zone.
+// Equal compares text and zone, for go-cmp too.
 func (s Schedule) Equal(o Schedule) bool {
 	return s.text == o.text && s.loc.String() == o.loc.String()
 }

@@ -33,7 +33,7 @@ func runs(s schedule.Schedule, after time.Time, n int) []string {
 	var out []string
 	for range n {
 		after = s.Next(after)
-		out = append(out, after.In(s.Location()).Format("2006-01-02 15:04:05 -0700"))
+		out = append(out, after.Format("2006-01-02 15:04:05 -0700"))
 	}
 	return out
 }
