@@ -22,29 +22,14 @@ const guardTimeout = 30 * time.Second
 // host/vm that the journal knows.
 type Resolve func(name string) (host snapshot.Host, vm string, err error)
 
-// Recover repairs what interrupted runs left of every VM in the journal: guests
-// are thawed, deltas merged. All at once, for a guest that is frozen does not wait
-// for another's merge. The errors of those that fail are joined, and their entries
-// stay.
-func (r *Runner) Recover(ctx context.Context, resolve Resolve) error {
-	entries, err := r.Journal.Pending()
-	return errors.Join(append(r.recoverAll(ctx, entries, resolve), err)...)
-}
-
-// recoverAll recovers the VMs of these entries and returns, for each, its error.
-func (r *Runner) recoverAll(ctx context.Context, entries []journal.Entry, resolve Resolve) []error {
-	errs := make([]error, len(entries))
-	var all sync.WaitGroup
-	for i, e := range entries {
-		all.Go(func() {
-			errs[i] = contain(r.Log, e.VM, func() error { return r.recoverLocked(ctx, e.VM, resolve) })
-			if errs[i] != nil {
-				r.emit(Event{Run: e.Run, VM: e.VM, Step: StepFailed, Error: errs[i].Error()})
-			}
-		})
+// recover repairs what an interrupted run left of a VM: its guest is thawed, its deltas
+// are merged. Where that fails, the journal keeps the entry.
+func (r *Runner) recover(ctx context.Context, e journal.Entry, resolve Resolve) error {
+	err := contain(r.Log, e.VM, func() error { return r.recoverLocked(ctx, e.VM, resolve) })
+	if err != nil {
+		r.emit(Event{Run: e.Run, VM: e.VM, Step: StepFailed, Error: err.Error()})
 	}
-	all.Wait()
-	return errs
+	return err
 }
 
 // recoverLocked recovers one VM unless a live run owns the entry.

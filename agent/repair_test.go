@@ -74,13 +74,13 @@ func TestRecoverAllAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := w.repaired("lab/two")
+	d := &agent.Daemon{Runner: w.runner, Resolve: w.resolvePair, Log: w.runner.Log, Ready: func() {},
+		Board: agent.NewBoard("test", os.Getpid(), time.Now(), w.journal, nil)}
 	ended := make(chan error, 1)
-	go func() { ended <- w.runner.Recover(ctx, w.resolvePair) }()
+	go func() { ended <- d.Run(ctx) }()
 	await(t, "repair of lab/two", done)
 	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("recover: %v", err)
-	}
+	must(t, <-ended)
 	w.fake.Heal()
 	must(t, w.runner.Recover(t.Context(), w.resolvePair))
 	w.tidy()

@@ -112,8 +112,7 @@ func (d *Daemon) repair(ctx context.Context, r *repairs, ended chan<- attempt) {
 		}
 		r.busy[e.VM] = true
 		go func() { // keepRepairing waits for it
-			errs := d.Runner.recoverAll(ctx, []journal.Entry{e}, d.Resolve)
-			ended <- attempt{entry: e, began: now, err: errs[0]}
+			ended <- attempt{entry: e, began: now, err: d.Runner.recover(ctx, e, d.Resolve)}
 		}()
 	}
 }
