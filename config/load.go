@@ -31,18 +31,6 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
-// Parse checks data under the name of its file. It touches nothing else. The
-// error is always of type Errors.
-func Parse(name string, data []byte) (*Config, error) {
-	p := &parser{file: name}
-	c := p.parse(data)
-	if len(p.problems) > 0 {
-		return nil, p.errors()
-	}
-	c.Warnings = p.sortedWarnings()
-	return c, nil
-}
-
 func read(path string) ([]byte, fs.FileMode, error) {
 	info, err := os.Stat(path) // before Open, which waits for ever on a pipe
 	if err != nil {
@@ -56,7 +44,7 @@ func read(path string) ([]byte, fs.FileMode, error) {
 		return nil, 0, withAdvice(err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1)) // Parse refuses the one byte more
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1)) // parse refuses the one byte more
 	return data, info.Mode(), err
 }
 

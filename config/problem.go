@@ -23,8 +23,8 @@ func (p Problem) String() string {
 	return at + ": " + p.What + "; " + p.Instead
 }
 
-// Errors is everything that is wrong in a file, sorted by line. Load and Parse
-// return it for a file that could be read but not used.
+// Errors is everything that is wrong in a file, sorted by line. Load
+// returns it for a file that could be read but not used.
 type Errors []Problem
 
 func (e Errors) Error() string {

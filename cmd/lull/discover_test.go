@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +24,8 @@ func (h *discovering) Discover(context.Context) ([]snapshot.Found, error) { retu
 
 // A libvirt that is down keeps no VM of another from its backups, nor one domain the rest.
 func TestMembersOfHostsThatFail(t *testing.T) {
-	cfg, err := config.Parse("lull.yaml", []byte(`repositories:
+	file := filepath.Join(t.TempDir(), "lull.yaml")
+	text := `repositories:
   main: {dir: /srv/backup, passphrase_file: /etc/lull/passphrase}
 hosts:
   a: {libvirt: {}}
@@ -30,7 +33,11 @@ hosts:
 groups:
   all:  {vms: ["*"], repository: main, schedule: manual}
   only: {vms: ["a/tag:db"], repository: main, schedule: manual}
-`))
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(file)
 	if err != nil {
 		t.Fatal(err)
 	}
