@@ -24,10 +24,19 @@ func (in *invocation) policyCommand() *cobra.Command {
 			return in.policy(policy.Role(role), policy.Options{AWS: aws, Principal: principal})
 		}),
 	}
-	cmd.Flags().StringVar(&role, "role", "backup", "`ROLE`: backup, restore, maintain or owner")
+	cmd.Flags().StringVar(&role, "role", "backup", "`ROLE`: "+policyRoles())
 	cmd.Flags().StringVar(&principal, "principal", "", "`USER` that a bucket's policy is for")
 	cmd.Flags().BoolVar(&aws, "aws", false, "add conditions that AWS alone knows")
 	return cmd
+}
+
+// policyRoles names all roles.
+func policyRoles() string {
+	var names []string
+	for _, r := range policy.Roles() {
+		names = append(names, string(r))
+	}
+	return orList(names)
 }
 
 func (in *invocation) policy(role policy.Role, o policy.Options) error {
@@ -45,7 +54,7 @@ func (in *invocation) policy(role policy.Role, o policy.Options) error {
 	}
 	d, err := policy.For(role, o)
 	if errors.Is(err, policy.ErrRole) {
-		return withHint(usagef("repo policy: %v", err), "use backup, restore, maintain or owner")
+		return withHint(usagef("repo policy: %v", err), "use %s", policyRoles())
 	}
 	if err != nil {
 		return fmt.Errorf("policy of %s: %w", r.Name, err)

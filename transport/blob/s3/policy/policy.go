@@ -182,15 +182,6 @@ func (o Options) awsOnly(r Role) []Statement {
 	return out
 }
 
-// Merge puts the policies of several users of one bucket together.
-func Merge(docs ...Document) Document {
-	all := Document{Version: "2012-10-17"}
-	for _, d := range docs {
-		all.add(d.Statement...)
-	}
-	return all
-}
-
 // JSON is the policy as stores take it.
 func (d Document) JSON() ([]byte, error) {
 	var b strings.Builder
