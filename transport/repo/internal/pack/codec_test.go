@@ -2,7 +2,9 @@ package pack
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -46,6 +48,26 @@ func TestLevels(t *testing.T) {
 	for level := Normal; level < levels; level++ {
 		if n := len(c.PackAt(nil, text(MaxSegment), level)); n >= fast {
 			t.Errorf("level %d: %d bytes, %d when fast", level, n, fast)
+		}
+	}
+}
+
+// What never repeats shrinks as far as it uses few characters: mail, dumps in hex.
+func TestFewCharacters(t *testing.T) {
+	c := codec(t)
+	random := make([]byte, MaxSegment)
+	rand.NewChaCha8([32]byte{1}).Read(random)
+	for name, test := range map[string]struct {
+		plain string
+		most  int // percent
+	}{
+		"base64": {base64.StdEncoding.EncodeToString(random)[:MaxSegment], 77},
+		"hex":    {hex.EncodeToString(random)[:MaxSegment], 52},
+	} {
+		for level := Normal; level < levels; level++ {
+			if n := len(c.PackAt(nil, []byte(test.plain), level)); n*100 > len(test.plain)*test.most {
+				t.Errorf("%s, level %d: %d bytes of %d", name, level, n, len(test.plain))
+			}
 		}
 	}
 }
