@@ -40,7 +40,7 @@ func layers() []layer {
 		{"snapshot/qemu", "snapshot/qmp snapshot/nbd snapshot/image snapshot/vmstate snapshot/checkpoint snapshot/durable snapshot/space snapshot/wipe"},
 		{"snapshot/snapshottest", "snapshot snapshot/qmp snapshot/nbd"},
 		{"snapshot/guesttest", "snapshot snapshot/qmp snapshot/nbd snapshot/guesttest/record"},
-		{"snapshot/libvirt", "snapshot/qemu snapshot/qmp snapshot/image snapshot/durable snapshot/space snapshot/wipe snapshot/libvirt/*"},
+		{"snapshot/libvirt", "snapshot/qemu snapshot/qmp snapshot/image snapshot/checkpoint snapshot/durable snapshot/space snapshot/wipe snapshot/libvirt/*"},
 		{"snapshot/libvirt/libvirttest", "snapshot snapshot/guesttest snapshot/libvirt/rpc"},
 		{"snapshot/guesttest/recorder", "snapshot/guesttest/record"},
 

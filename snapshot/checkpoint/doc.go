@@ -11,6 +11,10 @@
 //	    disk.qcow2                      the VM's own: what was written since B
 //	  disk.qcow2.lull-C.checkpoint      C: the VM went back to A, and C was made there
 //
+// A host whose hypervisor keeps a record of where each image is moves the VM instead of the
+// images (Tree.Own): what the VM wrote to becomes that of the checkpoint where it is, and
+// the VM goes on in a new one.
+//
 // To create a checkpoint makes the VM's own image that of the checkpoint, and puts an
 // empty one upon it. To apply one replaces the VM's own image by an empty one upon that
 // of the checkpoint, which stays as it is.

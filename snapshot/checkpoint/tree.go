@@ -29,12 +29,18 @@ type Tree struct {
 	Op *Op `json:"op,omitempty"`
 	// Known says what a process calls files that were renamed since it opened them.
 	Known Known `json:"known,omitzero"`
+
+	// Own are the images that the VM writes to, disk by disk, where the host lets each have
+	// a path of its own; empty: those of Disks.
+	Own []string `json:"own,omitempty"`
+	// Junk are files that nothing needs any more, about to be removed.
+	Junk []string `json:"junk,omitempty"`
 }
 
 // Disk is a disk of the tree.
 type Disk struct {
 	Name string `json:"name"`
-	Path string `json:"path"` // of the image that the VM writes to; no link
+	Path string `json:"path"` // of the image that the VM writes to, or wrote to at first; no link
 }
 
 // Node is a checkpoint.
@@ -47,6 +53,7 @@ type Node struct {
 	Gone bool `json:"gone,omitempty"`
 
 	Memory   *Memory           `json:"memory,omitempty"` // nil: the disks alone
+	Images   []string          `json:"images,omitempty"` // of its disks, where the tree has Own
 	Files    []File            `json:"files,omitempty"`
 	Hardware snapshot.Hardware `json:"hardware,omitzero"`
 }

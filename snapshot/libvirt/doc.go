@@ -53,6 +53,9 @@
 // A domain that is off is its images (off.go): package image reads them, under QEMU's own locks
 // from Prepare to Merge, so that a start meanwhile is refused.
 //
+// Checkpoints (checkpoint.go) are external snapshots that libvirt forgets at once: the tree is
+// lull's, and what a domain runs from libvirt's.
+//
 // Beside the disks a restore point has the domain's definitions, as they are before the disks
 // freeze, the firmware's variables and the state of an emulated TPM. Definer gives them back
 // to a libvirt: to the same domain or to another, and never over one that is there unless it

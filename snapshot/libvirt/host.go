@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -30,7 +31,7 @@ type Options struct {
 }
 
 // Host serves the domains of a daemon. It implements snapshot.Host, Tracker, Saver, Comparer,
-// Reserver and Merger.
+// Reserver, Merger and Checkpointer.
 type Host struct {
 	link *link
 	opt  qemu.Options
@@ -56,6 +57,9 @@ var (
 // NewHost makes a host of the daemon at an address. It does not connect yet.
 func NewHost(address rpc.Address, opt Options) *Host {
 	opt.QEMU.Kind = Kind
+	if opt.QEMU.Log == nil {
+		opt.QEMU.Log = slog.New(slog.DiscardHandler)
+	}
 	if opt.QEMU.Ledger == nil { // one of all domains
 		opt.QEMU.Ledger = &space.Ledger{}
 	}
@@ -96,6 +100,9 @@ func (h *Host) Plan(ctx context.Context, vm, run string) (snapshot.Plan, error) 
 		return p, err
 	}
 	p.Hardware.UUID = d.UUID.String() // which domain it is, whatever happens to its name
+	if err := h.fits(d, p); err != nil {
+		return p, fmt.Errorf("plan %s: %w", vm, err)
+	}
 	def, err := h.definition(ctx, d, 0)
 	if err != nil {
 		return p, fmt.Errorf("plan %s: %w", vm, err)

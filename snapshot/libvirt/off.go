@@ -85,7 +85,7 @@ func (h *Host) planOff(ctx context.Context, id identity, run string) (snapshot.P
 	if err != nil {
 		return snapshot.Plan{}, err
 	}
-	if err := sameChains(def, p.Disks); err != nil {
+	if err := errors.Join(sameChains(def, p.Disks), h.fits(d, p)); err != nil {
 		return snapshot.Plan{}, fmt.Errorf("plan %s: %w", vm, err)
 	}
 	p.Host, p.Excluded, p.Hardware = Kind, excluded, def.Hardware()

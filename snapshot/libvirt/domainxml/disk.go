@@ -64,6 +64,29 @@ func pathOf(source *Node) string {
 	return source.Attr("dev")
 }
 
+// Move has the domain start from other images: qcow2 files, by target. What it says of the
+// layers below it says no more, as the images name them.
+func (d *Domain) Move(images map[string]string) {
+	for _, disk := range d.Disks() {
+		path, ok := images[disk.Target]
+		if !ok {
+			continue
+		}
+		n := disk.node
+		n.drop("backingStore", "mirror")
+		n.set("type", "file")
+		driver := n.need("driver")
+		driver.set("name", "qemu")
+		driver.set("type", string(snapshot.FormatQcow2))
+		source := n.need("source")
+		source.set("file", path)
+		source.set("index", "")
+	}
+}
+
+// Rename gives the domain another name.
+func (d *Domain) Rename(name string) { d.root.need("name").Text = name }
+
 // device is QEMU's device model for the drive.
 func (d Disk) device() string {
 	switch d.Bus {

@@ -1,0 +1,276 @@
+package libvirt
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/snapshot/space"
+)
+
+// Checkpoints of a domain are images upon images, as package checkpoint says, and libvirt's
+// definitions name the one that the domain writes to: nothing is ever renamed. An image
+// keeps its path for life, and the tree says whose it is (Tree.Own, Node.Images).
+//
+//	create   virDomainSnapshotCreateXML: external, no-metadata, with memory or without: what the
+//	         domain wrote to becomes the checkpoint's, and it goes on in a new image. libvirt
+//	         lets it go on itself, whatever becomes of lull
+//	apply    new images upon those of the checkpoint; the domain is ended, defined as it was
+//	         then, upon the new images, and started with its memory by virDomainRestore
+//	fold     an image is committed into the one below: by libvirt where the domain has both
+//	         open, which moves the domain if it writes to the upper one; else by qemu-img,
+//	         and then the definition, or the images upon it, are pointed to the lower one
+//
+// A tree is kept by the domain's UUID, so that it follows a domain that is renamed. It is
+// written before and after each step, and no image is removed before the tree, and both
+// definitions, are without it.
+
+var _ snapshot.Checkpointer = (*Host)(nil)
+
+// Steps of operations, as Op.Step has them.
+const (
+	stepSwitch = "switch" // of Apply: the domain is being ended
+	stepPivot  = "pivot " // of Fold, and a disk: libvirt was told to move the domain
+)
+
+// Endings of the files of a checkpoint, after ".lull-<id>".
+const (
+	layerEnding      = ".layer" // an image that a domain writes to, or wrote to
+	memoryEnding     = ".memory"
+	definitionEnding = ".xml"
+	fileEnding       = ".file" // and a number: NVRAM and the like
+)
+
+// usualStop is the usual qemu.Options.CheckpointStop, and workLimit bounds what an operation
+// owes to a domain whatever became of its caller.
+const (
+	usualStop = time.Minute
+	workLimit = 2 * time.Hour
+)
+
+// checkpointing is an operation on the tree of a domain.
+type checkpointing struct {
+	*Host
+	id   identity
+	dom  *domain
+	path string // of the tree
+	tree checkpoint.Tree
+}
+
+// treePath is where the tree of a domain is kept.
+func (h *Host) treePath(id rpc.UUID) string {
+	return filepath.Join(cmp.Or(h.opt.CheckpointDir, "/var/lib/lull/checkpoints"), id.String()+".json")
+}
+
+// onTree does fn with the tree of a domain.
+func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) error) error {
+	d, err := h.lookUp(ctx, vm)
+	if err != nil {
+		return err
+	}
+	c := &checkpointing{Host: h, id: identity{d.UUID, d.Name}, path: h.treePath(d.UUID)}
+	if c.tree, err = checkpoint.Load(c.path, d.UUID.String()); err != nil {
+		return err
+	}
+	c.dom = h.domain(c.id)
+	defer c.dom.link.end()
+	return fn(c)
+}
+
+// operate brings to an end what was interrupted, and then does fn.
+func (h *Host) operate(ctx context.Context, vm, what string, fn func(*checkpointing) error) error {
+	err := h.onTree(ctx, vm, func(c *checkpointing) error {
+		if _, err := c.recover(ctx); err != nil {
+			return err
+		}
+		return fn(c)
+	})
+	if err != nil {
+		return fmt.Errorf("%s of %s: %w", what, vm, err)
+	}
+	return nil
+}
+
+// CreateCheckpoint takes a running domain as it is.
+func (h *Host) CreateCheckpoint(ctx context.Context, vm string, n snapshot.NewCheckpoint) (made snapshot.Checkpoint, err error) {
+	err = h.operate(ctx, vm, "create checkpoint", func(c *checkpointing) error {
+		id, err := c.create(ctx, n)
+		if err == nil {
+			made = c.describe(c.tree.Find(id))
+		}
+		return err
+	})
+	return made, err
+}
+
+// ApplyCheckpoint takes a domain back.
+func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (applied snapshot.Checkpoint, err error) {
+	err = h.operate(ctx, vm, "apply checkpoint", func(c *checkpointing) error {
+		n, err := c.tree.Resolve(ref)
+		if err != nil {
+			return err
+		}
+		applied = c.describe(n)
+		return c.apply(ctx, *n, cold)
+	})
+	return applied, err
+}
+
+// DeleteCheckpoints removes some.
+func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bool) error {
+	return h.operate(ctx, vm, "delete checkpoint", func(c *checkpointing) error {
+		n, err := c.tree.Resolve(ref)
+		if err != nil {
+			return err
+		}
+		gone := []string{n.ID}
+		if subtree {
+			gone = c.tree.Below(n.ID)
+		}
+		return c.remove(ctx, gone)
+	})
+}
+
+// MergeCheckpoints removes all.
+func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
+	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error {
+		var all []string
+		for _, n := range c.tree.Nodes {
+			all = append(all, n.ID)
+		}
+		return c.remove(ctx, all)
+	})
+}
+
+// RecoverCheckpoints ends or takes back what was interrupted. A domain that is there no more
+// has nothing to be brought to an end.
+func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, err error) {
+	trees, err := filepath.Glob(filepath.Join(filepath.Dir(h.treePath(rpc.UUID{})), "*.json"))
+	if err != nil || len(trees) == 0 { // nobody needs to be asked for a UUID
+		return false, err
+	}
+	err = h.onTree(ctx, vm, func(c *checkpointing) (err error) {
+		found, err = c.recover(ctx)
+		return err
+	})
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return found, fmt.Errorf("recover checkpoints of %s: %w", vm, err)
+	}
+	return found, nil
+}
+
+// Checkpoints reads the tree and looks at its files. Of the domain it asks for no more than
+// its UUID.
+func (h *Host) Checkpoints(ctx context.Context, vm string) (list snapshot.Checkpoints, err error) {
+	err = h.onTree(ctx, vm, func(c *checkpointing) error {
+		list, err = c.list()
+		return err
+	})
+	if err != nil {
+		return list, fmt.Errorf("checkpoints of %s: %w", vm, err)
+	}
+	return list, nil
+}
+
+func (c *checkpointing) list() (list snapshot.Checkpoints, err error) {
+	t := &c.tree
+	list = snapshot.Checkpoints{VM: c.id.name, Now: t.Now, Depth: len(t.Path(t.Now)), List: []snapshot.Checkpoint{}}
+	for i := range t.Nodes {
+		list.List = append(list.List, c.describe(&t.Nodes[i]))
+	}
+	if n := t.Newest(); n != nil {
+		list.Newest = n.ID
+	}
+	if t.Now != "" {
+		for _, path := range t.Own {
+			list.Growth += space.FileTakes(path)
+		}
+		list.Tight = c.tight()
+	}
+	if t.Op != nil {
+		list.Pending = t.Op.Kind + " " + t.Op.Node
+	}
+	list.Missing, list.Unowned, err = c.strays()
+	return list, err
+}
+
+func (c *checkpointing) describe(n *checkpoint.Node) snapshot.Checkpoint {
+	d := snapshot.Checkpoint{ID: n.ID, Name: n.Name, Parent: n.Parent, Created: n.Created, Memory: n.Memory != nil, Deleted: n.Gone}
+	for _, path := range filesOf(n) {
+		d.Size += space.FileTakes(path)
+	}
+	return d
+}
+
+func (c *checkpointing) save() error { return checkpoint.Save(c.path, c.tree) }
+
+// step tells what comes next; all that it needs to be taken back or ended is durable.
+func (c *checkpointing) step(name string) {
+	if c.opt.Observe != nil {
+		c.opt.Observe(c.id.name, name)
+	}
+}
+
+// begin makes an operation the one under way.
+func (c *checkpointing) begin(op checkpoint.Op) error {
+	c.tree.Op = &op
+	return c.save()
+}
+
+// reach notes how far the operation under way is.
+func (c *checkpointing) reach(step string) error {
+	c.tree.Op.Step = step
+	return c.save()
+}
+
+// end forgets the operation under way, and removes files that nothing needs any more. They
+// are on record until they are gone.
+func (c *checkpointing) end(ctx context.Context, junk ...string) error {
+	c.tree.Op = nil
+	c.tree.Junk = append(c.tree.Junk, junk...)
+	if err := c.save(); err != nil {
+		return err
+	}
+	return c.sweep(ctx)
+}
+
+// using does fn with the host of the domain's QEMU and images.
+func (c *checkpointing) using(fn func(*qemu.Host) error) error { return c.use(c.id, fn) }
+
+// owed is a context for what has to be done whatever became of ctx.
+func owed(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), workLimit)
+}
+
+// newID names a checkpoint.
+func newID() string {
+	var b [4]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// layerOf is an image of a tree.
+func layerOf(path string) snapshot.Layer {
+	return snapshot.Layer{Path: path, Format: snapshot.FormatQcow2}
+}
+
+// targets are images by their disks' targets.
+func (c *checkpointing) targets(images []string) map[string]string {
+	by := map[string]string{}
+	for i, d := range c.tree.Disks {
+		by[d.Name] = images[i]
+	}
+	return by
+}

@@ -1,0 +1,240 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+)
+
+// errLoad: libvirt did not take the memory, and what the domain had is gone.
+var errLoad = errors.New("the memory could not be loaded, and the domain was started from its disks")
+
+// apply takes the domain back.
+func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool) error {
+	s, err := c.look(ctx)
+	if err == nil {
+		err = c.atHome(s)
+	}
+	if err == nil {
+		err = c.clear(ctx, s)
+	}
+	if err == nil {
+		err = c.hasDisks(s)
+	}
+	cold = cold || n.Memory == nil
+	if err == nil && !cold {
+		err = c.whole(ctx, n)
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.begin(checkpoint.Op{Kind: checkpoint.Apply, Node: n.ID, Run: newID(), Running: s.on, Cold: cold}); err != nil {
+		return err
+	}
+	c.step("apply-begun")
+	err = c.makeImages(ctx, n.Images, c.fresh(c.tree.Op.Run))
+	after, cancel := owed(ctx)
+	defer cancel()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return errors.Join(err, c.takeBack(after))
+	}
+	c.step("apply-made")
+	if err := c.reach(stepSwitch); err != nil {
+		return err
+	}
+	c.step("apply-switching")
+	return c.switchOver(after, n)
+}
+
+// hasDisks fails where the domain has other disks than its checkpoints.
+func (c *checkpointing) hasDisks(s sight) error {
+	def, err := domainxml.Parse(s.next.text)
+	if err != nil {
+		return err
+	}
+	specs, _ := sortDisks(def)
+	var names []string
+	for _, d := range specs {
+		names = append(names, d.Name)
+	}
+	return c.sameDisks(names)
+}
+
+// whole fails where libvirt would not take the memory of a checkpoint: before anything is
+// done to the domain.
+func (c *checkpointing) whole(ctx context.Context, n checkpoint.Node) error {
+	_, err := c.ranAs(ctx, n)
+	if err == nil {
+		var info os.FileInfo
+		if info, err = os.Stat(n.Memory.Path); err == nil && info.Size() != n.Memory.Stream {
+			err = fmt.Errorf("%s has %d bytes, and should have %d: %w", n.Memory.Path, info.Size(), n.Memory.Stream, snapshot.ErrCorrupt)
+		}
+	}
+	if err != nil {
+		return snapshot.WithHint(fmt.Errorf("memory of the checkpoint: %w", err), "--cold goes back without it")
+	}
+	return nil
+}
+
+// ranAs is the definition that the domain ran with when its memory was kept, upon the new
+// images.
+func (c *checkpointing) ranAs(ctx context.Context, n checkpoint.Node) (text string, err error) {
+	err = c.dom.link.ask(ctx, func(conn *rpc.Conn) (err error) {
+		text, err = conn.SaveImageXML(ctx, n.Memory.Path)
+		return err
+	})
+	if err != nil || c.tree.Op == nil {
+		return text, err
+	}
+	return c.moved(text, c.fresh(c.tree.Op.Run))
+}
+
+// switchOver ends the domain, and starts it from the checkpoint. It can be repeated.
+func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error {
+	s, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	fresh := c.fresh(c.tree.Op.Run)
+	if c.runs(s, fresh) {
+		return c.applied(ctx)
+	}
+	if s.on {
+		err := c.dom.link.order(ctx, func(conn *rpc.Conn) error { return conn.Destroy(ctx, s.dom, false) })
+		if err != nil && !rpc.HasCode(err, rpc.CodeOperationInvalid) { // it has ended by itself
+			return errors.Join(err, c.takeBackUnmoved(ctx))
+		}
+		c.step("apply-ended")
+	}
+	text, err := readSmall(definitionOf(n))
+	if err == nil {
+		err = putFiles(n)
+	}
+	if err == nil {
+		err = c.defineAs(ctx, string(text), fresh)
+	}
+	if err != nil {
+		return err
+	}
+	c.step("apply-defined")
+	err = c.startFrom(ctx, n)
+	if err != nil && !errors.Is(err, errLoad) {
+		return errors.Join(err, c.takeBackUnmoved(ctx))
+	}
+	c.step("apply-started")
+	return errors.Join(err, c.applied(ctx))
+}
+
+// startFrom starts the domain as the checkpoint has it: with its memory; or from its disks,
+// where it ran before.
+func (c *checkpointing) startFrom(ctx context.Context, n checkpoint.Node) error {
+	if c.tree.Op.Cold {
+		if !c.tree.Op.Running {
+			return nil
+		}
+		return c.boot(ctx)
+	}
+	text, err := c.ranAs(ctx, n)
+	if err == nil {
+		err = c.dom.link.order(ctx, func(conn *rpc.Conn) error { return conn.Restore(ctx, n.Memory.Path, text, 0) })
+	}
+	if err == nil {
+		return nil
+	}
+	s, lookErr := c.look(ctx)
+	if lookErr != nil || s.on { // it runs on them, or on others: takeBackUnmoved tells
+		return errors.Join(err, lookErr)
+	}
+	return snapshot.WithHint(fmt.Errorf("%w: %w", errLoad, errors.Join(err, c.boot(ctx))), "see what libvirt's log of the domain says")
+}
+
+func (c *checkpointing) boot(ctx context.Context) error {
+	s, err := c.look(ctx)
+	if err != nil || s.on {
+		return err
+	}
+	return c.dom.link.order(ctx, func(conn *rpc.Conn) error {
+		_, err := conn.Create(ctx, s.dom, 0)
+		return err
+	})
+}
+
+// applied notes that the domain has gone back. What it had is needed no more.
+func (c *checkpointing) applied(ctx context.Context) error {
+	fresh := c.fresh(c.tree.Op.Run)
+	s, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	if s.on && !c.runs(s, fresh) {
+		if err := c.takeBackUnmoved(ctx); err != nil {
+			return err
+		}
+		return c.atHome(s)
+	}
+	if err := c.define(ctx, s, fresh); err != nil {
+		return err
+	}
+	old := c.tree.Own
+	c.tree.Own, c.tree.Now = fresh, c.tree.Op.Node
+	return c.end(ctx, old...)
+}
+
+// takeBackUnmoved takes an operation back where the domain is on the images that it had, as
+// somebody has started it meanwhile.
+func (c *checkpointing) takeBackUnmoved(ctx context.Context) error {
+	s, err := c.look(ctx)
+	if err != nil || !c.runs(s, c.tree.Own) {
+		return err
+	}
+	return errors.Join(fmt.Errorf("the domain was started from what it had: %w", snapshot.ErrBusy), c.takeBack(ctx))
+}
+
+// takeBack forgets an operation that has not moved the domain.
+func (c *checkpointing) takeBack(ctx context.Context) error {
+	s, err := c.look(ctx)
+	if err == nil {
+		err = c.define(ctx, s, c.tree.Own)
+	}
+	if err != nil {
+		return err
+	}
+	return c.end(ctx, c.fresh(c.tree.Op.Run)...)
+}
+
+// applyAgain goes on with an Apply that was cut off: a domain that runs as before keeps what
+// it has; one that was ended goes back.
+func (c *checkpointing) applyAgain(ctx context.Context) error {
+	n := c.tree.Find(c.tree.Op.Node)
+	if n == nil {
+		return c.strange(fmt.Errorf("no checkpoint %s", c.tree.Op.Node))
+	}
+	s, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	fresh := c.fresh(c.tree.Op.Run)
+	switch {
+	case c.runs(s, fresh):
+		return c.applied(ctx)
+	case c.tree.Op.Step != stepSwitch, c.runs(s, c.tree.Own):
+		return c.takeBack(ctx)
+	case s.on:
+		return c.atHome(s)
+	case !c.starts(s, fresh) && !c.starts(s, c.tree.Own):
+		return c.atHome(s)
+	}
+	if err := c.clear(ctx, s); err != nil {
+		return err
+	}
+	return c.switchOver(ctx, *n)
+}

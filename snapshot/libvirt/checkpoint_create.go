@@ -1,0 +1,354 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/durable"
+	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/qemu"
+)
+
+// errTooLong: the memory was not written in time.
+var errTooLong = errors.New("the domain has stood still for as long as it may")
+
+// create makes a checkpoint of the domain as it is.
+func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (string, error) {
+	if err := c.mayCreate(n); err != nil {
+		return "", err
+	}
+	id := newID()
+	p, s, err := c.plan(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	need := int64(0)
+	if n.Memory {
+		if p.State != snapshot.StateRunning { // QEMU would give its images up, as after a migration
+			return "", snapshot.WithHint(fmt.Errorf("the domain stands still, and its memory is written only of one that runs: %w", snapshot.ErrUnsupported),
+				"let it go on (virsh resume "+snapshot.ShellWord(c.id.name)+"), or give --no-memory")
+		}
+		need = p.Saved.Limit
+	}
+	if err := c.enough(need); err != nil {
+		return "", err
+	}
+	op := checkpoint.Op{Kind: checkpoint.Create, Node: id, Run: id, Instance: p.Instance, Running: p.State == snapshot.StateRunning}
+	if err := c.begin(op); err != nil {
+		return "", err
+	}
+	node, err := c.freezeInto(ctx, p, s, n)
+	after, cancel := owed(ctx)
+	defer cancel()
+	if err != nil {
+		return "", errors.Join(err, c.undoCreate(after))
+	}
+	c.tree.Add(node)
+	c.tree.Own = c.fresh(id)
+	return id, c.end(after)
+}
+
+// mayCreate looks at what needs no domain.
+func (c *checkpointing) mayCreate(n snapshot.NewCheckpoint) error {
+	if len(n.Name) > checkpoint.MaxName || strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fmt.Errorf("the name is longer than %d bytes, or holds control characters: %w", checkpoint.MaxName, snapshot.ErrUnsupported)
+	}
+	if slices.ContainsFunc(c.tree.Nodes, func(x checkpoint.Node) bool { return !x.Gone && n.Name != "" && x.Name == n.Name }) {
+		return fmt.Errorf("a checkpoint %q is there already: %w", n.Name, snapshot.ErrExists)
+	}
+	if depth := len(c.tree.Path(c.tree.Now)); n.MaxDepth > 0 && depth >= n.MaxDepth || len(c.tree.Nodes) >= checkpoint.MaxNodes {
+		return snapshot.WithHint(fmt.Errorf("the domain rests upon %d checkpoints already: %w", depth, snapshot.ErrUnsupported),
+			"delete some of them: each makes the guest's disks slower to read")
+	}
+	return nil
+}
+
+// plan looks at the domain as a snapshot does, and makes sure that it can have checkpoints.
+func (c *checkpointing) plan(ctx context.Context, id string) (p snapshot.Plan, s sight, err error) {
+	if p, err = c.Plan(ctx, c.id.name, id); err != nil {
+		return p, s, err
+	}
+	if p.State == snapshot.StateOff {
+		return p, s, snapshot.WithHint(fmt.Errorf("the domain is off: %w", snapshot.ErrUnsupported), "start it: virsh start "+snapshot.ShellWord(c.id.name))
+	}
+	if s, err = c.look(ctx); err != nil {
+		return p, s, err
+	}
+	if err = c.suits(p); err == nil {
+		err = errors.Join(c.atHome(s), c.lasting(ctx, s))
+	}
+	if err == nil {
+		err = c.clear(ctx, s)
+	}
+	return p, s, err
+}
+
+// lasting fails for a domain that has no definition for its next start.
+func (c *checkpointing) lasting(ctx context.Context, s sight) error {
+	err := c.dom.link.ask(ctx, func(conn *rpc.Conn) error {
+		_, err := conn.Metadata(ctx, s.dom, domainxml.Namespace, rpc.AffectConfig)
+		return err
+	})
+	switch {
+	case rpc.HasCode(err, rpc.CodeNoDomainMetadata):
+		return nil
+	case rpc.HasCode(err, rpc.CodeOperationInvalid, rpc.CodeInvalidArg):
+		return snapshot.WithHint(fmt.Errorf("the domain is transient, it would not start again: %w", snapshot.ErrUnsupported),
+			"define it: virsh dumpxml "+snapshot.ShellWord(c.id.name)+" --inactive --security-info > domain.xml; virsh define domain.xml")
+	}
+	return err
+}
+
+// suits fails where a disk could not go back with the others.
+func (c *checkpointing) suits(p snapshot.Plan) error {
+	for _, x := range p.Excluded {
+		if !x.Expected {
+			return fmt.Errorf("disk %s cannot be part of a checkpoint: %s: %w", x.Disk.Name, x.Reason, snapshot.ErrUnsupported)
+		}
+	}
+	var names []string
+	for _, d := range p.Disks {
+		info, err := os.Stat(d.Path)
+		switch {
+		case d.Format != snapshot.FormatQcow2:
+			return snapshot.WithHint(fmt.Errorf("disk %s is %s, and checkpoints need qcow2: %w", d.Name, d.Format, snapshot.ErrUnsupported),
+				"shut the domain down, convert the disk with qemu-img convert -O qcow2, and give it that with virsh edit")
+		case d.Key != "":
+			return fmt.Errorf("disk %s is encrypted, and what is written upon a checkpoint would not be: %w", d.Name, snapshot.ErrUnsupported)
+		case err != nil:
+			return fmt.Errorf("disk %s: %w", d.Name, err)
+		case !info.Mode().IsRegular():
+			return fmt.Errorf("disk %s is no file but a device: %w", d.Name, snapshot.ErrUnsupported)
+		}
+		names = append(names, d.Name)
+	}
+	if len(c.tree.Nodes) == 0 {
+		c.tree.Disks, c.tree.Own = nil, nil
+		for _, d := range p.Disks {
+			c.tree.Disks = append(c.tree.Disks, checkpoint.Disk{Name: d.Name, Path: d.Path})
+			c.tree.Own = append(c.tree.Own, d.Path)
+		}
+		return nil
+	}
+	return c.sameDisks(names)
+}
+
+// sameDisks fails where the domain has other disks than its checkpoints.
+func (c *checkpointing) sameDisks(names []string) error {
+	var known []string
+	for _, d := range c.tree.Disks {
+		known = append(known, d.Name)
+	}
+	slices.Sort(known)
+	if slices.Sort(names); !slices.Equal(names, known) {
+		return snapshot.WithHint(fmt.Errorf("the domain has other disks (%s) than its checkpoints (%s): %w", strings.Join(names, ", "), strings.Join(known, ", "), snapshot.ErrUnsupported),
+			"give it the disks that it had, or remove the checkpoints first: lull checkpoint merge")
+	}
+	return nil
+}
+
+// freezeInto makes the images, and has libvirt freeze the domain's own as those of the
+// checkpoint.
+func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, s sight, n snapshot.NewCheckpoint) (node checkpoint.Node, err error) {
+	op := c.tree.Op
+	node = checkpoint.Node{ID: op.Node, Name: n.Name, Hardware: p.Hardware, Images: slices.Clone(c.tree.Own)}
+	c.step("create-begun")
+	if err := c.makeImages(ctx, c.tree.Own, c.fresh(op.Run)); err != nil {
+		return node, err
+	}
+	first := c.tree.Disks[0].Path
+	kept := beside(first, op.Node, definitionEnding)
+	if err := durable.Put(kept, []byte(s.next.text), 0o600, true); err != nil {
+		return node, fmt.Errorf("keep definition: %w", err)
+	}
+	node.Files = []checkpoint.File{{File: snapshot.File{Role: snapshot.RoleDefinition, Path: definitionPath}, Kept: kept}}
+	c.step("create-made")
+	memory := ""
+	if n.Memory {
+		memory = beside(first, op.Node, memoryEnding)
+		node.Memory = &checkpoint.Memory{Path: memory, Limit: p.Saved.Limit}
+	}
+	if err := c.freezeAll(ctx, p, s, memory); err != nil {
+		return node, err
+	}
+	node.Created = time.Now()
+	c.step("create-frozen")
+	if err := c.settleFrozen(ctx, node.Memory); err != nil {
+		return node, err
+	}
+	files, err := c.keepFiles(p, node.ID)
+	node.Files = append(node.Files, files...)
+	return node, err
+}
+
+// makeImages makes an empty image upon each of some.
+func (c *checkpointing) makeImages(ctx context.Context, below, fresh []string) error {
+	return c.using(func(q *qemu.Host) error {
+		for i, path := range fresh {
+			if err := q.MakeOverlay(ctx, path, layerOf(below[i]), c.wiped()); err != nil {
+				return fmt.Errorf("disk %s: %w", c.tree.Disks[i].Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// freezeAll is one external snapshot, which libvirt forgets at once. memory is a file for the
+// domain's; empty: it keeps that to itself.
+func (c *checkpointing) freezeAll(ctx context.Context, p snapshot.Plan, s sight, memory string) error {
+	p.Disks = slices.Clone(p.Disks)
+	fresh := c.targets(c.fresh(c.tree.Op.Run))
+	for i := range p.Disks {
+		p.Disks[i].Delta = fresh[p.Disks[i].Name]
+	}
+	text, err := snapshotXML(s.now, p)
+	if err != nil {
+		return err
+	}
+	flags := uint32(rpc.SnapshotReuse | rpc.SnapshotAtomic | rpc.SnapshotNoMetadata)
+	if memory == "" {
+		flags |= rpc.SnapshotDiskOnly
+	} else {
+		text = strings.Replace(text, "<disks>", "<memory snapshot='external' file='"+escape(memory)+"'/><disks>", 1)
+	}
+	stop := c.opt.CheckpointStop
+	if stop == 0 {
+		stop = usualStop
+	}
+	brief, cancel := context.WithTimeoutCause(ctx, stop, snapshot.WithHint(fmt.Errorf("%w: %v", errTooLong, stop),
+		"raise max_stop of checkpoints, or give --no-memory"))
+	defer cancel()
+	return c.abortable(brief, s.dom, func(ctx context.Context, conn *rpc.Conn) error {
+		_, err := conn.SnapshotCreate(ctx, s.dom, text, flags)
+		return err
+	})
+}
+
+// abortable has something done that libvirt can give up, and waits until it is done or given
+// up: nobody else may touch its files before.
+func (c *checkpointing) abortable(ctx context.Context, d rpc.Domain, do func(context.Context, *rpc.Conn) error) error {
+	whole, cancel := owed(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- c.dom.link.order(whole, func(conn *rpc.Conn) error { return do(whole, conn) })
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for {
+		_ = c.dom.link.ask(whole, func(conn *rpc.Conn) error { return conn.AbortJob(whole, d) }) // there may be none yet, or any more
+		select {
+		case err := <-done:
+			if err != nil {
+				err = errors.Join(context.Cause(ctx), err)
+			}
+			return err
+		case <-again.C:
+		}
+	}
+}
+
+// settleFrozen waits until both definitions name the new images, and makes durable what libvirt
+// has written.
+func (c *checkpointing) settleFrozen(ctx context.Context, memory *checkpoint.Memory) error {
+	fresh := c.fresh(c.tree.Op.Run)
+	s, err := c.await(ctx, "the domain goes on on its new images", func(s sight) bool { return !s.on || c.runs(s, fresh) })
+	if err == nil {
+		err = c.define(ctx, s, fresh)
+	}
+	if err != nil || memory == nil {
+		return err
+	}
+	info, err := os.Stat(memory.Path)
+	if err != nil {
+		return err
+	}
+	memory.Stream = info.Size()
+	return errors.Join(os.Chmod(memory.Path, 0o600), syncFile(memory.Path), durable.SyncFolder(filepath.Dir(memory.Path)))
+}
+
+// undoCreate takes a checkpoint back that is not whole: where the disks have frozen it is
+// folded away.
+func (c *checkpointing) undoCreate(ctx context.Context) error {
+	op := c.tree.Op
+	s, err := c.undisturbed(ctx)
+	if err != nil {
+		return err
+	}
+	fresh := c.fresh(op.Run)
+	if !c.runs(s, fresh) && !(!s.on && c.starts(s, fresh)) {
+		if err := c.atHome(s); err != nil {
+			return err
+		}
+		return c.end(ctx, append(fresh, c.leftovers(op.Node)...)...)
+	}
+	if err := c.define(ctx, s, fresh); err != nil {
+		return err
+	}
+	c.tree.Add(checkpoint.Node{ID: op.Node, Images: c.tree.Own, Gone: true})
+	c.tree.Own = fresh
+	if err := c.end(ctx, c.leftovers(op.Node)...); err != nil {
+		return err
+	}
+	return c.reduce(ctx)
+}
+
+// undisturbed looks at the domain when libvirt does nothing with it any more: what another
+// process ordered libvirt goes on with when that has died.
+func (c *checkpointing) undisturbed(ctx context.Context) (sight, error) {
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for {
+		s, err := c.look(ctx)
+		if err != nil || !s.on {
+			return s, err
+		}
+		busy := false
+		err = c.dom.link.ask(ctx, func(conn *rpc.Conn) error {
+			job, err := conn.Job(ctx, s.dom)
+			if err == nil && (job.Type == rpc.JobBounded || job.Type == rpc.JobUnbounded) {
+				busy = true
+				_ = conn.AbortJob(ctx, s.dom) // it may have ended by itself
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			// What changes the domain waits for whatever else does: then that is over.
+			err = conn.SetMetadata(ctx, s.dom, "", "", barrier, rpc.AffectLive)
+			if rpc.HasCode(err, rpc.CodeNoDomainMetadata) {
+				return nil
+			}
+			return err
+		})
+		switch {
+		case rpc.HasCode(err, rpc.CodeOperationInvalid): // it went off
+		case err != nil:
+			return s, err
+		case !busy:
+			return c.look(ctx)
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		}
+	}
+}
+
+// barrier is a namespace in which no domain has metadata.
+const barrier = domainxml.Namespace + "/none"

@@ -1,0 +1,292 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/durable"
+	"github.com/lull-backup/lull/snapshot/space"
+	"github.com/lull-backup/lull/snapshot/wipe"
+)
+
+// ownedFile is what the files of checkpoints are called, after the name that the image of a
+// disk had at first.
+var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.(layer|memory|xml|file[0-9]+)$`)
+
+// beside is a file of a checkpoint, beside the first image of a disk.
+func beside(image, id, ending string) string { return image + ".lull-" + id + ending }
+
+// fresh are the images that an operation makes.
+func (c *checkpointing) fresh(run string) (list []string) {
+	for _, d := range c.tree.Disks {
+		list = append(list, beside(d.Path, run, layerEnding))
+	}
+	return list
+}
+
+// leftovers are the files of a checkpoint that are no images.
+func (c *checkpointing) leftovers(id string) (list []string) {
+	first := c.tree.Disks[0].Path
+	list = []string{beside(first, id, memoryEnding), beside(first, id, definitionEnding)}
+	for i := range maxFiles {
+		list = append(list, beside(first, id, fmt.Sprintf("%s%d", fileEnding, i)))
+	}
+	return list
+}
+
+// maxFiles bounds the small files of a domain: its NVRAM, and the state of its TPM.
+const maxFiles = maxTPMFiles + 4
+
+// filesOf are all files of a checkpoint.
+func filesOf(n *checkpoint.Node) []string {
+	list := slices.Clone(n.Images)
+	if n.Memory != nil {
+		list = append(list, n.Memory.Path)
+	}
+	for _, f := range n.Files {
+		list = append(list, f.Kept)
+	}
+	return list
+}
+
+// strays are files that the tree lacks, and those that look like a checkpoint's and are of no
+// tree.
+func (c *checkpointing) strays() (missing, unowned []string, err error) {
+	owned := map[string]bool{}
+	for i := range c.tree.Nodes {
+		for _, path := range filesOf(&c.tree.Nodes[i]) {
+			owned[path] = true
+		}
+	}
+	for _, path := range c.tree.Own {
+		owned[path] = len(c.tree.Nodes) > 0
+	}
+	for path, needed := range owned {
+		if _, err := os.Stat(path); needed && errors.Is(err, os.ErrNotExist) {
+			missing = append(missing, path)
+		}
+	}
+	for _, path := range c.tree.Junk {
+		owned[path] = true
+	}
+	for _, d := range c.tree.Disks {
+		entries, err := os.ReadDir(filepath.Dir(d.Path))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, nil, err
+		}
+		for _, e := range entries {
+			m := ownedFile.FindStringSubmatch(e.Name())
+			path := filepath.Join(filepath.Dir(d.Path), e.Name())
+			if m != nil && m[1] == filepath.Base(d.Path) && !owned[path] && !c.underWay(m[2]) {
+				unowned = append(unowned, path)
+			}
+		}
+	}
+	slices.Sort(missing)
+	slices.Sort(unowned)
+	return missing, slices.Compact(unowned), nil
+}
+
+// underWay tells whether an operation under way makes files of that ID.
+func (c *checkpointing) underWay(id string) bool {
+	return c.tree.Op != nil && (c.tree.Op.Run == id || c.tree.Op.Node == id)
+}
+
+// sweep removes what nothing needs any more. One that a definition names, or that an image
+// of the domain's chain is, stays, as somebody has put it there.
+func (c *checkpointing) sweep(ctx context.Context) error {
+	if len(c.tree.Junk) == 0 {
+		return nil
+	}
+	s, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	for _, path := range c.tree.Junk {
+		if s.names(path) {
+			return c.strange(fmt.Errorf("the domain uses %s, which is of no checkpoint any more", path))
+		}
+	}
+	c.step("sweep")
+	for _, path := range c.tree.Junk {
+		if err := c.drop(ctx, path); err != nil {
+			return fmt.Errorf("remove file of checkpoint: %w", err)
+		}
+	}
+	c.tree.Junk = nil
+	return c.save()
+}
+
+// drop removes a file durably, wiped where the domain's are.
+func (c *checkpointing) drop(ctx context.Context, path string) error {
+	if c.wiped() {
+		return wipe.Remove(ctx, path, wipe.Dense)
+	}
+	err := os.Remove(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return durable.SyncFolder(filepath.Dir(path))
+}
+
+func (c *checkpointing) wiped() bool { return c.wipe != nil && c.wipe(c.id.name) }
+
+// syncFile makes what is in a file durable.
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// keepFiles keeps the small files of the instant: they are read until they stand still.
+func (c *checkpointing) keepFiles(p snapshot.Plan, id string) (list []checkpoint.File, err error) {
+	for _, f := range p.Files {
+		if f.Role != snapshot.RoleNVRAM && f.Role != snapshot.RoleTPM || len(list) == maxFiles {
+			continue
+		}
+		b, err := readSmall(f.Path)
+		if err != nil {
+			return list, fmt.Errorf("keep file of domain: %w", err)
+		}
+		kept := beside(c.tree.Disks[0].Path, id, fmt.Sprintf("%s%d", fileEnding, len(list)))
+		if err := durable.Put(kept, b, 0o600, true); err != nil {
+			return list, fmt.Errorf("keep file of domain: %w", err)
+		}
+		list = append(list, checkpoint.File{File: f, Kept: kept})
+	}
+	return list, nil
+}
+
+// putFiles makes the small files of a domain that is off what they were, with the owners and
+// modes that they have.
+func putFiles(n checkpoint.Node) error {
+	for _, f := range n.Files {
+		if f.Role == snapshot.RoleDefinition {
+			continue
+		}
+		if err := putFile(f); err != nil {
+			return fmt.Errorf("bring back %s: %w", f.Path, err)
+		}
+	}
+	return nil
+}
+
+func putFile(f checkpoint.File) error {
+	content, err := readSmall(f.Kept)
+	if err != nil {
+		return err
+	}
+	as, statErr := os.Stat(f.Path)
+	staged, err := durable.Stage(f.Path, func(file *os.File) error {
+		if _, err := file.Write(content); err != nil || statErr != nil {
+			return err
+		}
+		return ownAs(file, as)
+	})
+	if err != nil {
+		return err
+	}
+	return staged.Put(true)
+}
+
+// definitionOf is where a checkpoint keeps its definition; empty: it has none.
+func definitionOf(n checkpoint.Node) string {
+	for _, f := range n.Files {
+		if f.Role == snapshot.RoleDefinition {
+			return f.Kept
+		}
+	}
+	return ""
+}
+
+// enough makes sure that there is as much room as a backup would begin with, and beyond
+// that for bytes.
+func (c *checkpointing) enough(bytes int64) error {
+	for _, d := range c.tree.Disks {
+		r, err := c.opt.Space.At(filepath.Dir(d.Path))
+		if err != nil {
+			return fmt.Errorf("look for room: %w", err)
+		}
+		if r.Free < r.Soft+bytes {
+			return snapshot.WithHint(fmt.Errorf("%s: %s are free, %s stay free, and the checkpoint takes up to %s: %w",
+				r.Dir, space.Bytes(r.Free), space.Bytes(r.Soft), space.Bytes(bytes), snapshot.ErrNoSpace),
+				"make room there; --no-memory makes a checkpoint of the disks alone")
+		}
+	}
+	return nil
+}
+
+// roomToFold makes sure that an image has room in the one that it is written into.
+func (c *checkpointing) roomToFold(upper []string) error {
+	for i, d := range c.tree.Disks {
+		r, err := c.opt.Space.At(filepath.Dir(d.Path))
+		if err != nil {
+			return fmt.Errorf("look for room: %w", err)
+		}
+		if grows := space.FileTakes(upper[i]); r.Free < r.Hard+grows {
+			return crowded(r, "merging takes up to "+space.Bytes(grows)+" until it is done")
+		}
+	}
+	return nil
+}
+
+// roomy fails where what is being merged leaves less than it has to.
+func (c *checkpointing) roomy() error {
+	for _, d := range c.tree.Disks {
+		r, err := c.opt.Space.At(filepath.Dir(d.Path))
+		if err != nil {
+			return fmt.Errorf("look for room: %w", err)
+		}
+		if r.Free < r.Hard {
+			return crowded(r, "others write there, too")
+		}
+	}
+	return nil
+}
+
+func crowded(r space.Room, why string) error {
+	return snapshot.WithHint(fmt.Errorf("%s: %s are free, %s stay free, and %s: %w", r.Dir, space.Bytes(r.Free), space.Bytes(r.Hard), why, snapshot.ErrNoSpace),
+		"make room there, or delete a checkpoint that nothing was made upon: its images go at once")
+}
+
+// tight is a file system of the images in which there is too little room for a backup to
+// begin.
+func (c *checkpointing) tight() string {
+	for _, d := range c.tree.Disks {
+		if r, err := c.opt.Space.At(filepath.Dir(d.Path)); err == nil && r.Free < r.Soft {
+			return fmt.Sprintf("%s are free in %s", space.Bytes(r.Free), r.Dir)
+		}
+	}
+	return ""
+}
+
+// strange: the domain runs, or would start, from other images than its tree says.
+func (c *checkpointing) strange(err error) error {
+	return snapshot.WithHint(fmt.Errorf("the domain is not as its checkpoints say: %w: %w", err, snapshot.ErrDiverged),
+		"give it the images that it had ("+strings.Join(c.tree.Own, ", ")+") with virsh edit and start it anew, or move "+snapshot.ShellWord(c.path)+" away if its checkpoints are given up")
+}
+
+// ownAs gives a file the owner and the mode that another has.
+func ownAs(file *os.File, as os.FileInfo) error {
+	if owner, ok := as.Sys().(*syscall.Stat_t); ok {
+		if err := file.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+			return err
+		}
+	}
+	return file.Chmod(as.Mode().Perm())
+}

@@ -1,0 +1,194 @@
+package libvirt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+)
+
+// sight is a domain as libvirt has it.
+type sight struct {
+	dom  rpc.Domain
+	on   bool
+	now  diskList // of one that is on
+	next diskList // at the next start
+}
+
+func (c *checkpointing) look(ctx context.Context) (s sight, err error) {
+	if s.dom, s.on, err = c.dom.find(ctx); err != nil {
+		return s, err
+	}
+	if s.on {
+		if s.now, err = c.dom.xml(ctx, s.dom, 0); err != nil {
+			return s, err
+		}
+	}
+	s.next, err = c.dom.xml(ctx, s.dom, rpc.XMLInactive|rpc.XMLSecure)
+	return s, err
+}
+
+// names tells whether a file is of the domain's, in whatever definition.
+func (s sight) names(path string) bool {
+	in := func(d listed) bool {
+		return sameFile(d.source, path) || slices.ContainsFunc(d.backing, func(b string) bool { return sameFile(b, path) })
+	}
+	return slices.ContainsFunc(s.now.disks, in) || slices.ContainsFunc(s.next.disks, in)
+}
+
+// runs tells whether a domain that is on writes to these images, and starts whether it does at
+// its next start.
+func (c *checkpointing) runs(s sight, images []string) bool {
+	return s.on && c.hasAll(s.now, images)
+}
+
+func (c *checkpointing) starts(s sight, images []string) bool { return c.hasAll(s.next, images) }
+
+func (c *checkpointing) hasAll(def diskList, images []string) bool {
+	for i, d := range c.tree.Disks {
+		if i >= len(images) || !sameFile(def.source(d.Name), images[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// atHome fails where the domain does not have the images that its tree says.
+func (c *checkpointing) atHome(s sight) error {
+	for i, d := range c.tree.Disks {
+		own := c.tree.Own[i]
+		if s.on && !sameFile(s.now.source(d.Name), own) {
+			return c.strange(fmt.Errorf("its disk %s is on %s, and not on %s", d.Name, s.now.source(d.Name), own))
+		}
+		if !sameFile(s.next.source(d.Name), own) {
+			return c.strange(fmt.Errorf("its definition has %s for the disk %s, and not %s", s.next.source(d.Name), d.Name, own))
+		}
+	}
+	return nil
+}
+
+// clear fails where what libvirt itself keeps of the domain would not outlive an exchange of
+// its images: snapshots and checkpoints of its user, a memory, or a block job.
+func (c *checkpointing) clear(ctx context.Context, s sight) error {
+	var snapshots, checkpoints []string
+	var saved bool
+	err := c.dom.link.ask(ctx, func(conn *rpc.Conn) (err error) {
+		if snapshots, err = conn.Snapshots(ctx, s.dom); err != nil {
+			return err
+		}
+		if checkpoints, err = conn.Checkpoints(ctx, s.dom); err != nil {
+			return err
+		}
+		saved, err = conn.HasManagedSave(ctx, s.dom)
+		return err
+	})
+	name := snapshot.ShellWord(c.id.name)
+	switch {
+	case err != nil:
+		return err
+	case len(snapshots) > 0:
+		return snapshot.WithHint(fmt.Errorf("the domain has snapshots of libvirt's (%s), which would name images that are not its own any more: %w", some(snapshots), snapshot.ErrBusy),
+			"remove them first (virsh snapshot-delete "+name+" NAME), or go on with virsh alone")
+	case len(checkpoints) > 0:
+		return snapshot.WithHint(fmt.Errorf("the domain has checkpoints of libvirt's (%s), whose records of changes lie in its images: %w", some(checkpoints), snapshot.ErrBusy),
+			"remove them first (virsh checkpoint-delete "+name+" NAME), or go on with virsh alone")
+	case saved:
+		return snapshot.WithHint(fmt.Errorf("the domain was saved with its memory, which goes on with the images that it has: %w", snapshot.ErrBusy),
+			"start it (virsh start "+name+"), or throw that memory away (virsh managedsave-remove "+name+")")
+	}
+	for _, d := range c.tree.Disks {
+		if s.now.mirrored(d.Name) && c.tree.Op == nil {
+			return snapshot.WithHint(fmt.Errorf("libvirt has a job on the disk %s: %w", d.Name, snapshot.ErrBusy), "wait for its end (virsh blockjob), or end it")
+		}
+	}
+	return nil
+}
+
+// some are the first of a list of names.
+func some(names []string) string {
+	const few = 3
+	if len(names) > few {
+		return strings.Join(names[:few], ", ") + ", ..."
+	}
+	return strings.Join(names, ", ")
+}
+
+// define has the domain start from these images the next time. What its definition says of
+// those below goes: the images name them.
+func (c *checkpointing) define(ctx context.Context, s sight, images []string) error {
+	layered := slices.ContainsFunc(s.next.disks, func(d listed) bool {
+		return len(d.backing) > 0 && slices.ContainsFunc(c.tree.Disks, func(x checkpoint.Disk) bool { return x.Name == d.target })
+	})
+	if c.starts(s, images) && !layered {
+		return nil
+	}
+	return c.defineAs(ctx, s.next.text, images)
+}
+
+// defineAs defines the domain by a definition of it, upon these images.
+func (c *checkpointing) defineAs(ctx context.Context, text string, images []string) error {
+	moved, err := c.moved(text, images)
+	if err != nil {
+		return err
+	}
+	return c.dom.link.order(ctx, func(conn *rpc.Conn) error {
+		_, err := conn.Define(ctx, moved)
+		return err
+	})
+}
+
+// moved is a definition of the domain upon other images, under the name that it has now.
+func (c *checkpointing) moved(text string, images []string) (string, error) {
+	def, err := domainxml.Parse(text)
+	if err != nil {
+		return "", err
+	}
+	def.Move(c.targets(images))
+	def.Rename(c.id.name)
+	return def.String(), nil
+}
+
+// await waits until the domain is as it should be.
+func (c *checkpointing) await(ctx context.Context, what string, is func(sight) bool) (s sight, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, settle, fmt.Errorf("libvirt does not say that %s: %w", what, snapshot.ErrBusy))
+	defer cancel()
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for {
+		if s, err = c.look(ctx); err != nil || is(s) {
+			return s, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		}
+	}
+}
+
+// fits fails where a backup of the domain would read what is not its own: an operation on its
+// checkpoints was cut off, or it is on the image of a checkpoint.
+func (h *Host) fits(d rpc.Domain, p snapshot.Plan) error {
+	c := &checkpointing{Host: h, id: identity{d.UUID, d.Name}, path: h.treePath(d.UUID)}
+	var err error
+	if c.tree, err = checkpoint.Load(c.path, d.UUID.String()); err != nil {
+		return err
+	}
+	if op := c.tree.Op; op != nil {
+		return snapshot.WithHint(fmt.Errorf("%s of the checkpoint %s was interrupted: %w", op.Kind, op.Node, snapshot.ErrMergePending),
+			"let lull recover: lull checkpoint list "+snapshot.ShellWord(d.Name)+" --recover")
+	}
+	for i, x := range c.tree.Disks {
+		j := slices.IndexFunc(p.Disks, func(y snapshot.DiskPlan) bool { return y.Name == x.Name })
+		if j >= 0 && len(c.tree.Nodes) > 0 && !sameFile(p.Disks[j].Path, c.tree.Own[i]) {
+			return c.strange(fmt.Errorf("its disk %s is %s, and not %s", x.Name, p.Disks[j].Path, c.tree.Own[i]))
+		}
+	}
+	return nil
+}
