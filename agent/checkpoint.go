@@ -33,8 +33,8 @@ func (r *Runner) Checkpoint(ctx context.Context, name string, host snapshot.Host
 
 // NoCheckpoints is the error of a VM whose host keeps no checkpoints.
 func NoCheckpoints(name string) error {
-	return snapshot.WithHint(fmt.Errorf("checkpoints of %s: they need a QEMU whose disks lull can exchange while nobody else keeps a record of them, and its host has none: %w", name, snapshot.ErrUnsupported),
-		"give the VM to a qemu host; of a domain of libvirt, virsh snapshot-create-as makes snapshots")
+	return snapshot.WithHint(fmt.Errorf("checkpoints of %s: they need a QEMU or a libvirt that runs the VM, and its host is of images alone: %w", name, snapshot.ErrUnsupported),
+		"give the VM to a qemu or libvirt host")
 }
 
 // recoverCheckpoints brings to an end what was interrupted on a VM's checkpoints, where

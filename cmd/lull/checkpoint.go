@@ -149,8 +149,12 @@ func (in *invocation) checkpointStep(vm, step string) {
 }
 
 // oneVM finds the VM that an argument means, and its host.
-func (in *invocation) oneVM(arg string) (cfg *config.Config, host snapshot.Host, name, vm string, err error) {
+func (in *invocation) oneVM(ctx context.Context, arg string) (cfg *config.Config, host snapshot.Host, name, vm string, err error) {
 	if cfg, err = in.loadConfig(); err != nil {
+		return nil, nil, "", "", err
+	}
+	hosts := in.openHosts(cfg)
+	if cfg, err = in.discover(ctx, cfg, hosts); err != nil && len(cfg.Match(arg)) == 0 {
 		return nil, nil, "", "", err
 	}
 	names, err := matchVM(cfg, arg)
@@ -161,12 +165,12 @@ func (in *invocation) oneVM(arg string) (cfg *config.Config, host snapshot.Host,
 		return nil, nil, "", "", withHint(usagef("%s means several VMs", arg), "say which: %s", orList(names))
 	}
 	hostName, vm, _ := strings.Cut(names[0], "/")
-	return cfg, in.openHosts(cfg)[hostName], names[0], vm, nil
+	return cfg, hosts[hostName], names[0], vm, nil
 }
 
 // withCheckpoints does fn while nobody else works on the VM.
 func (in *invocation) withCheckpoints(ctx context.Context, arg string, fn func(ctx context.Context, cfg *config.Config, c snapshot.Checkpointer, vm string) error) (name string, err error) {
-	cfg, host, name, vm, err := in.oneVM(arg)
+	cfg, host, name, vm, err := in.oneVM(ctx, arg)
 	if err != nil {
 		return name, err
 	}

@@ -135,10 +135,30 @@ func TestLibvirtOff(t *testing.T) {
 		t.Error(out)
 	}
 	b.libvirt(exitDone, "recover", "kvm/Web")
+	b.domainCheckpoints(c)
 	b.recoversGone()
 	d.Kill()
 	if _, said := b.libvirt(exitFailed, "vms"); !strings.Contains(said, "kvm") {
 		t.Error(said)
+	}
+}
+
+// domainCheckpoints: a domain goes back to a checkpoint, with the state of its TPM, and is on its
+// disk alone in the end.
+func (b *bench) domainCheckpoints(c *rpc.Conn) {
+	b.t.Helper()
+	before := b.domain(c, "Web").Disks()[0].Path
+	b.libvirt(exitDone, "checkpoint", "create", "kvm/Web", "--name", "clean", "--no-memory")
+	if now := b.domain(c, "Web").Disks()[0].Path; now == before {
+		b.t.Errorf("the next start is from %s", now)
+	}
+	b.libvirt(exitDone, "checkpoint", "apply", "kvm/Web", "clean", "--discard")
+	if out, _ := b.libvirt(exitDone, "checkpoint", "list"); !strings.Contains(out, "clean (") || !strings.Contains(out, "> now") {
+		b.t.Error(out)
+	}
+	b.libvirt(exitDone, "checkpoint", "merge", "kvm/Web")
+	if now := b.domain(c, "Web").Disks()[0].Path; now != before {
+		b.t.Errorf("the next start is from %s, and was from %s", now, before)
 	}
 }
 

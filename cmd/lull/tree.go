@@ -25,6 +25,9 @@ func (in *invocation) checkpointList(ctx context.Context, args []string, flags c
 	if err != nil {
 		return err
 	}
+	hosts, trees := in.openHosts(cfg), []checkpointTree{}
+	cfg, err = in.discover(ctx, cfg, hosts)
+	in.fail(err)
 	names := cfg.VMs()
 	if len(args) > 0 {
 		names = in.chooseVMs(cfg, args)
@@ -34,7 +37,6 @@ func (in *invocation) checkpointList(ctx context.Context, args []string, flags c
 			in.failVM(name, in.checkpointRecover(ctx, name))
 		}
 	}
-	hosts, trees := in.openHosts(cfg), []checkpointTree{}
 	for _, name := range names {
 		hostName, vm, _ := strings.Cut(name, "/")
 		c, ok := hosts[hostName].(snapshot.Checkpointer)

@@ -103,8 +103,13 @@ func (in *invocation) libvirtHost(cfg *config.Config, h config.Host, ledger *spa
 	if err != nil { // the configuration has refused what is no such URI
 		in.fail(fmt.Errorf("libvirt: %w", err))
 	}
+	opt := qemu.Options{Log: in.logger(slog.LevelWarn), Space: in.limits(h), Ledger: ledger, Observe: in.checkpointStep}
+	if h.Name != "" { // else nothing but one of its domains is of interest
+		opt.CheckpointDir = filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name)
+		opt.CheckpointStop = cfg.Checkpoints.MaxStop
+	}
 	host := libvirt.NewHost(address, libvirt.Options{
-		QEMU:   qemu.Options{Log: in.logger(slog.LevelWarn), Space: in.limits(h), Ledger: ledger},
+		QEMU:   opt,
 		TPMDir: in.TPMDir, DeltaDir: h.Deltas.Dir,
 		Wipe: func(vm string) bool { return cfg.WipesDeltas(h.Name + "/" + vm) },
 	})
