@@ -74,9 +74,14 @@ func underMigration(err error) bool {
 	return errors.As(err, &no) && strings.Contains(no.Desc, "in progress")
 }
 
+// leaver is the error of a VM that is on its way to another host, or there.
+type leaver struct{ error }
+
+func (l leaver) Unwrap() error { return l.error }
+
 func migrating(err error) error {
-	return snapshot.WithHint(fmt.Errorf("the VM is being migrated: %w: %w", snapshot.ErrBusy, err),
-		"back it up on the host where it runs, once the migration is over")
+	return leaver{snapshot.WithHint(fmt.Errorf("the VM is being migrated: %w: %w", snapshot.ErrBusy, err),
+		"back it up on the host where it runs, once the migration is over")}
 }
 
 // weighAnchor lets the VM be migrated again.
@@ -146,8 +151,25 @@ func (m *monitor) movedAway(ctx context.Context, p snapshot.Plan) error {
 		deltas[i] = snapshot.ShellWord(d.Delta)
 	}
 	err = fmt.Errorf("the VM was migrated to another host while its deltas were in use, and has its disks without them there: %w", snapshot.ErrDiverged)
-	return snapshot.WithHint(err, fmt.Sprintf("stop the VM on the other host before it writes more, and send cont to its monitor here: it goes on as it was, and lull merges; "+
-		"or to keep it there as its disks are, end QEMU here and rm %s", strings.Join(deltas, " ")))
+	return leaver{snapshot.WithHint(err, fmt.Sprintf("stop the VM on the other host before it writes more, and send cont to its monitor here: it goes on as it was, and lull merges; "+
+		"or to keep it there as its disks are, end QEMU here and rm %s", strings.Join(deltas, " ")))}
+}
+
+// leaving notes beside the deltas that the VM moves away, where err says so: once QEMU here has
+// gone nothing else tells. QEMU 10 has the disks of a VM that arrives paused open without
+// locks until it goes on. What merges a delta in QEMU, as the VM came back, notes another thing.
+func (m *monitor) leaving(p snapshot.Plan, err error) error {
+	if m.vm.Manager != nil || !errors.As(err, new(leaver)) { // a manager's record tells
+		return err
+	}
+	for _, d := range p.Disks {
+		there, lookErr := exists(d.Delta)
+		if lookErr == nil && there {
+			lookErr = note(d, stampMoved)
+		}
+		err = errors.Join(err, lookErr)
+	}
+	return err
 }
 
 // unanchored fails where a migration goes on that no anchor could keep from it.

@@ -259,7 +259,7 @@ func (m *monitor) deltaNodes(ctx context.Context, p snapshot.Plan) (map[string]s
 
 // trouble is what must end the run, or nil.
 func (m *monitor) trouble(ctx context.Context, p snapshot.Plan) error {
-	if err := errors.Join(m.movedAway(ctx, p), m.underway(ctx)); err != nil {
+	if err := m.leaving(p, errors.Join(m.movedAway(ctx, p), m.underway(ctx))); err != nil {
 		return err
 	}
 	d, err := m.outOfSpace(ctx, p)

@@ -76,7 +76,7 @@ func (h *Host) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snap
 
 // mergeLive merges with QEMU there, this one or another than the plan's.
 func (h *Host) mergeLive(ctx context.Context, m *monitor, t *telling) error {
-	if err := m.movedAway(ctx, t.plan); err != nil {
+	if err := m.leaving(t.plan, m.movedAway(ctx, t.plan)); err != nil {
 		return err
 	}
 	return h.mergeDisks(ctx, m, t)
@@ -395,6 +395,14 @@ func diverged(d snapshot.DiskPlan, delta string) error {
 	return snapshot.WithHint(err, fmt.Sprintf("to keep the disk as it is now, rm %s; "+
 		"or stop the VM and run lull again: it merges the delta if nothing was written to %s meanwhile",
 		snapshot.ShellWord(delta), snapshot.ShellWord(d.Path)))
+}
+
+// leftBehind: the VM was migrated away from its delta, or was about to be, and its QEMU has
+// gone since. A VM that stands still elsewhere may have its disks without their locks.
+func leftBehind(d snapshot.DiskPlan) error {
+	err := fmt.Errorf("%s holds writes, and its VM was last seen being migrated to another host, where it has %s without them: %w", d.Delta, d.Path, snapshot.ErrUncertain)
+	return snapshot.WithHint(err, fmt.Sprintf("if it arrived there, running or not, to keep the disk as it is: rm %s; if the migration failed and the VM has run nowhere since, finish it: %s",
+		snapshot.ShellWord(d.Delta), commitCommand(d, d.Delta)))
 }
 
 // overwritten: the image has changed under a delta, so the two fit no more.

@@ -71,6 +71,8 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 	switch v {
 	case foreign:
 		return overwritten(d)
+	case away:
+		return leftBehind(d)
 	case unknown:
 		// A commit that was carried to its end leaves nothing to commit, whoever
 		// wrote later, elsewhere.

@@ -40,6 +40,7 @@ const (
 	stampCommit = "commit" // it was, when a commit into it began
 	stampPivot  = "pivot"  // it was; of a managed VM, whose move to the image was ordered
 	stampMerged = "merged" // it was; all that the delta holds has come into the image
+	stampMoved  = "moved"  // it was; the VM was last seen leaving for another host
 )
 
 // stamp is what changes with every write to an image, and its inode, which changes
@@ -78,7 +79,7 @@ func (s stamp) String() string {
 
 func parseStamp(text string) (stamp, error) {
 	words := strings.Fields(text)
-	if len(words) != 4 || !slices.Contains([]string{stampFrozen, stampCommit, stampPivot, stampMerged}, words[0]) {
+	if len(words) != 4 || !slices.Contains([]string{stampFrozen, stampCommit, stampPivot, stampMerged, stampMoved}, words[0]) {
 		return stamp{}, errNoStamp
 	}
 	nanoseconds, err1 := strconv.ParseInt(words[1], 10, 64)
@@ -221,6 +222,7 @@ const (
 	unknown verdict = iota // whether anybody else wrote to the image cannot be told
 	ours                   // nobody did
 	foreign                // somebody did
+	away                   // somebody may have read it, and have it open
 )
 
 // judge looks at an image whose QEMU has gone. seen says that this process has seen
@@ -235,14 +237,17 @@ func judge(d snapshot.DiskPlan, seen bool) (verdict, error) {
 	if err == nil {
 		now, err = stampOf(d.Path)
 	}
+	moved := was.state == stampMoved
 	switch {
+	case moved && (errors.Is(err, errNoStamp) || err == nil && (was.inode == 0 || was.same(now))):
+		return away, nil
 	case errors.Is(err, errNoStamp) && seen:
 		return ours, nil
 	case errors.Is(err, errNoStamp):
 		return unknown, nil
 	case err != nil:
 		return unknown, err
-	case was.inode != now.inode || was.state == stampFrozen && !was.same(now):
+	case was.inode != now.inode || (moved || was.state == stampFrozen) && !was.same(now):
 		return foreign, nil
 	case was.state == stampFrozen || seen:
 		return ours, nil

@@ -246,6 +246,8 @@ func (s *survey) judged(d snapshot.DiskPlan, v verdict) {
 	switch {
 	case v == foreign:
 		s.refuse(snapshot.FindingRefused, d, d.Delta, overwritten(d))
+	case v == away:
+		s.refuse(snapshot.FindingMoved, d, d.Delta, leftBehind(d))
 	case v == unknown:
 		s.refuse(snapshot.FindingRefused, d, d.Delta, uncertain(d))
 	case d.Key != "":
