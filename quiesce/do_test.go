@@ -154,6 +154,10 @@ func TestWalkDown(t *testing.T) {
 		{"application is not there", func(s *scene) {
 			s.app.On(quiescetest.Prepare, quiescetest.Act{Err: &quiesce.Failure{Class: quiesce.NotPresent}})
 		}, quiesce.LevelFilesystem, []string{"application: no application of a writer is in this guest"}},
+		{"application is not there, and nobody looks before the window", func(s *scene) {
+			nowhere := quiescetest.Act{Err: &quiesce.Failure{Class: quiesce.NotPresent}}
+			s.app.On(quiescetest.Freeze, nowhere).On(quiescetest.Abort, nowhere)
+		}, quiesce.LevelFilesystem, []string{"writer db: not present: freeze"}},
 		{"no application writer", func(s *scene) { s.job.Writers = s.job.Writers[:1] },
 			quiesce.LevelFilesystem, []string{"application: no writer for it is in this guest"}},
 		{"identify fails", func(s *scene) { s.app.On(quiescetest.Identify, quiescetest.Act{Err: errors.New("who am I")}) },
@@ -302,6 +306,30 @@ func TestStillFrozen(t *testing.T) {
 			t.Errorf("error %v, want ErrStillFrozen with its cause", err)
 		}
 	})
+}
+
+// A writer that cannot let its application go keeps nobody from the guest's file systems,
+// however much time that takes.
+func TestStillFrozenBeside(t *testing.T) {
+	for name, c := range map[string]error{
+		"it fails":                         errors.New("no luck"),
+		"it finds no application any more": &quiesce.Failure{Class: quiesce.NotPresent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene()
+				fails := quiescetest.Act{Err: c, Lie: true}
+				s.app.On(quiescetest.Thaw, fails).On(quiescetest.Abort, fails)
+				s.fs.On(quiescetest.Thaw, quiescetest.Act{Lie: true})
+				if _, err := s.do(t); !errors.Is(err, quiesce.ErrStillFrozen) || strings.Contains(err.Error(), "thaw guest") {
+					t.Errorf("error %v, want ErrStillFrozen of the application alone", err)
+				}
+				if s.guest.IsFrozen() {
+					t.Error("the file systems are frozen")
+				}
+			})
+		})
+	}
 }
 
 func TestDeadApplicationWriter(t *testing.T) {

@@ -32,6 +32,7 @@ type attempt struct {
 	frozen   bool // Freeze returned nil
 	thawed   bool // Thaw, or Abort after it, returned nil
 	absent   bool // its application is not in this guest
+	nowhere  bool // so said Freeze, which is late
 	failed   bool // a call failed: Abort is owed at once
 	held     bool // still true of the snapshot
 	thawErr  error
@@ -191,6 +192,10 @@ func (m *member) awaitPending(ctx context.Context, d time.Duration) {
 }
 
 func (m *member) application() bool { return m.id.Level == LevelApplication }
+
+// letGo says of what came of Abort that the application does not hold still: it was not there
+// for Freeze, and is not there now.
+func (m *member) letGo(err error) bool { return err == nil || m.nowhere && class(err) == NotPresent }
 
 // class of a failure; NotRetryable for what is none.
 func class(err error) Class {

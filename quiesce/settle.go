@@ -42,7 +42,7 @@ func (r *run) settle(ctx context.Context, members []*member) ([]*member, error) 
 		}
 	}
 	errs := each(failed, func(m *member) error { return r.abort(ctx, m) })
-	errs = append(errs, r.proveThawed(ctx, members))
+	errs = append(errs, r.proveThawed(context.WithoutCancel(ctx), members)) // also where a writer has taken all the time
 	for _, m := range members {
 		m.freezing = false
 	}
@@ -63,11 +63,11 @@ func (r *run) abort(ctx context.Context, m *member) error {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		alone := m.idle()
 		err := r.abortOnce(ctx, m)
-		if err != nil {
+		if !m.letGo(err) {
 			m.log.Warn("writer did not abort", "error", err)
 		}
 		// Where the guest can be asked, its word counts, not the writer's.
-		proven := err == nil || running || !m.application() && r.Guest != nil
+		proven := m.letGo(err) || running || !m.application() && r.Guest != nil
 		switch {
 		case proven && alone:
 			return nil

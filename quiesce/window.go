@@ -66,6 +66,7 @@ func (r *run) freezeTier(ctx context.Context, members []*member) error {
 		err := callErr(ctx, m, "freeze", func(ctx context.Context) error { return m.w.Freeze(ctx, r.request()) })
 		if m.frozen = err == nil; !m.frozen {
 			m.blame(err)
+			m.nowhere = class(err) == NotPresent && m.application()
 			cancel(errSibling)
 		}
 		return err
@@ -151,7 +152,7 @@ func (r *run) release(ctx context.Context, m *member) error {
 		m.failed = true
 		alone := m.idle()
 		err := callErr(ctx, m, "abort", func(ctx context.Context) error { return m.w.Abort(ctx, r.request()) })
-		m.thawed = err == nil && alone
+		m.thawed = m.letGo(err) && alone
 		return err
 	}
 	res, err := call(ctx, m, "thaw", func(ctx context.Context) (ThawResult, error) { return m.w.Thaw(ctx, r.request()) })

@@ -89,7 +89,8 @@ type Writer interface {
 	// Abort undoes whatever was done, Freeze included: on return without error
 	// the application is proven to run. Any number of times, in any state, and
 	// beside a Freeze that was given up. An error that wraps ErrWriterGone says
-	// that asking again is of no use.
+	// that asking again is of no use, and so does one of class NotPresent where Freeze
+	// ended with that, too.
 	Abort(ctx context.Context, r Request) error
 	// PreRestore and PostRestore surround a restore and may be run again.
 	PreRestore(ctx context.Context, r RestoreRequest) error
