@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lull-backup/lull/plugins"
 	"github.com/lull-backup/lull/plugins/plugintest"
 )
 
@@ -36,8 +37,9 @@ func (in *invocation) pluginVerifyCommand() *cobra.Command {
 				return err
 			}
 			return in.verifyPlugin(cmd.Context(), plugintest.Options{
-				Path: spec.Path, Args: spec.Args, Env: spec.Env, User: spec.User, Grants: spec.Grants,
-				Guest: f.guest, Limit: limit, Log: slog.New(slog.DiscardHandler),
+				Path: spec.Path, Args: spec.Args, Env: spec.Env, User: spec.User,
+				Grants: append([]plugins.Grant{}, spec.Grants...), // nil is all of them to the kit
+				Guest:  f.guest, Limit: limit, Log: slog.New(slog.DiscardHandler),
 			}, junit)
 		}),
 	})
