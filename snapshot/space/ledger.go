@@ -95,11 +95,12 @@ func (l *Ledger) enter(run string, demands []Demand) (<-chan struct{}, error) {
 		}
 		return nil, err
 	}
-	e := &entry{running: true, of: map[uint64]Share{}}
+	e := l.entryOf(run)
+	e.running = true
+	clear(e.of)
 	for _, d := range demands {
 		e.of[d.Device] = d.Share
 	}
-	l.put(run, e)
 	return nil, nil
 }
 
@@ -115,11 +116,18 @@ func (l *Ledger) Fits(run string, demands []Demand) error {
 	return nil
 }
 
-func (l *Ledger) put(run string, e *entry) {
+// entryOf is the entry of a run, made where there is none; the caller holds l.mu.
+func (l *Ledger) entryOf(run string) *entry {
+	e := l.runs[run]
+	if e != nil {
+		return e
+	}
 	if l.runs == nil {
 		l.runs = map[string]*entry{}
 	}
+	e = &entry{of: map[uint64]Share{}}
 	l.runs[run] = e
+	return e
 }
 
 // change is closed at the next end of a run; the caller holds l.mu.
@@ -184,11 +192,7 @@ func (l *Ledger) others(run string, device uint64) (r rest) {
 func (l *Ledger) Look(run string, d Demand) (left int64, tight bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := l.runs[run]
-	if e == nil {
-		e = &entry{of: map[uint64]Share{}}
-		l.put(run, e)
-	}
+	e := l.entryOf(run)
 	share := e.of[d.Device]
 	share.Taken, share.Merge = d.Taken, d.Merge
 	e.of[d.Device] = share
@@ -215,11 +219,7 @@ func (l *Ledger) Claim(run string, r Room, bytes int64) (giveBack func(), need i
 	if need = bytes + r.Soft + l.others(run, r.Device).due; r.Free < need {
 		return nil, need
 	}
-	e := l.runs[run]
-	if e == nil {
-		e = &entry{of: map[uint64]Share{}}
-		l.put(run, e)
-	}
+	e := l.entryOf(run)
 	share := e.of[r.Device]
 	before := share.Expected
 	share.Expected = max(before, share.Taken+bytes)
