@@ -291,7 +291,12 @@ func (s *survey) orphansOf(m *monitor, d disk, place int) error {
 			s.inChain(m, d, i, place)
 		}
 	}
-	names, err := s.host.besides(m.vm, d)
+	return s.orphansBeside(m.vm, d)
+}
+
+// orphansBeside finds the files beside a disk that no run on record owns.
+func (s *survey) orphansBeside(vm VM, d disk) error {
+	names, err := s.host.besides(vm, d)
 	if err != nil {
 		return err
 	}

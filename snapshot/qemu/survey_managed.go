@@ -40,7 +40,7 @@ func (s *survey) record(ctx context.Context, vm VM, running []disk) error {
 	for _, d := range next {
 		s.noted(vm, d, running, "for its next start")
 		if s.off && !isDelta(d.Path) {
-			if err := s.besidesOff(vm, d); err != nil {
+			if err := s.orphansBeside(vm, imageAlone(d)); err != nil {
 				return err
 			}
 		}
@@ -72,18 +72,8 @@ func (s *survey) noted(vm VM, d snapshot.Disk, running []disk, when string) {
 	s.add(f)
 }
 
-// besidesOff looks at the files beside a disk of a VM that is off.
-func (s *survey) besidesOff(vm VM, d snapshot.Disk) error {
+// imageAlone is a disk of a VM that is off, with nothing that its image names.
+func imageAlone(d snapshot.Disk) disk {
 	info, err := os.Stat(d.Path)
-	x := disk{Disk: d, layers: []snapshot.Layer{{Path: d.Path, Format: d.Format}}, regular: err == nil && info.Mode().IsRegular()}
-	names, err := s.host.besides(vm, x)
-	if err != nil {
-		return err
-	}
-	for _, path := range names {
-		if !s.ownsFile(path) {
-			s.beside(x, path)
-		}
-	}
-	return nil
+	return disk{Disk: d, layers: []snapshot.Layer{{Path: d.Path, Format: d.Format}}, regular: err == nil && info.Mode().IsRegular()}
 }
