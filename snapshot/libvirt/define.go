@@ -112,15 +112,21 @@ func (d Definer) compose(vm snapshot.Restored) (*domainxml.Domain, []string, err
 		def, remarks := domainxml.New(vm)
 		return def, remarks, nil
 	}
-	text, err := readSmall(vm.Files[i].Now)
+	def, err := restored(vm.Files[i])
+	return def, nil, err
+}
+
+// restored reads a definition of the restore point.
+func restored(f snapshot.RestoredFile) (*domainxml.Domain, error) {
+	text, err := readSmall(f.Now)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	def, err := domainxml.Parse(string(text))
 	if err != nil {
-		return nil, nil, fmt.Errorf("definition in the restore point: %w", err)
+		return nil, fmt.Errorf("definition in the restore point: %w", err)
 	}
-	return def, nil, nil
+	return def, nil
 }
 
 // place says where everything is.

@@ -115,13 +115,9 @@ func (d MemoryDefiner) asItRan(vm snapshot.Restored) (*domainxml.Domain, error) 
 	if i < 0 {
 		return nil, fmt.Errorf("the restore point lacks the definition that the domain ran with: %w", snapshot.ErrUnsupported)
 	}
-	text, err := readSmall(vm.Files[i].Now)
+	def, err := restored(vm.Files[i])
 	if err != nil {
 		return nil, err
-	}
-	def, err := domainxml.Parse(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("definition in the restore point: %w", err)
 	}
 	next, _, err := d.compose(vm)
 	if err == nil {
