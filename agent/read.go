@@ -93,6 +93,22 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 		point.Disks = append(point.Disks, disk)
 		point.Stats.Read += read
 	}
+	if err := b.readFiles(ctx, &point); err != nil {
+		return point, err
+	}
+	if b.report.Level == quiesce.LevelSavedState && b.plan.State != snapshot.StateOff {
+		state, read, err := b.readState(ctx, parent)
+		if err != nil {
+			return point, fmt.Errorf("read saved state: %w", err)
+		}
+		point.Files = append(point.Files, state)
+		point.Stats.Read += read
+	}
+	return point, nil
+}
+
+// readFiles stores the small files of the VM. One that cannot be read is left out.
+func (b *backup) readFiles(ctx context.Context, point *repo.Point) error {
 	for _, f := range b.plan.Files {
 		data, err := b.frozen.File(ctx, f.Path)
 		if errors.Is(err, snapshot.ErrInexact) {
@@ -105,19 +121,11 @@ func (b *backup) readAll(ctx context.Context) (repo.Point, error) {
 		}
 		root, err := transport.BackupBytes(ctx, b.session, data)
 		if err != nil {
-			return point, fmt.Errorf("store %s file %s: %w", f.Role, f.Path, err)
+			return fmt.Errorf("store %s file %s: %w", f.Role, f.Path, err)
 		}
 		point.Files = append(point.Files, repo.File{File: f, Root: root})
 	}
-	if b.report.Level == quiesce.LevelSavedState && b.plan.State != snapshot.StateOff {
-		state, read, err := b.readState(ctx, parent)
-		if err != nil {
-			return point, fmt.Errorf("read saved state: %w", err)
-		}
-		point.Files = append(point.Files, state)
-		point.Stats.Read += read
-	}
-	return point, nil
+	return nil
 }
 
 // warnDecrypted says once in a disk's life what a point of an encrypted one is: whoever
