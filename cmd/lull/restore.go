@@ -63,14 +63,8 @@ func (in *invocation) restoreCommand() *cobra.Command {
 }
 
 func (in *invocation) restore(ctx context.Context, what string, flags restoreFlags) error {
-	if flags.to == "" {
-		return withHint(usagef("restore: --to is missing"), "name the folder to restore into: --to DIR")
-	}
-	if flags.bestEffort && flags.force {
-		return withHint(usagef("restore: --best-effort and --force exclude each other"), "restore into another folder")
-	}
-	if d := flags.domain; d.where == "" && (d.as != "" || d.replace) || d.as != "" && d.replace {
-		return withHint(usagef("restore: --as and --replace-vm go with --define, one of them"), "name libvirt's host: --define HOST")
+	if err := flags.check(); err != nil {
+		return err
 	}
 	format, err := diskFormat(flags.format)
 	if err != nil {
@@ -85,22 +79,9 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 		return err
 	}
 	return in.withRepository(ctx, t, func(r *repo.Repository) error {
-		points, damage := pointsOf(ctx, r, vm)
-		if damage != nil && (len(points) == 0 || !partial(damage)) {
-			return fmt.Errorf("restore %s: %w", what, damage)
-		}
-		point, err := choosePoint(points, which)
+		point, err := in.pointToRestore(ctx, r, vm, which)
 		if err != nil {
-			return fmt.Errorf("restore %s: %w", what, errors.Join(err, damage))
-		}
-		if damage != nil && point.ID != which {
-			// A damaged one may be newer. Nobody is to take another for it unawares.
-			err := fmt.Errorf("restore %s: %w", what, damage)
-			return withHint(err, "name the restore point by its whole id: %s is the newest that can be read", point.ID)
-		}
-		if signers := agent.Signers(points); len(signers) > 1 && point.ID != which {
-			in.warn("restore point %s is of key %s, and %s has restore points of %s; name another by its id if this is not the one that you want, see `lull points %s`",
-				point.ID, point.SignedBy, point.VM, strings.Join(signers, ", "), point.VM)
+			return fmt.Errorf("restore %s: %w", what, err)
 		}
 		job := agent.RestoreJob{
 			Repository: r, Point: point, Dir: flags.to, Format: format, Overwrite: flags.force, BestEffort: flags.bestEffort,
@@ -120,6 +101,40 @@ func (in *invocation) restore(ctx context.Context, what string, flags restoreFla
 		}
 		return in.restorePoint(ctx, job)
 	})
+}
+
+// check refuses flags that do not go together.
+func (f restoreFlags) check() error {
+	switch d := f.domain; {
+	case f.to == "":
+		return withHint(usagef("restore: --to is missing"), "name the folder to restore into: --to DIR")
+	case f.bestEffort && f.force:
+		return withHint(usagef("restore: --best-effort and --force exclude each other"), "restore into another folder")
+	case d.where == "" && (d.as != "" || d.replace), d.as != "" && d.replace:
+		return withHint(usagef("restore: --as and --replace-vm go with --define, one of them"), "name libvirt's host: --define HOST")
+	}
+	return nil
+}
+
+// pointToRestore finds the point that was asked for, in the words of choosePoint.
+func (in *invocation) pointToRestore(ctx context.Context, r *repo.Repository, vm, which string) (repo.Point, error) {
+	points, damage := pointsOf(ctx, r, vm)
+	if damage != nil && (len(points) == 0 || !partial(damage)) {
+		return repo.Point{}, damage
+	}
+	point, err := choosePoint(points, which)
+	if err != nil {
+		return repo.Point{}, errors.Join(err, damage)
+	}
+	if damage != nil && point.ID != which {
+		// A damaged one may be newer. Nobody is to take another for it unawares.
+		return repo.Point{}, withHint(damage, "name the restore point by its whole id: %s is the newest that can be read", point.ID)
+	}
+	if signers := agent.Signers(points); len(signers) > 1 && point.ID != which {
+		in.warn("restore point %s is of key %s, and %s has restore points of %s; name another by its id if this is not the one that you want, see `lull points %s`",
+			point.ID, point.SignedBy, point.VM, strings.Join(signers, ", "), point.VM)
+	}
+	return point, nil
 }
 
 func (in *invocation) restorePoint(ctx context.Context, job agent.RestoreJob) error {
