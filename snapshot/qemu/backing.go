@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/image"
 )
 
@@ -73,14 +74,7 @@ func (h *Host) emptyImage(ctx context.Context, below string, format snapshot.For
 	if err := h.qemuImg(ctx, "create", "-q", "-f", "qcow2", "-u", "-b", below, "-F", string(format), path, strconv.FormatInt(size, 10)); err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(path)
-	if err == nil && info.Size() > maxEmpty {
-		err = fmt.Errorf("an empty image of %d bytes: %w", info.Size(), snapshot.ErrUnsupported)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
+	return durable.ReadFile(path, maxEmpty)
 }
 
 // imageNode is how QEMU is told of an image.
