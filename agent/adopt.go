@@ -28,12 +28,17 @@ func (r *Runner) RecoverVM(ctx context.Context, name string, resolve Resolve) ([
 		return nil, fmt.Errorf("recover %s: %w", name, err)
 	}
 	defer lock.Unlock()
-	if err := r.recoverAny(ctx, name, host, vm); err != nil {
+	_, owed, err := r.Journal.Read(name)
+	if err == nil {
+		err = r.recoverAny(ctx, name, host, vm)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for range maxAdopted {
 		found, err := compare(ctx, host, vm, nil)
-		if errors.Is(err, snapshot.ErrNotFound) { // it went after its run, which is merged
+		// It went after its run, or ended; what that run left is repaired.
+		if errors.Is(err, snapshot.ErrNotFound) || owed && errors.Is(err, snapshot.ErrUnreachable) {
 			return nil, nil
 		}
 		if err != nil {

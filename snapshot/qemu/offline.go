@@ -76,7 +76,7 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 	case unknown:
 		// A commit that was carried to its end leaves nothing to commit, whoever
 		// wrote later, elsewhere.
-		if d.Key != "" {
+		if d.Key != "" || d.Path == "" { // which QEMU alone can open
 			return uncertain(d)
 		}
 		if same, err := sameContent(ctx, d, d.Delta); err != nil || !same {

@@ -57,6 +57,9 @@ var errNoStamp = errors.New("no stamp")
 
 // stampOf looks at an image. Only of a regular file a write can be seen.
 func stampOf(image string) (stamp, error) {
+	if image == "" { // on a server
+		return stamp{}, errNoStamp
+	}
 	info, err := os.Stat(image)
 	if err != nil {
 		return stamp{}, err
