@@ -1,17 +1,11 @@
 package journal
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/durable"
@@ -28,7 +22,7 @@ const version = 1
 
 // save replaces the file at path, durably.
 func (j *Journal) save(path, kind string, v any, limit int) error {
-	data, err := encode(kind, v)
+	data, err := durable.Encode(kind, version, v)
 	if err != nil {
 		return err
 	}
@@ -45,16 +39,6 @@ func (j *Journal) save(path, kind string, v any, limit int) error {
 	return j.files.syncDir(filepath.Dir(path))
 }
 
-func encode(kind string, v any) ([]byte, error) {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(body)
-	head := fmt.Sprintf("%s %d %s\n", kind, version, hex.EncodeToString(sum[:]))
-	return append([]byte(head), append(body, '\n')...), nil
-}
-
 // load reads the file at path into v, and says whether there is one.
 func load(path, kind string, v any, limit int) (found bool, err error) {
 	data, err := durable.ReadFile(path, int64(limit))
@@ -66,26 +50,10 @@ func load(path, kind string, v any, limit int) (found bool, err error) {
 	case err != nil:
 		return false, err
 	}
-	if err := decode(data, kind, v); err != nil {
+	if err := durable.Decode(kind, version, data, v); err != nil {
 		return false, damaged(path, err)
 	}
 	return true, nil
-}
-
-func decode(data []byte, kind string, v any) error {
-	head, body, ok := bytes.Cut(data, []byte("\n"))
-	words := strings.Split(string(head), " ")
-	if !ok || len(words) != 3 || words[0] != kind {
-		return errors.New("the first line is not that of such a file")
-	}
-	if n, err := strconv.Atoi(words[1]); err != nil || n != version {
-		return fmt.Errorf("version %q is not known, a newer lull may have written it", words[1])
-	}
-	body = bytes.TrimSuffix(body, []byte("\n"))
-	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != words[2] {
-		return errors.New("the checksum does not fit")
-	}
-	return json.Unmarshal(body, v)
 }
 
 // damaged says which file cannot be used, and what its loss means.

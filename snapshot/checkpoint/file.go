@@ -1,10 +1,6 @@
 package checkpoint
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,23 +48,14 @@ func Load(path, vm string) (Tree, error) {
 }
 
 func decode(b []byte, t *Tree) error {
-	head, body, _ := bytes.Cut(b, []byte("\n"))
-	body = bytes.TrimSuffix(body, []byte("\n"))
-	var is, sum string
-	var v int
-	if n, err := fmt.Sscanf(string(head), "%s %d %s", &is, &v, &sum); err != nil || n != 3 || is != kind {
-		return fmt.Errorf("its first line is not that of such a file: %w", snapshot.ErrCorrupt)
+	err := durable.Decode(kind, version, b, t)
+	if errors.Is(err, durable.ErrVersion) {
+		return fmt.Errorf("%w: %w", snapshot.ErrUnsupported, err)
 	}
-	if v != version {
-		return fmt.Errorf("version %d is not known, a newer lull may have written it: %w", v, snapshot.ErrUnsupported)
+	if err == nil {
+		err = t.Check()
 	}
-	if sha := sha256.Sum256(body); hex.EncodeToString(sha[:]) != sum {
-		return fmt.Errorf("its checksum does not fit: %w", snapshot.ErrCorrupt)
-	}
-	if err := json.Unmarshal(body, t); err != nil {
-		return fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
-	}
-	if err := t.Check(); err != nil {
+	if err != nil {
 		return fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
 	}
 	return nil
@@ -76,22 +63,21 @@ func decode(b []byte, t *Tree) error {
 
 // Save replaces the file of a tree. On return it is durable.
 func Save(path string, t Tree) error {
-	if err := t.Check(); err != nil {
-		return fmt.Errorf("write tree of checkpoints: %w", err)
+	err := t.Check()
+	if err == nil {
+		err = replace(path, t)
 	}
-	body, err := json.Marshal(t)
 	if err != nil {
-		return fmt.Errorf("write tree of checkpoints: %w", err)
-	}
-	sum := sha256.Sum256(body)
-	text := fmt.Appendf(nil, "%s %d %s\n%s\n", kind, version, hex.EncodeToString(sum[:]), body)
-	if err := replace(path, text); err != nil {
 		return fmt.Errorf("write tree of checkpoints: %w", err)
 	}
 	return nil
 }
 
-func replace(path string, text []byte) error {
+func replace(path string, t Tree) error {
+	text, err := durable.Encode(kind, version, t)
+	if err != nil {
+		return err
+	}
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return err
 	}

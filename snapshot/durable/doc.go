@@ -6,6 +6,9 @@
 // place is still there, but for an error of the last step: then the new one is, and only a
 // loss of power may take it back.
 //
+// What is more than text is kept as a document, which tells itself what it is, and whether it
+// is whole.
+//
 // Nothing here follows a link that stands at the name of a file to write: whoever may write
 // to the folder cannot lead a process of root elsewhere.
 package durable

@@ -220,3 +220,53 @@ func TestReadFile(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+type note struct{ Text string }
+
+func TestDocument(t *testing.T) {
+	data, err := durable.Encode("lull-note", 1, note{"x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// There are such files: what they look like does not change.
+	const golden = "lull-note 1 cde5d7c39ab734ae91a3739ffecc37976fbce4925c830e377aecbce74cd5bca6\n{\"Text\":\"x\"}\n"
+	if string(data) != golden {
+		t.Errorf("%q", data)
+	}
+	for name, c := range map[string]struct {
+		data    string
+		ok      bool
+		version bool
+	}{
+		"whole":                 {golden, true, false},
+		"without its last line": {strings.TrimSuffix(golden, "\n"), true, false},
+		"empty":                 {"", false, false},
+		"cut off":               {golden[:len(golden)-3], false, false},
+		"longer":                {golden + "\n", false, false},
+		"changed":               {strings.Replace(golden, `"x"`, `"y"`, 1), false, false},
+		"of another kind":       {strings.Replace(golden, "lull-note", "lull-run", 1), false, false},
+		"of a later version":    {strings.Replace(golden, " 1 ", " 2 ", 1), false, true},
+		"of no version":         {strings.Replace(golden, " 1 ", " 01 ", 1), false, true},
+	} {
+		var got note
+		err := durable.Decode("lull-note", 1, []byte(c.data), &got)
+		if (err == nil) != c.ok || errors.Is(err, durable.ErrVersion) != c.version || c.ok && got.Text != "x" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("lull-note 1 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\n{}\n"))
+	f.Add([]byte("lull-note 1 x\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var n note
+		if durable.Decode("lull-note", 1, data, &n) != nil {
+			return
+		}
+		again, err := durable.Encode("lull-note", 1, n)
+		if err != nil || durable.Decode("lull-note", 1, again, &n) != nil {
+			t.Errorf("%q reads back no more: %v", again, err)
+		}
+	})
+}

@@ -1,25 +1,22 @@
 package merge
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/image/layer"
 )
 
 const (
-	journalTitle = "lull-merge 1 " // kind and version; the SHA-256 of the rest follows
-	journalMax   = 64 << 20        // bytes; patches are small
+	journalKind    = "lull-merge"
+	journalVersion = 1
+	journalMax     = 64 << 20 // bytes; patches are small
 )
 
 // journal is what must be known after a crash.
@@ -49,44 +46,30 @@ func bootID() (string, error) {
 
 func journalPath(parent string) string { return image.MergeJournal(parent) }
 
-func (j journal) encode() ([]byte, error) {
-	body, err := json.Marshal(j)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(body)
-	return append([]byte(journalTitle+hex.EncodeToString(sum[:])+"\n"), body...), nil
-}
+func (j journal) encode() ([]byte, error) { return durable.Encode(journalKind, journalVersion, j) }
 
 // readJournal reads the journal of a merge into a parent; nil where there is none.
-func readJournal(parent string) (*journal, error) {
-	f, err := os.Open(journalPath(parent))
+func readJournal(parent string) (j *journal, err error) {
+	path := journalPath(parent)
+	b, err := durable.ReadFile(path, journalMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, durable.ErrTooLong) {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, journalMax))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		j, err = decode(b)
 	}
-	j, err := decode(b)
 	if err != nil {
-		return nil, fmt.Errorf("journal %s: %w: %w", f.Name(), snapshot.ErrCorrupt, err)
+		return nil, fmt.Errorf("journal %s: %w: %w", path, snapshot.ErrCorrupt, err)
 	}
 	return j, nil
 }
 
 func decode(b []byte) (*journal, error) {
-	head, body, _ := bytes.Cut(b, []byte("\n"))
-	sum := sha256.Sum256(body)
-	if string(head) != journalTitle+hex.EncodeToString(sum[:]) {
-		return nil, errors.New("its first line does not fit the rest")
-	}
 	j := &journal{}
-	if err := json.Unmarshal(body, j); err != nil {
+	if err := durable.Decode(journalKind, journalVersion, b, j); err != nil {
 		return nil, err
 	}
 	if j.Position < 0 || j.End < 0 || j.Size < 0 {
