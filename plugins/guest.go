@@ -82,7 +82,22 @@ func (s *guestServer) need(g Grant) error {
 	if slices.Contains(s.grants, g) {
 		return nil
 	}
-	return status.Errorf(codes.PermissionDenied, "%q is not granted to plugin %s", string(g), s.plugin)
+	return guestStatus(&notGranted{grant: g, plugin: s.plugin})
+}
+
+// notGranted is a call without its grant.
+type notGranted struct {
+	grant  Grant
+	plugin string
+}
+
+func (e *notGranted) Error() string {
+	return fmt.Sprintf("%q is not granted to plugin %s", string(e.grant), e.plugin)
+}
+
+// Hint is for the administrator.
+func (e *notGranted) Hint() string {
+	return "where the plugin is to have that, name it in its grants in the configuration"
 }
 
 // Info needs GrantInfo.
@@ -184,7 +199,10 @@ func guestStatus(err error) error {
 		return nil
 	}
 	code := codes.Unknown
+	var denied *notGranted
 	switch {
+	case errors.As(err, &denied):
+		code = codes.PermissionDenied
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded
 	case errors.Is(err, context.Canceled):

@@ -126,6 +126,21 @@ func TestGrants(t *testing.T) {
 	}
 }
 
+// What lull advises on a call into the guest comes back with the failure of the writer that
+// only passes the error on.
+func TestHintComesBack(t *testing.T) {
+	s := spec("late prepare")
+	s.Grants = nil
+	p := started(t, s, quiescetest.NewGuest())
+	var f *quiesce.Failure
+	if err := quiescetest.PrepareOnly(t.Context(), p, quiesce.Request{}); !errors.As(err, &f) {
+		t.Fatal(err)
+	}
+	if !strings.Contains(f.Next, "name it in its grants") {
+		t.Errorf("%v (%s)", f, f.Next)
+	}
+}
+
 func TestLateFreezeIsRefused(t *testing.T) {
 	g := quiescetest.NewGuest()
 	p := started(t, spec("late complete"), g)

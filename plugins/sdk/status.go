@@ -35,12 +35,21 @@ func toStatus(ctx context.Context, err error) error {
 		message = f.Err.Error()
 	}
 	st, derr := status.New(codes.FailedPrecondition, text(message)).WithDetails(&proto.Failure{
-		Class: classes()[f.Class], Component: text(f.Component), Message: text(message), Hint: text(f.Next), Advisory: f.Advisory,
+		Class: classes()[f.Class], Component: text(f.Component), Message: text(message), Hint: text(hint(f)), Advisory: f.Advisory,
 	})
 	if derr != nil {
 		return status.Error(codes.FailedPrecondition, text(message))
 	}
 	return st.Err()
+}
+
+// hint is that of the failure, or of its cause: lull's own of a call into the guest, mostly.
+func hint(f *quiesce.Failure) string {
+	var h interface{ Hint() string }
+	if f.Next == "" && errors.As(f.Err, &h) {
+		return h.Hint()
+	}
+	return f.Next
 }
 
 func classes() map[quiesce.Class]proto.FailureClass {
