@@ -345,7 +345,7 @@ func (b *bench) chain(t testing.TB) string {
 
 // host makes a host that is closed with the test.
 func (b *bench) host(t testing.TB) *Host {
-	h := NewHost(b.daemon.Address(), Options{QEMU: qemu.Options{RuntimeDir: b.dom.Dir + "/run", DeltaDir: b.dom.Dir + "/deltas"}})
+	h := NewHost(b.daemon.Address(), Options{QEMU: qemu.Options{RuntimeDir: b.dom.Dir + "/run", DeltaDir: b.dom.Dir + "/deltas", CheckpointDir: b.dom.Dir + "/trees"}})
 	t.Cleanup(func() { h.Close() })
 	return h
 }

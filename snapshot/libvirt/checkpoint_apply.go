@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/durable"
 	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
@@ -38,7 +40,7 @@ func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool)
 		return err
 	}
 	c.step("apply-begun")
-	err = c.makeImages(ctx, n.Images, c.fresh(c.tree.Op.Run))
+	err = errors.Join(durable.Put(c.before(), []byte(s.next.text), 0o600, true), c.makeImages(ctx, n.Images, c.fresh(c.tree.Op.Run)))
 	after, cancel := owed(ctx)
 	defer cancel()
 	if err == nil {
@@ -53,6 +55,11 @@ func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool)
 	}
 	c.step("apply-switching")
 	return c.switchOver(after, n)
+}
+
+// before is where the definition is kept that the domain had.
+func (c *checkpointing) before() string {
+	return beside(c.tree.Disks[0].Path, c.tree.Op.Run, definitionEnding)
 }
 
 // hasDisks fails where the domain has other disks than its checkpoints.
@@ -72,17 +79,33 @@ func (c *checkpointing) hasDisks(s sight) error {
 // whole fails where libvirt would not take the memory of a checkpoint: before anything is
 // done to the domain.
 func (c *checkpointing) whole(ctx context.Context, n checkpoint.Node) error {
-	_, err := c.ranAs(ctx, n)
+	text, err := c.ranAs(ctx, n)
+	if err == nil {
+		err = c.named(text)
+	}
 	if err == nil {
 		var info os.FileInfo
 		if info, err = os.Stat(n.Memory.Path); err == nil && info.Size() != n.Memory.Stream {
 			err = fmt.Errorf("%s has %d bytes, and should have %d: %w", n.Memory.Path, info.Size(), n.Memory.Stream, snapshot.ErrCorrupt)
 		}
 	}
+	if hinted := (*snapshot.Hinted)(nil); err != nil && !errors.As(err, &hinted) {
+		err = snapshot.WithHint(err, "--cold goes back without it")
+	}
 	if err != nil {
-		return snapshot.WithHint(fmt.Errorf("memory of the checkpoint: %w", err), "--cold goes back without it")
+		return fmt.Errorf("memory of the checkpoint: %w", err)
 	}
 	return nil
+}
+
+// named fails where the domain had another name: libvirt loads no memory of that.
+func (c *checkpointing) named(text string) error {
+	def, err := domainxml.Parse(text)
+	if err != nil || def.Name() == c.id.name {
+		return err
+	}
+	return snapshot.WithHint(fmt.Errorf("the domain was named %s: %w", def.Name(), snapshot.ErrUnsupported),
+		"give it that name (shut it down; virsh domrename "+snapshot.ShellWord(c.id.name)+" "+snapshot.ShellWord(def.Name())+"), or go back without its memory (--cold)")
 }
 
 // ranAs is the definition that the domain ran with when its memory was kept, upon the new
@@ -111,7 +134,7 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 	if s.on {
 		err := c.dom.link.order(ctx, func(conn *rpc.Conn) error { return conn.Destroy(ctx, s.dom, false) })
 		if err != nil && !rpc.HasCode(err, rpc.CodeOperationInvalid) { // it has ended by itself
-			return errors.Join(err, c.takeBackUnmoved(ctx))
+			return errors.Join(err, c.startAgain(ctx))
 		}
 		c.step("apply-ended")
 	}
@@ -122,8 +145,11 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 	if err == nil {
 		err = c.defineAs(ctx, string(text), fresh)
 	}
+	if err != nil && !errors.Is(err, errLost) {
+		return errors.Join(err, c.startAgain(ctx))
+	}
 	if err != nil {
-		return err
+		return err // the next start goes on
 	}
 	c.step("apply-defined")
 	err = c.startFrom(ctx, n)
@@ -184,7 +210,7 @@ func (c *checkpointing) applied(ctx context.Context) error {
 	if err := c.define(ctx, s, fresh); err != nil {
 		return err
 	}
-	old := c.tree.Own
+	old := append(slices.Clone(c.tree.Own), c.before())
 	c.tree.Own, c.tree.Now = fresh, c.tree.Op.Node
 	return c.end(ctx, old...)
 }
@@ -199,16 +225,32 @@ func (c *checkpointing) takeBackUnmoved(ctx context.Context) error {
 	return errors.Join(fmt.Errorf("the domain was started from what it had: %w", snapshot.ErrBusy), c.takeBack(ctx))
 }
 
+// startAgain takes an operation back that libvirt has refused: a domain that was ended for it is
+// started again from what it had.
+func (c *checkpointing) startAgain(ctx context.Context) error {
+	running := c.tree.Op.Running
+	if err := c.takeBack(ctx); err != nil || !running {
+		return err
+	}
+	return c.boot(ctx)
+}
+
 // takeBack forgets an operation that has not moved the domain.
 func (c *checkpointing) takeBack(ctx context.Context) error {
 	s, err := c.look(ctx)
-	if err == nil {
-		err = c.define(ctx, s, c.tree.Own)
-	}
 	if err != nil {
 		return err
 	}
-	return c.end(ctx, c.fresh(c.tree.Op.Run)...)
+	if !c.starts(s, c.tree.Own) { // it is that of the checkpoint
+		text, err := readSmall(c.before())
+		if err == nil {
+			err = c.defineAs(ctx, string(text), c.tree.Own)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return c.end(ctx, append(c.fresh(c.tree.Op.Run), c.before())...)
 }
 
 // applyAgain goes on with an Apply that was cut off: a domain that runs as before keeps what

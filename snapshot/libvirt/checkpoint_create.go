@@ -290,8 +290,19 @@ func (c *checkpointing) undoCreate(ctx context.Context) error {
 		return err
 	}
 	fresh := c.fresh(op.Run)
+	if c.runs(s, c.tree.Own) {
+		if err := c.moveBack(ctx, c.tree.Own, fresh); err != nil {
+			return err
+		}
+		if err := c.define(ctx, s, c.tree.Own); err != nil {
+			return err
+		}
+	}
 	if !c.runs(s, fresh) && !(!s.on && c.starts(s, fresh)) {
-		if err := c.atHome(s); err != nil {
+		if s, err = c.look(ctx); err == nil {
+			err = c.atHome(s)
+		}
+		if err != nil {
 			return err
 		}
 		return c.end(ctx, append(fresh, c.leftovers(op.Node)...)...)

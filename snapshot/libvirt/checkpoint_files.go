@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
 	"github.com/lull-backup/lull/snapshot/durable"
+	"github.com/lull-backup/lull/snapshot/qemu"
 	"github.com/lull-backup/lull/snapshot/space"
 	"github.com/lull-backup/lull/snapshot/wipe"
 )
@@ -115,6 +117,9 @@ func (c *checkpointing) sweep(ctx context.Context) error {
 		if s.names(path) {
 			return c.strange(fmt.Errorf("the domain uses %s, which is of no checkpoint any more", path))
 		}
+		if err := closed(ctx, path); err != nil {
+			return err
+		}
 	}
 	c.step("sweep")
 	for _, path := range c.tree.Junk {
@@ -124,6 +129,26 @@ func (c *checkpointing) sweep(ctx context.Context) error {
 	}
 	c.tree.Junk = nil
 	return c.save()
+}
+
+// closed waits until no QEMU has an image open: what libvirt says may be behind it.
+func closed(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, settle, snapshot.WithHint(fmt.Errorf("%s is needed no more, but a process has it open: %w", path, snapshot.ErrBusy),
+		"find it with lsof; once it has ended, lull removes the file"))
+	defer cancel()
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for {
+		used, err := qemu.InUse(path)
+		if err != nil || !used {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // drop removes a file durably, wiped where the domain's are.
@@ -222,7 +247,7 @@ func (c *checkpointing) enough(bytes int64) error {
 		if err != nil {
 			return fmt.Errorf("look for room: %w", err)
 		}
-		if r.Free < r.Soft+bytes {
+		if r.Free < r.Soft+bytes+c.opt.Ledger.Due("", r.Device) { // others have begun what they need room for
 			return snapshot.WithHint(fmt.Errorf("%s: %s are free, %s stay free, and the checkpoint takes up to %s: %w",
 				r.Dir, space.Bytes(r.Free), space.Bytes(r.Soft), space.Bytes(bytes), snapshot.ErrNoSpace),
 				"make room there; --no-memory makes a checkpoint of the disks alone")
@@ -238,7 +263,7 @@ func (c *checkpointing) roomToFold(upper []string) error {
 		if err != nil {
 			return fmt.Errorf("look for room: %w", err)
 		}
-		if grows := space.FileTakes(upper[i]); r.Free < r.Hard+grows {
+		if grows := space.FileTakes(upper[i]); r.Free < r.Hard+grows+c.opt.Ledger.Due("", r.Device) {
 			return crowded(r, "merging takes up to "+space.Bytes(grows)+" until it is done")
 		}
 	}

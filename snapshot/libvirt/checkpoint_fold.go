@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -124,7 +125,8 @@ func (c *checkpointing) giveUp(ctx context.Context, s checkpoint.Step) error {
 			return err
 		}
 	}
-	if c.atHome(look) != nil || c.touched(s) {
+	moving := !look.on && strings.HasPrefix(c.tree.Op.Step, stepPivot) // it ended as it moved, or right after
+	if moving || c.atHome(look) != nil || c.touched(s) {
 		return nil // the next start goes on
 	}
 	return c.end(ctx)

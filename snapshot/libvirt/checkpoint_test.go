@@ -234,6 +234,7 @@ func TestCheckpoints(t *testing.T) {
 	b := newBench(t, false, guesttest.Disk{Size: diskSize}, guesttest.Disk{Size: diskSize, Bus: guesttest.VirtioSCSI})
 	t.Run("Tree", func(t *testing.T) { checkpointTree(newLifeline(t, b)) })
 	t.Run("Refused", func(t *testing.T) { checkpointRefused(newLifeline(t, b)) })
+	t.Run("Daemon", func(t *testing.T) { checkpointDaemon(newLifeline(t, b)) })
 	t.Run("CutOff", func(t *testing.T) { checkpointCutOff(newLifeline(t, b)) })
 }
 
@@ -257,6 +258,13 @@ func checkpointTree(l *lifeline) {
 	if tree := l.tree(); tree.Now != d || tree.Depth != 3 || len(tree.List) != 4 || tree.List[2].Parent != a || tree.Growth == 0 {
 		l.t.Errorf("tree %+v", tree)
 	}
+	l.crash(l.t)
+	l.renamed(b, c)
+	l.apply(b, false) // off, and runs then
+	l.start(l.t)
+	l.remove(d, false)
+	d = l.create(snapshot.NewCheckpoint{})
+	l.writes()
 	l.remove(b, false) // between a and d, where the domain runs
 	l.right()
 	l.remove(a, false) // shared by c and d
@@ -277,6 +285,23 @@ func checkpointTree(l *lifeline) {
 	l.writes()
 	l.backedUp()
 	l.merge()
+	l.right()
+}
+
+// renamed: the tree follows a domain that is off and gets another name. Its memories do not.
+func (l *lifeline) renamed(memory, disks string) {
+	l.t.Helper()
+	l.virsh("domrename", "web", "other")
+	_, err := l.host.ApplyCheckpoint(l.ctx, "other", memory, false)
+	var hinted *snapshot.Hinted
+	if !errors.Is(err, snapshot.ErrUnsupported) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh domrename other web") {
+		l.t.Errorf("memory under another name: %v", err)
+	}
+	if _, err := l.host.ApplyCheckpoint(l.ctx, "other", disks, true); err != nil {
+		l.t.Error(err)
+	}
+	l.virsh("domrename", "other", "web")
+	l.want = clones(l.kept[disks])
 	l.right()
 }
 
@@ -344,6 +369,102 @@ func checkpointRefused(l *lifeline) {
 	l.edit(func(string) string { return at })
 	l.merge()
 	l.right()
+}
+
+// checkpointDaemon: libvirt's daemon dies.
+func checkpointDaemon(l *lifeline) {
+	// QEMU has taken the snapshot, and libvirt has died before it noted that.
+	at := func(step string) bool { return step == "create-made" }
+	if l.dies(at, func() error {
+		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+		return err
+	}) == "" {
+		l.t.Fatal("no such step")
+	}
+	l.unaware()
+	l.writes()
+	l.recovers("an unaware daemon")
+	l.right()
+
+	// It dies while the memory is written.
+	died := make(chan error, 1)
+	l.at = func(step string) {
+		if step != "create-made" {
+			return
+		}
+		go func() {
+			until(l.ctx.Done(), func() bool {
+				saved, err := filepath.Glob(filepath.Join(l.dom.Dir, "*.memory"))
+				return err != nil || len(saved) > 0
+			})
+			l.daemon.Kill()
+			died <- l.daemon.Restart(l.ctx)
+		}()
+	}
+	c, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
+	l.at = nil
+	if err := <-died; err != nil {
+		l.t.Fatal(err)
+	}
+	l.conn = l.daemon.Dial(l.whole)
+	l.t.Logf("the daemon died as it wrote the memory: %v", err)
+	if err == nil {
+		l.kept[c.ID] = clones(l.want)
+	}
+	eventually(l.t, "the domain runs", func() error {
+		state, why, err := l.conn.State(l.ctx, l.dom.ID)
+		if err == nil && state != rpc.StateRunning {
+			err = fmt.Errorf("state %d, %d", state, why)
+		}
+		return err
+	})
+	l.writes()
+	l.right()
+
+	// And while it moves the domain.
+	if err != nil {
+		l.create(snapshot.NewCheckpoint{})
+	}
+	l.writes()
+	l.at = func(step string) {
+		if step == "fold-pivoting" {
+			l.at = nil
+			l.daemon.Kill()
+			died <- l.daemon.Restart(l.ctx)
+		}
+	}
+	err = l.host.MergeCheckpoints(l.ctx, "web")
+	l.t.Logf("the daemon died as it moved the domain: %v", err)
+	if err := <-died; err != nil {
+		l.t.Fatal(err)
+	}
+	l.conn = l.daemon.Dial(l.whole)
+	l.merge()
+	l.right()
+}
+
+// unaware moves QEMU to the images of the operation under way, as libvirt would.
+func (l *lifeline) unaware() {
+	l.t.Helper()
+	var fresh map[string]string
+	err := l.host.onTree(l.ctx, "web", func(c *checkpointing) error {
+		fresh = c.targets(c.fresh(c.tree.Op.Run))
+		return nil
+	})
+	var actions []map[string]any
+	for disk, path := range fresh {
+		on, atErr := l.bench.at(disk)
+		node := "forgotten-" + disk
+		err = errors.Join(err, atErr, l.monitor("blockdev-add", map[string]any{"node-name": node, "driver": "qcow2", "backing": nil,
+			"file": map[string]any{"driver": "file", "filename": path}}, nil))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]any{"node": on.Inserted.Node, "overlay": node}})
+	}
+	if err := l.monitor("transaction", map[string]any{"actions": actions}, nil); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 // checkpointCutOff: lull dies at each step, and each operation comes right at its next start:

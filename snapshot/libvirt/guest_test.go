@@ -109,6 +109,9 @@ func TestGuestDomain(t *testing.T) {
 	r.outOfSpace(small)
 	healthy(t, dom)
 
+	r.folded()
+	healthy(t, dom)
+
 	r.planned("killed")
 	if err := h.Take(r.ctx, r.plan); err != nil {
 		t.Fatal(err)
@@ -131,6 +134,57 @@ func TestGuestDomain(t *testing.T) {
 		t.Errorf("after the crash: %v, %v", report.Problems, err)
 	}
 	healthy(t, dom)
+	r.goesBack()
+}
+
+// folded: a checkpoint goes from under a guest that writes, and then the one that it runs upon.
+func (r *run) folded() {
+	r.t.Helper()
+	var ids []string
+	for range 2 {
+		c, err := r.host.CreateCheckpoint(r.ctx, "web", snapshot.NewCheckpoint{})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		ids = append(ids, c.ID)
+		r.goesOn()
+	}
+	for _, id := range ids {
+		if err := r.host.DeleteCheckpoints(r.ctx, "web", id, false); err != nil {
+			r.t.Fatal(err)
+		}
+		r.goesOn()
+	}
+}
+
+// goesBack: a guest has the memory of its checkpoint, and goes on from there.
+func (r *run) goesBack() {
+	r.t.Helper()
+	sh := func(command string) string {
+		r.t.Helper()
+		out, err := r.dom.Exec(r.ctx, "/bin/sh", "-c", command)
+		if err != nil {
+			r.t.Fatalf("%s: %v", command, err)
+		}
+		return string(out)
+	}
+	sh("touch /run/then") // which is in its memory alone
+	c, err := r.host.CreateCheckpoint(r.ctx, "web", snapshot.NewCheckpoint{Memory: true})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	sh("rm /run/then")
+	if _, err := r.host.ApplyCheckpoint(r.ctx, "web", c.ID, false); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.dom.WaitReady(r.ctx); err != nil {
+		r.t.Fatal(err)
+	}
+	sh("ls /run/then && sync")
+	if err := r.host.MergeCheckpoints(r.ctx, "web"); err != nil {
+		r.t.Fatal(err)
+	}
+	sh("ls /run/then && sync")
 }
 
 // smallFS is a folder with little room.

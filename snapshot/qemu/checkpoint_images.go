@@ -64,3 +64,6 @@ func (h *Host) Repoint(ctx context.Context, path string, from, to snapshot.Layer
 func (h *Host) SaysTheSame(ctx context.Context, upper string, chain []snapshot.Layer) (bool, error) {
 	return sameContent(ctx, snapshot.DiskPlan{Chain: chain}, upper)
 }
+
+// InUse tells whether a QEMU has an image open, whatever its manager says.
+func InUse(path string) (bool, error) { return inUse(path) }
