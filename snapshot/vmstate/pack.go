@@ -17,10 +17,10 @@ var ErrTooLarge = fmt.Errorf("the state is larger than it may be: %w", snapshot.
 
 // Pack reads a stream of at most limit bytes to its end and lays it out in f, which
 // is empty and reads as zeros where nothing is written. It writes no more bytes than
-// it reads, but for a few. What it wrote is no layout until it has returned nil.
+// it reads, but for one in 512 and a few. What it wrote is no layout until it has returned nil.
 func Pack(f io.WriterAt, stream io.Reader, limit int64) error {
 	counted := &counter{r: stream, left: limit, hash: sha256.New()}
-	p := &packer{in: bufio.NewReaderSize(counted, bufferSize), f: f}
+	p := &packer{counted: counted, in: bufio.NewReaderSize(counted, bufferSize), f: f}
 	err := p.pack(limit)
 	if err == nil {
 		err = p.finish()
@@ -41,6 +41,7 @@ const bufferSize = 1 << 20
 
 // packer is a stream that is being laid out.
 type packer struct {
+	counted *counter
 	in      *bufio.Reader
 	f       io.WriterAt
 	prelude prelude
@@ -49,7 +50,15 @@ type packer struct {
 	run     run    // that is not recorded yet
 	pages   gather // that are not written yet
 	rest    gather
+	grown   int64 // by how much more was written than read
 }
+
+// maxGrown is how much longer than the stream a layout may be, beside one byte in 512, which
+// records of pages in no order at all need. No QEMU comes near it: a stream whose heads take
+// more room than that was made for it.
+const maxGrown = 64 << 10
+
+func (p *packer) overgrown() bool { return p.grown > maxGrown+p.counted.n/512 }
 
 // run is pages that lie one after the other in the stream, in the guest, and here.
 type run struct {
@@ -84,7 +93,7 @@ func (p *packer) pack(limit int64) error {
 // part lays out one part of the section. known: another one follows.
 func (p *packer) part() (known bool, err error) {
 	for more := true; more; {
-		if known, more, err = p.item(); err != nil || !known {
+		if known, more, err = p.item(); err != nil || !known || p.overgrown() {
 			return false, err
 		}
 	}
@@ -160,7 +169,7 @@ func (p *packer) page(guest int64, head int, same bool) error {
 	if err := p.extend(run{kind: recordPages, guest: guest, here: here}); err != nil {
 		return err
 	}
-	if _, err := p.in.Discard(head); err != nil {
+	if err := p.skip(head); err != nil {
 		return err
 	}
 	return p.data(here)
@@ -182,6 +191,12 @@ func (p *packer) zero(guest int64, head int, same bool) error {
 	if err := p.extend(run{kind: recordZeros, guest: guest}); err != nil {
 		return err
 	}
+	return p.skip(head)
+}
+
+// skip leaves out a head that follows from a record.
+func (p *packer) skip(head int) error {
+	p.grown -= int64(head)
 	_, err := p.in.Discard(head)
 	return err
 }
@@ -227,6 +242,7 @@ func (p *packer) record(kind byte, numbers ...int64) error {
 	for _, n := range numbers {
 		b = binary.AppendUvarint(b, uint64(n))
 	}
+	p.grown += int64(len(b))
 	return p.rest.write(b)
 }
 
