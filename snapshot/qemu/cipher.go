@@ -58,13 +58,8 @@ func (m *monitor) keyOf(ctx context.Context, b block) (string, error) {
 // deltaIteration is how long the key of a delta is derived from the disk's, in
 // milliseconds. QEMU does that in its main loop, several times over, and its guest may
 // wait meanwhile; QEMU's own two seconds are too long for a guest that runs. How many
-// rounds that makes QEMU finds out anew for every image, which takes it a second, and now
-// and then does not come to a result on a busy host: then it is asked again.
-const (
-	deltaIteration = 100
-	deriveTries    = 5
-	deriveFailed   = "accurate CPU usage"
-)
+// rounds that makes QEMU finds out anew for every image, which takes it a second.
+const deltaIteration = 100
 
 // encryption is what a delta is opened with.
 func encryption(d snapshot.DiskPlan) args {

@@ -121,14 +121,7 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 		cipher["iter-time"] = deltaIteration
 		options["encrypt"], options["backing-fmt"] = cipher, d.Chain[0].Format
 	}
-	err := m.create(ctx, createJob(d.DeltaNode), options)
-	for range deriveTries {
-		if err == nil || d.Key == "" || !strings.Contains(err.Error(), deriveFailed) {
-			break
-		}
-		err = m.create(ctx, createJob(d.DeltaNode), options)
-	}
-	if err != nil {
+	if err := m.create(ctx, createJob(d.DeltaNode), options); err != nil {
 		return fmt.Errorf("format delta %s: %w", d.Delta, err)
 	}
 	return nil
@@ -136,7 +129,7 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 
 // create makes an image of a file that is open. For an encrypted one QEMU measures how fast
 // the host is, and where the kernel counts processor time by ticks, an older QEMU now and
-// then finds that it took none, and fails (crypto/pbkdf.c).
+// then finds that it took none, and fails (crypto/pbkdf.c): then it is asked again.
 func (m *monitor) create(ctx context.Context, job string, options args) (err error) {
 	for range createTries {
 		if err = m.Execute(ctx, "blockdev-create", args{"job-id": job, "options": options}, nil); err != nil {
