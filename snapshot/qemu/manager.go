@@ -89,9 +89,10 @@ type Committing struct {
 	Progress func(done, total int64) error
 }
 
-// ErrOff: a managed VM does not run. ErrMoved: it goes on elsewhere, with its deltas. ErrLost: its manager went away over an order, or fell silent, and
-// nobody knows whether that was carried out. ErrUnaware: it died after QEMU had moved the
-// VM to a delta and before it noted that; once QEMU has moved the VM back it is right again.
+// ErrOff: a managed VM does not run. ErrMoved: it goes on elsewhere, with its deltas.
+// ErrLost: its manager went away over an order, or fell silent, and nobody knows whether that
+// was carried out. ErrUnaware: it died after QEMU had moved the VM to a delta and before it
+// noted that; once QEMU has moved the VM back it is right again.
 var (
 	ErrOff     = errors.New("the VM does not run")
 	ErrMoved   = errors.New("the VM runs on another host")

@@ -25,8 +25,7 @@ func (h *Host) wipeLeft(ctx context.Context, p snapshot.Plan) error {
 	}
 	for path, kind := range left {
 		if err := wipe.Remove(ctx, path, kind); err != nil {
-			return snapshot.WithHint(fmt.Errorf("%w; its writes are in the image already", err),
-				"run lull again: it goes on where it was; or remove "+snapshot.ShellWord(path)+" yourself")
+			return snapshot.WithHint(err, "run lull again: it goes on where it was; or remove "+snapshot.ShellWord(path)+" yourself: nothing needs it any more")
 		}
 	}
 	return nil
