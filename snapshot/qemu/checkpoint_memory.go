@@ -48,12 +48,8 @@ func (c *checkpointing) takeMemory(ctx context.Context, p snapshot.Plan) (*check
 		defer cancel()
 		return c.settleAsked(after, p)
 	}
-	s.lay = func(f io.WriterAt, r io.ReadCloser, limit int64) (err error) {
-		length, err = vmstate.WriteImage(f, r, limit)
-		if errors.Is(err, vmstate.ErrTooLarge) {
-			err = errors.Join(err, r.Close()) // QEMU's next write fails
-		}
-		if err != nil {
+	s.lay = func(f io.WriterAt, in io.Reader, limit int64) (err error) {
+		if length, err = vmstate.WriteImage(f, in, limit); err != nil {
 			return fmt.Errorf("write memory: %w", spaceOr(err))
 		}
 		return nil

@@ -88,16 +88,16 @@ func notWritten(cause, copying, migrating error) error {
 // the guest from going on, so the writer is waited for only after that.
 type saving struct {
 	f       io.WriterAt
-	lay     func(f io.WriterAt, r io.ReadCloser, limit int64) error // writes the file
-	reserve bool                                                    // room for all of it, before the VM is stopped
-	frozen  func() error                                            // the disks are
-	mayGoOn func() error                                            // asked where they were to freeze; an error: the guest may not yet. Nil: it may
-	resumed func()                                                  // the guest goes on, whatever happened
-	settled func()                                                  // and the disks are frozen; quick
-	noted   func()                                                  // after that, beside the writer. Nil: nothing
-	guarded func(context.Context) error                             // while it goes on and all is not written: why that must end
-	writer  sync.WaitGroup                                          // and who else may have to wait for a disk
-	alive   bool                                                    // the guest may go on before all is written
+	lay     func(f io.WriterAt, in io.Reader, limit int64) error // writes the file
+	reserve bool                                                 // room for all of it, before the VM is stopped
+	frozen  func() error                                         // the disks are
+	mayGoOn func() error                                         // asked where they were to freeze; an error: the guest may not yet. Nil: it may
+	resumed func()                                               // the guest goes on, whatever happened
+	settled func()                                               // and the disks are frozen; quick
+	noted   func()                                               // after that, beside the writer. Nil: nothing
+	guarded func(context.Context) error                          // while it goes on and all is not written: why that must end
+	writer  sync.WaitGroup                                       // and who else may have to wait for a disk
+	alive   bool                                                 // the guest may go on before all is written
 
 	background bool          // the guest goes on as soon as QEMU keeps the instant
 	why        error         // it does not
@@ -178,7 +178,7 @@ func underWay(migration string) bool {
 
 // layState writes what comes, at most limit bytes, so that the guest's pages lie where
 // the guest has them.
-func layState(f io.WriterAt, in io.ReadCloser, limit int64) error {
+func layState(f io.WriterAt, in io.Reader, limit int64) error {
 	if err := vmstate.Pack(f, in, limit); err != nil {
 		return fmt.Errorf("write saved state: %w", spaceOr(err))
 	}

@@ -19,7 +19,7 @@ func TestSaveStalls(t *testing.T) {
 	r := savableBy(t, savedVM(), "background")
 	disk := hungDisk{make(chan struct{})}
 	s := r.saving(nil)
-	s.lay = func(_ io.WriterAt, in io.ReadCloser, limit int64) error { return layState(disk, in, limit) }
+	s.lay = func(_ io.WriterAt, in io.Reader, limit int64) error { return layState(disk, in, limit) }
 	s.noted = func() { <-disk.comesBack }
 	s.patience = 300 * time.Millisecond
 	marker, err := createState(r.plan.Saved)
@@ -38,7 +38,7 @@ func TestSaveStalls(t *testing.T) {
 }
 
 // slowly writes nothing, and is not at the end before it is cut off.
-func slowly(_ io.WriterAt, in io.ReadCloser, _ int64) error {
+func slowly(_ io.WriterAt, in io.Reader, _ int64) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	b := make([]byte, 4<<10)
