@@ -206,6 +206,17 @@ func TestSyncFolder(t *testing.T) {
 	}
 }
 
+func TestSyncFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	if err := durable.SyncFile(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+	write(t, path, "x")
+	if err := durable.SyncFile(path); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReadFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a")
 	if _, err := durable.ReadFile(path, 5); !errors.Is(err, fs.ErrNotExist) {

@@ -11,12 +11,17 @@ import (
 )
 
 // SyncFolder makes the names in a folder durable.
-func SyncFolder(path string) error {
-	d, err := os.Open(path)
+func SyncFolder(path string) error { return sync(path) }
+
+// SyncFile makes what is in a file durable.
+func SyncFile(path string) error { return sync(path) }
+
+func sync(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Rename gives a file another name, durably, in the same file system. Where the name is taken,

@@ -278,7 +278,7 @@ func (c *checkpointing) settleFrozen(ctx context.Context, memory *checkpoint.Mem
 		return err
 	}
 	memory.Stream = info.Size()
-	return errors.Join(os.Chmod(memory.Path, 0o600), syncFile(memory.Path), durable.SyncFolder(filepath.Dir(memory.Path)))
+	return errors.Join(os.Chmod(memory.Path, 0o600), durable.SyncFile(memory.Path), durable.SyncFolder(filepath.Dir(memory.Path)))
 }
 
 // undoCreate takes a checkpoint back that is not whole: where the disks have frozen it is

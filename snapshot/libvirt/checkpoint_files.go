@@ -168,16 +168,6 @@ func (c *checkpointing) drop(ctx context.Context, path string) error {
 
 func (c *checkpointing) wiped() bool { return c.wipe != nil && c.wipe(c.id.name) }
 
-// syncFile makes what is in a file durable.
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
 // keepFiles keeps the small files of the instant: they are read until they stand still.
 func (c *checkpointing) keepFiles(p snapshot.Plan, id string) (list []checkpoint.File, err error) {
 	for _, f := range p.Files {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/durable"
 )
 
 // mergeOffline merges with QEMU gone. QEMU's locks on the images are respected,
@@ -149,19 +150,12 @@ func imgError(err error, said string) error {
 	return err
 }
 
+// syncFile makes what is in a file durable; no path is none.
 func syncFile(path string) error {
 	if path == "" {
 		return nil
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("sync image: %w", err)
-	}
-	return nil
+	return durable.SyncFile(path)
 }
 
 // dropMerged removes a delta whose pivot was ordered in a QEMU that is gone. If
