@@ -1,8 +1,10 @@
 package quiesce_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -306,6 +308,22 @@ func TestStillFrozen(t *testing.T) {
 			t.Errorf("error %v, want ErrStillFrozen with its cause", err)
 		}
 	})
+}
+
+// An application that is not there is nothing to be told of, however often its writer says so.
+func TestAbsentIsNoNews(t *testing.T) {
+	for _, c := range []quiescetest.Call{quiescetest.Prepare, quiescetest.Freeze} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene()
+			var log bytes.Buffer
+			s.job.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			nowhere := quiescetest.Act{Err: &quiesce.Failure{Class: quiesce.NotPresent}}
+			s.app.On(c, nowhere).On(quiescetest.Abort, nowhere)
+			if _, err := s.do(t); err != nil || log.Len() > 0 {
+				t.Errorf("not there for %s: %v\n%s", c, err, log.String())
+			}
+		})
+	}
 }
 
 // A writer that cannot let its application go keeps nobody from the guest's file systems,

@@ -194,8 +194,10 @@ func (m *member) awaitPending(ctx context.Context, d time.Duration) {
 func (m *member) application() bool { return m.id.Level == LevelApplication }
 
 // letGo says of what came of Abort that the application does not hold still: it was not there
-// for Freeze, and is not there now.
-func (m *member) letGo(err error) bool { return err == nil || m.nowhere && class(err) == NotPresent }
+// for Prepare or Freeze, and is not there now.
+func (m *member) letGo(err error) bool {
+	return err == nil || (m.absent || m.nowhere) && class(err) == NotPresent
+}
 
 // class of a failure; NotRetryable for what is none.
 func class(err error) Class {
