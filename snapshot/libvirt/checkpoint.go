@@ -78,12 +78,27 @@ func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) er
 		return err
 	}
 	c := &checkpointing{Host: h, id: identity{d.UUID, d.Name}, path: h.treePath(d.UUID)}
-	if c.tree, err = checkpoint.Load(c.path, d.UUID.String()); err != nil {
+	if err := c.load(); err != nil {
 		return err
 	}
 	c.dom = h.domain(c.id)
 	defer c.dom.link.end()
 	return fn(c)
+}
+
+// load reads the tree. Every checkpoint has an image of every disk, and so has the domain.
+func (c *checkpointing) load() (err error) {
+	if c.tree, err = checkpoint.Load(c.path, c.id.uuid.String()); err != nil {
+		return err
+	}
+	whole := len(c.tree.Own) == len(c.tree.Disks) && (len(c.tree.Disks) > 0 || len(c.tree.Nodes) == 0 && c.tree.Op == nil)
+	for _, n := range c.tree.Nodes {
+		whole = whole && len(n.Images) == len(c.tree.Disks)
+	}
+	if !whole {
+		return fmt.Errorf("read tree of checkpoints %s: it lacks images: %w", c.path, snapshot.ErrCorrupt)
+	}
+	return nil
 }
 
 // operate brings to an end what was interrupted, and then does fn.

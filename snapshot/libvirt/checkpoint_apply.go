@@ -14,8 +14,12 @@ import (
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
 
-// errLoad: libvirt did not take the memory, and what the domain had is gone.
-var errLoad = errors.New("the memory could not be loaded, and the domain was started from its disks")
+// errLoad: libvirt did not take the memory, and what the domain had is gone. errStart: it does not
+// even start the domain, which has gone back all the same.
+var (
+	errLoad  = errors.New("the memory could not be loaded, and the domain was started from its disks")
+	errStart = errors.New("the domain has gone back, but does not start")
+)
 
 // apply takes the domain back.
 func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool) error {
@@ -153,7 +157,7 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 	}
 	c.step("apply-defined")
 	err = c.startFrom(ctx, n)
-	if err != nil && !errors.Is(err, errLoad) {
+	if err != nil && !errors.Is(err, errLoad) && !errors.Is(err, errStart) {
 		return errors.Join(err, c.takeBackUnmoved(ctx))
 	}
 	c.step("apply-started")
@@ -180,7 +184,10 @@ func (c *checkpointing) startFrom(ctx context.Context, n checkpoint.Node) error 
 	if lookErr != nil || s.on { // it runs on them, or on others: takeBackUnmoved tells
 		return errors.Join(err, lookErr)
 	}
-	return snapshot.WithHint(fmt.Errorf("%w: %w", errLoad, errors.Join(err, c.boot(ctx))), "see what libvirt's log of the domain says")
+	if bootErr := c.boot(ctx); bootErr != nil {
+		return errors.Join(bootErr, err)
+	}
+	return snapshot.WithHint(fmt.Errorf("%w: %w", errLoad, err), "see what libvirt's log of the domain says")
 }
 
 func (c *checkpointing) boot(ctx context.Context) error {
@@ -188,10 +195,14 @@ func (c *checkpointing) boot(ctx context.Context) error {
 	if err != nil || s.on {
 		return err
 	}
-	return c.dom.link.order(ctx, func(conn *rpc.Conn) error {
+	err = c.dom.link.order(ctx, func(conn *rpc.Conn) error {
 		_, err := conn.Create(ctx, s.dom, 0)
 		return err
 	})
+	if err != nil && !errors.Is(err, errLost) {
+		err = snapshot.WithHint(fmt.Errorf("%w: %w", errStart, err), "correct its definition (virsh edit "+snapshot.ShellWord(c.id.name)+") and start it")
+	}
+	return err
 }
 
 // applied notes that the domain has gone back. What it had is needed no more.

@@ -63,6 +63,10 @@ func (c *checkpointing) hasAll(def diskList, images []string) bool {
 func (c *checkpointing) atHome(s sight) error {
 	for i, d := range c.tree.Disks {
 		own := c.tree.Own[i]
+		if now, _ := s.now.disk(d.Name); s.on && slices.ContainsFunc(now.backing, func(b string) bool { return sameFile(b, own) }) {
+			return snapshot.WithHint(fmt.Errorf("another layer, %s, lies on the domain's image %s: %w", now.source, own, snapshot.ErrBusy),
+				"merge it with the tool that made it, or: virsh blockcommit "+snapshot.ShellWord(c.id.name)+" "+snapshot.ShellWord(d.Name)+" --active --shallow --pivot")
+		}
 		if s.on && !sameFile(s.now.source(d.Name), own) {
 			return c.strange(fmt.Errorf("its disk %s is on %s, and not on %s", d.Name, s.now.source(d.Name), own))
 		}
@@ -176,8 +180,7 @@ func (c *checkpointing) await(ctx context.Context, what string, is func(sight) b
 // checkpoints was cut off, or it is on the image of a checkpoint.
 func (h *Host) fits(d rpc.Domain, p snapshot.Plan) error {
 	c := &checkpointing{Host: h, id: identity{d.UUID, d.Name}, path: h.treePath(d.UUID)}
-	var err error
-	if c.tree, err = checkpoint.Load(c.path, d.UUID.String()); err != nil {
+	if err := c.load(); err != nil {
 		return err
 	}
 	if op := c.tree.Op; op != nil {

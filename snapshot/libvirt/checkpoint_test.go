@@ -187,46 +187,6 @@ func (l *lifeline) image(path string) []byte {
 	return content
 }
 
-// died is what a process ends with at a step of an operation.
-type died struct{ step string }
-
-// dies carries out an operation in a process that dies at the first of some steps, and then
-// starts another one. It returns the name of the step; empty: the operation came to its end.
-func (l *lifeline) dies(here func(step string) bool, op func() error) (step string) {
-	l.t.Helper()
-	l.at = func(name string) {
-		if here(name) {
-			panic(died{name})
-		}
-	}
-	defer func() {
-		l.at = nil
-		if p := recover(); p != nil {
-			d, ok := p.(died)
-			if !ok {
-				panic(p)
-			}
-			step = d.step
-			l.reopen()
-		}
-	}()
-	if err := op(); err != nil {
-		l.t.Fatalf("operation: %v", err)
-	}
-	return ""
-}
-
-// recovers is the next start of lull.
-func (l *lifeline) recovers(step string) {
-	l.t.Helper()
-	if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); err != nil {
-		l.t.Fatalf("recovery after death at %s: %v", step, err)
-	}
-	if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); err != nil || found {
-		l.t.Fatalf("the second recovery after death at %s: %v, %v", step, found, err)
-	}
-}
-
 // Checkpoints of a domain, on one daemon: a tree of them, what stands in the way of one, and
 // an operation that is cut off at each of its steps.
 func TestCheckpoints(t *testing.T) {
@@ -234,6 +194,7 @@ func TestCheckpoints(t *testing.T) {
 	b := newBench(t, false, guesttest.Disk{Size: diskSize}, guesttest.Disk{Size: diskSize, Bus: guesttest.VirtioSCSI})
 	t.Run("Tree", func(t *testing.T) { checkpointTree(newLifeline(t, b)) })
 	t.Run("Refused", func(t *testing.T) { checkpointRefused(newLifeline(t, b)) })
+	t.Run("Records", func(t *testing.T) { checkpointRecords(newLifeline(t, b)) })
 	t.Run("Daemon", func(t *testing.T) { checkpointDaemon(newLifeline(t, b)) })
 	t.Run("CutOff", func(t *testing.T) { checkpointCutOff(newLifeline(t, b)) })
 }
@@ -347,6 +308,7 @@ func checkpointRefused(l *lifeline) {
 	l.host.opt.CheckpointStop = 0
 	l.merge()
 	l.right()
+	l.layered()
 	l.virsh("snapshot-create-as", "web", "mine")
 	refused("a snapshot of the user's", snapshot.ErrBusy, "virsh snapshot-delete web")
 	l.virsh("snapshot-delete", "web", "mine")
@@ -371,192 +333,104 @@ func checkpointRefused(l *lifeline) {
 	l.right()
 }
 
-// checkpointDaemon: libvirt's daemon dies.
-func checkpointDaemon(l *lifeline) {
-	// QEMU has taken the snapshot, and libvirt has died before it noted that.
-	at := func(step string) bool { return step == "create-made" }
-	if l.dies(at, func() error {
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
-		return err
-	}) == "" {
-		l.t.Fatal("no such step")
-	}
-	l.unaware()
+// layered: a layer of the user's upon a checkpoint is not touched, nor what is below it.
+func (l *lifeline) layered() {
+	l.t.Helper()
+	l.create(snapshot.NewCheckpoint{})
+	upper := filepath.Join(l.dom.Dir, "mine.qcow2")
+	l.virsh("snapshot-create-as", "web", "mine", "--disk-only", "--no-metadata", "--diskspec", "vda,file="+upper, "--diskspec", "sda,snapshot=no")
 	l.writes()
-	l.recovers("an unaware daemon")
-	l.right()
-
-	// It dies while the memory is written.
-	died := make(chan error, 1)
-	l.at = func(step string) {
-		if step != "create-made" {
-			return
-		}
-		go func() {
-			until(l.ctx.Done(), func() bool {
-				saved, err := filepath.Glob(filepath.Join(l.dom.Dir, "*.memory"))
-				return err != nil || len(saved) > 0
-			})
-			l.daemon.Kill()
-			died <- l.daemon.Restart(l.ctx)
-		}()
+	err := l.host.MergeCheckpoints(l.ctx, "web")
+	var hinted *snapshot.Hinted
+	if !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh blockcommit web vda") {
+		l.t.Errorf("a layer of the user's: %v", err)
 	}
-	c, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
-	l.at = nil
-	if err := <-died; err != nil {
+	l.virsh("blockcommit", "web", "vda", "--active", "--shallow", "--pivot")
+	if err := os.Remove(upper); err != nil {
 		l.t.Fatal(err)
 	}
-	l.conn = l.daemon.Dial(l.whole)
-	l.t.Logf("the daemon died as it wrote the memory: %v", err)
-	if err == nil {
-		l.kept[c.ID] = clones(l.want)
-	}
-	eventually(l.t, "the domain runs", func() error {
-		state, why, err := l.conn.State(l.ctx, l.dom.ID)
-		if err == nil && state != rpc.StateRunning {
-			err = fmt.Errorf("state %d, %d", state, why)
-		}
-		return err
-	})
-	l.writes()
 	l.right()
-
-	// And while it moves the domain.
-	if err != nil {
-		l.create(snapshot.NewCheckpoint{})
-	}
-	l.writes()
-	l.at = func(step string) {
-		if step == "fold-pivoting" {
-			l.at = nil
-			l.daemon.Kill()
-			died <- l.daemon.Restart(l.ctx)
-		}
-	}
-	err = l.host.MergeCheckpoints(l.ctx, "web")
-	l.t.Logf("the daemon died as it moved the domain: %v", err)
-	if err := <-died; err != nil {
-		l.t.Fatal(err)
-	}
-	l.conn = l.daemon.Dial(l.whole)
 	l.merge()
 	l.right()
 }
 
-// unaware moves QEMU to the images of the operation under way, as libvirt would.
-func (l *lifeline) unaware() {
+// checkpointRecords: what a record of changes says is true, wherever the domain went meanwhile.
+func checkpointRecords(l *lifeline) {
+	since := l.recorded(nil, nil)
+	before := clones(l.want)
+	l.writes()
+	l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	if p := l.tracked(since); p.Disks[0].Track.Since != "" {
+		l.t.Errorf("upon a checkpoint the record %s is believed", p.Disks[0].Track.Since)
+	}
+	l.merge()
+	since, before = l.recorded(since, before), clones(l.want) // folded live, the record goes with it
+
+	l.writes()
+	id := l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	l.apply(id, true)
+	l.writes()
+	l.merge()
+	since, before = l.recorded(since, before), clones(l.want) // by another image than it was made in
+
+	l.writes()
+	l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	if err := l.conn.Destroy(l.ctx, l.dom.ID, true); err != nil { // QEMU writes its bitmaps
+		l.t.Fatal(err)
+	}
+	l.merge()
+	l.start(l.t)
+	l.recorded(since, before)
+	l.right()
+}
+
+// tracked plans a run that reads what has changed.
+func (l *lifeline) tracked(since map[string]string) snapshot.Plan {
 	l.t.Helper()
-	var fresh map[string]string
-	err := l.host.onTree(l.ctx, "web", func(c *checkpointing) error {
-		fresh = c.targets(c.fresh(c.tree.Op.Run))
-		return nil
-	})
-	var actions []map[string]any
-	for disk, path := range fresh {
-		on, atErr := l.bench.at(disk)
-		node := "forgotten-" + disk
-		err = errors.Join(err, atErr, l.monitor("blockdev-add", map[string]any{"node-name": node, "driver": "qcow2", "backing": nil,
-			"file": map[string]any{"driver": "file", "filename": path}}, nil))
+	p, err := l.host.Plan(l.ctx, "web", fmt.Sprintf("night%d", l.fill))
+	if err == nil {
+		p, err = l.host.Track(l.ctx, p, "night", since)
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return p
+}
+
+// recorded is a run that holds what its record says against what has changed. It returns the
+// next records.
+func (l *lifeline) recorded(since map[string]string, before map[string][]byte) map[string]string {
+	l.t.Helper()
+	p := l.tracked(since)
+	if err := errors.Join(l.host.Prepare(l.ctx, p), l.host.Take(l.ctx, p)); err != nil {
+		l.t.Fatal(err)
+	}
+	f, err := l.host.Open(l.ctx, p)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	next := map[string]string{}
+	for _, d := range p.Disks {
+		next[d.Name] = d.Track.Record
+		c, err := f.(snapshot.FrozenChanges).Changes(l.ctx, d.Name)
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]any{"node": on.Inserted.Node, "overlay": node}})
+		l.t.Logf("%s: since %q, %s", d.Name, d.Track.Since, c.Reason)
+		for i := range before[d.Name] {
+			if c.Since != nil && before[d.Name][i] != l.want[d.Name][i] && !c.Since.Any(int64(i), 1) {
+				l.t.Errorf("disk %s: byte %d changed, and is said not to have", d.Name, i)
+				break
+			}
+		}
 	}
-	if err := l.monitor("transaction", map[string]any{"actions": actions}, nil); err != nil {
+	if err := errors.Join(f.Close(), l.host.Merge(l.ctx, p)); err != nil {
 		l.t.Fatal(err)
 	}
-}
-
-// checkpointCutOff: lull dies at each step, and each operation comes right at its next start:
-// with the domain that runs on, or where the host has lost its power.
-func checkpointCutOff(l *lifeline) {
-	none := func(step string) {
-		if n := len(l.tree().List); n > 0 {
-			l.t.Errorf("dead at %s: %d checkpoints", step, n)
-		}
-		clear(l.kept)
-	}
-	l.each(cut{at: []string{"create-begun", "create-made", "create-frozen"}, lost: []string{"create-frozen"}, came: none, op: func() error {
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
-		return err
-	}})
-	id := l.tree().Now
-	l.kept[id] = clones(l.want)
-	l.each(cut{
-		at:   []string{"apply-begun", "apply-made", "apply-switching", "apply-ended", "apply-defined", "apply-started", "sweep"},
-		lost: []string{"apply-switching", "apply-defined", "apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
-			_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
-			return err
-		},
-	})
-	l.wentBack(id)
-	l.each(cut{
-		at:   []string{"delete-marked", "fold-begun", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "fold-done", "sweep"},
-		lost: []string{"fold-begun", "fold-pivoting", "fold-disk", "fold-defined"}, came: none, op: func() error {
-			if len(l.kept) == 0 {
-				l.create(snapshot.NewCheckpoint{})
-				l.writes()
-			}
-			return l.host.MergeCheckpoints(l.ctx, "web")
-		},
-	})
-	clear(l.kept)
-	l.each(cut{at: []string{"fold-disk", "fold-repointed"}, lost: []string{"fold-disk"}, came: func(step string) {
-		if n := len(l.tree().List); n != 1 {
-			l.t.Errorf("dead at %s: %d checkpoints", step, n)
-		}
-		l.merge()
-	}, op: func() error {
-		lower := l.create(snapshot.NewCheckpoint{})
-		l.writes()
-		l.create(snapshot.NewCheckpoint{})
-		l.writes()
-		return l.host.DeleteCheckpoints(l.ctx, "web", lower, false)
-	}})
-	l.merge()
-	l.right()
-}
-
-// cut is an operation that is cut off.
-type cut struct {
-	at   []string // the steps at which lull dies alone
-	lost []string // and those at which the host loses its power
-	op   func() error
-	came func(step string) // looks at what has become of it
-}
-
-// each carries an operation out again and again, cut off at another step each time; then to its
-// end.
-func (l *lifeline) each(c cut) {
-	l.t.Helper()
-	for i, at := range append(append(c.at, c.lost...), "") {
-		l.writes()
-		step := l.dies(func(step string) bool { return step == at }, c.op)
-		if step != at {
-			l.t.Fatalf("no step %q", at)
-		}
-		if step == "" {
-			return
-		}
-		if i >= len(c.at) && l.pid() != 0 {
-			l.crash(l.t)
-		}
-		l.recovers(step)
-		l.start(l.t)
-		c.came(step)
-		l.right()
-		if l.t.Failed() {
-			l.t.Fatalf("dead at %s", step)
-		}
-	}
-}
-
-// wentBack: the domain is as it was, or as the checkpoint.
-func (l *lifeline) wentBack(id string) {
-	l.t.Helper()
-	if bytes.Equal(l.content(l.t, "vda"), l.kept[id]["vda"]) {
-		l.want = clones(l.kept[id])
-	}
+	return next
 }
 
 // merge removes all checkpoints.

@@ -1,0 +1,239 @@
+package libvirt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+)
+
+// died is what a process ends with at a step of an operation.
+type died struct{ step string }
+
+// dies carries out an operation in a process that dies at the first of some steps, and then
+// starts another one. It returns the name of the step; empty: the operation came to its end.
+func (l *lifeline) dies(here func(step string) bool, op func() error) (step string) {
+	l.t.Helper()
+	l.at = func(name string) {
+		if here(name) {
+			panic(died{name})
+		}
+	}
+	defer func() {
+		l.at = nil
+		if p := recover(); p != nil {
+			d, ok := p.(died)
+			if !ok {
+				panic(p)
+			}
+			step = d.step
+			l.reopen()
+		}
+	}()
+	if err := op(); err != nil {
+		l.t.Fatalf("operation: %v", err)
+	}
+	return ""
+}
+
+// recovers is the next start of lull.
+func (l *lifeline) recovers(step string) {
+	l.t.Helper()
+	if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); err != nil {
+		l.t.Fatalf("recovery after death at %s: %v", step, err)
+	}
+	if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); err != nil || found {
+		l.t.Fatalf("the second recovery after death at %s: %v, %v", step, found, err)
+	}
+}
+
+// checkpointDaemon: libvirt's daemon dies.
+func checkpointDaemon(l *lifeline) {
+	// QEMU has taken the snapshot, and libvirt has died before it noted that.
+	at := func(step string) bool { return step == "create-made" }
+	if l.dies(at, func() error {
+		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+		return err
+	}) == "" {
+		l.t.Fatal("no such step")
+	}
+	l.unaware()
+	l.writes()
+	l.recovers("an unaware daemon")
+	l.right()
+
+	// It dies while the memory is written.
+	died := make(chan error, 1)
+	l.at = func(step string) {
+		if step != "create-made" {
+			return
+		}
+		go func() {
+			until(l.ctx.Done(), func() bool {
+				saved, err := filepath.Glob(filepath.Join(l.dom.Dir, "*.memory"))
+				return err != nil || len(saved) > 0
+			})
+			l.daemon.Kill()
+			died <- l.daemon.Restart(l.ctx)
+		}()
+	}
+	c, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
+	l.at = nil
+	if err := <-died; err != nil {
+		l.t.Fatal(err)
+	}
+	l.conn = l.daemon.Dial(l.whole)
+	l.t.Logf("the daemon died as it wrote the memory: %v", err)
+	if err == nil {
+		l.kept[c.ID] = clones(l.want)
+	}
+	eventually(l.t, "the domain runs", func() error {
+		state, why, err := l.conn.State(l.ctx, l.dom.ID)
+		if err == nil && state != rpc.StateRunning {
+			err = fmt.Errorf("state %d, %d", state, why)
+		}
+		return err
+	})
+	l.writes()
+	l.right()
+
+	// And while it moves the domain.
+	if err != nil {
+		l.create(snapshot.NewCheckpoint{})
+	}
+	l.writes()
+	l.at = func(step string) {
+		if step == "fold-pivoting" {
+			l.at = nil
+			l.daemon.Kill()
+			died <- l.daemon.Restart(l.ctx)
+		}
+	}
+	err = l.host.MergeCheckpoints(l.ctx, "web")
+	l.t.Logf("the daemon died as it moved the domain: %v", err)
+	if err := <-died; err != nil {
+		l.t.Fatal(err)
+	}
+	l.conn = l.daemon.Dial(l.whole)
+	l.merge()
+	l.right()
+}
+
+// unaware moves QEMU to the images of the operation under way, as libvirt would.
+func (l *lifeline) unaware() {
+	l.t.Helper()
+	var fresh map[string]string
+	err := l.host.onTree(l.ctx, "web", func(c *checkpointing) error {
+		fresh = c.targets(c.fresh(c.tree.Op.Run))
+		return nil
+	})
+	var actions []map[string]any
+	for disk, path := range fresh {
+		on, atErr := l.bench.at(disk)
+		node := "forgotten-" + disk
+		err = errors.Join(err, atErr, l.monitor("blockdev-add", map[string]any{"node-name": node, "driver": "qcow2", "backing": nil,
+			"file": map[string]any{"driver": "file", "filename": path}}, nil))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]any{"node": on.Inserted.Node, "overlay": node}})
+	}
+	if err := l.monitor("transaction", map[string]any{"actions": actions}, nil); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// checkpointCutOff: lull dies at each step, and each operation comes right at its next start:
+// with the domain that runs on, or where the host has lost its power.
+func checkpointCutOff(l *lifeline) {
+	none := func(step string) {
+		if n := len(l.tree().List); n > 0 {
+			l.t.Errorf("dead at %s: %d checkpoints", step, n)
+		}
+		clear(l.kept)
+	}
+	l.each(cut{at: []string{"create-begun", "create-made", "create-frozen"}, lost: []string{"create-frozen"}, came: none, op: func() error {
+		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
+		return err
+	}})
+	id := l.tree().Now
+	l.kept[id] = clones(l.want)
+	l.each(cut{
+		at:   []string{"apply-begun", "apply-made", "apply-switching", "apply-ended", "apply-defined", "apply-started", "sweep"},
+		lost: []string{"apply-switching", "apply-defined", "apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
+			_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
+			return err
+		},
+	})
+	l.wentBack(id)
+	l.each(cut{
+		at:   []string{"delete-marked", "fold-begun", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "fold-done", "sweep"},
+		lost: []string{"fold-begun", "fold-pivoting", "fold-disk", "fold-defined"}, came: none, op: func() error {
+			if len(l.kept) == 0 {
+				l.create(snapshot.NewCheckpoint{})
+				l.writes()
+			}
+			return l.host.MergeCheckpoints(l.ctx, "web")
+		},
+	})
+	clear(l.kept)
+	l.each(cut{at: []string{"fold-disk", "fold-repointed"}, lost: []string{"fold-disk"}, came: func(step string) {
+		if n := len(l.tree().List); n != 1 {
+			l.t.Errorf("dead at %s: %d checkpoints", step, n)
+		}
+		l.merge()
+	}, op: func() error {
+		lower := l.create(snapshot.NewCheckpoint{})
+		l.writes()
+		l.create(snapshot.NewCheckpoint{})
+		l.writes()
+		return l.host.DeleteCheckpoints(l.ctx, "web", lower, false)
+	}})
+	l.merge()
+	l.right()
+}
+
+// cut is an operation that is cut off.
+type cut struct {
+	at   []string // the steps at which lull dies alone
+	lost []string // and those at which the host loses its power
+	op   func() error
+	came func(step string) // looks at what has become of it
+}
+
+// each carries an operation out again and again, cut off at another step each time; then to its
+// end.
+func (l *lifeline) each(c cut) {
+	l.t.Helper()
+	for i, at := range append(append(c.at, c.lost...), "") {
+		l.writes()
+		step := l.dies(func(step string) bool { return step == at }, c.op)
+		if step != at {
+			l.t.Fatalf("no step %q", at)
+		}
+		if step == "" {
+			return
+		}
+		if i >= len(c.at) && l.pid() != 0 {
+			l.crash(l.t)
+		}
+		l.recovers(step)
+		l.start(l.t)
+		c.came(step)
+		l.right()
+		if l.t.Failed() {
+			l.t.Fatalf("dead at %s", step)
+		}
+	}
+}
+
+// wentBack: the domain is as it was, or as the checkpoint.
+func (l *lifeline) wentBack(id string) {
+	l.t.Helper()
+	if bytes.Equal(l.content(l.t, "vda"), l.kept[id]["vda"]) {
+		l.want = clones(l.kept[id])
+	}
+}
