@@ -14,7 +14,7 @@ type Guest interface {
 	Info(ctx context.Context) (GuestInfo, error)
 
 	// Exec runs a program to its end and returns its output, each stream cut
-	// at MaxGuestOutput bytes. Errors: ErrNoFile.
+	// at MaxGuestOutput bytes. One that was given up runs on. Errors: ErrNoFile.
 	Exec(ctx context.Context, c Command) (ExecResult, error)
 
 	// ReadFile reads a file of at most limit bytes. Errors: ErrNoFile.
