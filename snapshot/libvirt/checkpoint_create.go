@@ -115,6 +115,9 @@ func (c *checkpointing) suits(p snapshot.Plan) error {
 			return fmt.Errorf("disk %s cannot be part of a checkpoint: %s: %w", x.Disk.Name, x.Reason, snapshot.ErrUnsupported)
 		}
 	}
+	if err := c.ours(p); err != nil {
+		return err
+	}
 	var names []string
 	for _, d := range p.Disks {
 		info, err := os.Stat(d.Path)
@@ -140,6 +143,28 @@ func (c *checkpointing) suits(p snapshot.Plan) error {
 		return nil
 	}
 	return c.sameDisks(names)
+}
+
+// ours fails where a disk has an image of checkpoints that this tree does not know, as that of a
+// domain that was defined anew under another UUID.
+func (c *checkpointing) ours(p snapshot.Plan) error {
+	owned := map[string]bool{}
+	for _, n := range c.tree.Nodes {
+		for i := range n.Images {
+			owned[n.Images[i]], owned[c.tree.Own[i]] = true, true
+		}
+	}
+	for _, d := range p.Disks {
+		for _, l := range d.Chain {
+			if !ownedFile.MatchString(l.Path) || owned[l.Path] {
+				continue
+			}
+			return snapshot.WithHint(fmt.Errorf("disk %s: %s is of a checkpoint, and its tree is elsewhere: %w", d.Name, l.Path, snapshot.ErrDiverged),
+				"give the domain back the UUID under which its checkpoints were made, and state_dir what it was; or, to give the checkpoints up: virsh blockcommit "+
+					snapshot.ShellWord(c.id.name)+" "+snapshot.ShellWord(d.Name)+" --active --pivot")
+		}
+	}
+	return nil
 }
 
 // sameDisks fails where the domain has other disks than its checkpoints.

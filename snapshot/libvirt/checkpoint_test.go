@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -245,8 +246,55 @@ func checkpointTree(l *lifeline) {
 	l.start(l.t)
 	l.writes()
 	l.backedUp()
+	l.astray()
+	erased := l.erased()
 	l.merge()
 	l.right()
+	erased()
+}
+
+// astray: a domain that is on images of a tree which is not there gets no new one.
+func (l *lifeline) astray() {
+	l.t.Helper()
+	trees := l.host.opt.CheckpointDir
+	l.host.opt.CheckpointDir = trees + ".none"
+	_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+	l.host.opt.CheckpointDir = trees
+	var hinted *snapshot.Hinted
+	if !errors.Is(err, snapshot.ErrDiverged) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "UUID") {
+		l.t.Errorf("images of another tree: %v", err)
+	}
+	if _, err := os.Stat(trees + ".none"); err == nil {
+		l.t.Error("a tree was made")
+	}
+}
+
+// erased holds on to the files of checkpoints, for a look at them when they are gone.
+func (l *lifeline) erased() func() {
+	l.t.Helper()
+	var held []*os.File
+	for _, ending := range []string{"layer", "xml"} {
+		list, err := filepath.Glob(filepath.Join(l.dom.Dir, "*."+ending))
+		if err != nil || len(list) == 0 {
+			l.t.Fatalf("no file *.%s: %v", ending, err)
+		}
+		for _, path := range list {
+			f, err := os.Open(path)
+			if err != nil {
+				l.t.Fatal(err)
+			}
+			held = append(held, f)
+		}
+	}
+	return func() {
+		l.t.Helper()
+		for _, f := range held {
+			content, err := io.ReadAll(f)
+			if err := errors.Join(err, f.Close()); err != nil || len(bytes.Trim(content, "\x00")) > 0 {
+				l.t.Errorf("%s was removed and not wiped: %v", f.Name(), err)
+			}
+		}
+	}
 }
 
 // renamed: the tree follows a domain that is off and gets another name. Its memories do not.

@@ -268,3 +268,26 @@ func TestReach(t *testing.T) {
 		}
 	}
 }
+
+// Move names the new images alone, and leaves all else as it is.
+func TestMove(t *testing.T) {
+	t.Parallel()
+	d, err := Parse(`<domain><name>web</name><devices>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/a.qcow2' index='3'/><backingStore type='file'><format type='raw'/><source file='/base'/></backingStore><target dev='vda'/></disk>
+<disk type='file' device='cdrom'><source file='/a.iso'/><target dev='sda'/></disk></devices></domain>`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Move(map[string]string{"vda": "/it's.layer", "vdb": "/none"})
+	d.Rename("other")
+	text := d.String()
+	again, err := Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disks := again.Disks()
+	if again.Name() != "other" || len(disks) != 2 || disks[0].Path != "/it's.layer" || len(disks[0].Backing) > 0 || disks[1].Path != "/a.iso" ||
+		strings.Contains(text, "index") || !strings.Contains(text, "cache='none'") {
+		t.Error(text)
+	}
+}
