@@ -69,18 +69,14 @@ func TestEncryptedDisk(t *testing.T) {
 			if d := first.Point.Disks[0]; !d.Encrypted || !strings.Contains(strings.Join(first.Warnings, "\n"), "not encrypted") {
 				t.Errorf("the first point: %+v, %q", d, first.Warnings)
 			}
+			if format == snapshot.FormatQcow2 { // the record is in the image
+				m.quit()
+				m.start()
+			}
 			m.io("write -P 5 80M 1M")
 			second := m.backup(exitDone)
 			if d := second.Point.Disks[0]; !d.Encrypted || !d.Tracking.Used || d.Tracking.Changed != 1<<20 || second.Point.Stats.Read > 24<<20 {
 				t.Errorf("the second point: %+v, %d bytes read", d, second.Point.Stats.Read)
-			}
-			if format == snapshot.FormatQcow2 { // the record is in the image
-				m.quit()
-				m.start()
-				m.io("write -P 6 90M 1M")
-				if third := m.backup(exitDone).Point.Disks[0].Tracking; !third.Used || third.Changed != 1<<20 {
-					t.Errorf("after a restart of QEMU: %+v", third)
-				}
 			}
 			m.quit()
 			if format == snapshot.FormatQcow2 { // lull takes no keys

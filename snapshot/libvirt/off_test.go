@@ -1,9 +1,12 @@
 package libvirt
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -217,6 +220,7 @@ func leftOut(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 		}
 		o.Devices += "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='" + name + "' bus='virtio'/><" + kind + "/></disk>"
 	}
+	o.Devices += encryptedDisk(t, d, dir)
 	h := NewHost(d.Address(), Options{QEMU: qemu.Options{RuntimeDir: dir}})
 	defer h.Close()
 	for _, o := range []libvirttest.Options{o, options("other")} {
@@ -234,7 +238,7 @@ func leftOut(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 		reason, _, _ := strings.Cut(x.Reason, ":")
 		reasons[x.Disk.Name] = reason
 	}
-	if diff := cmp.Diff(map[string]string{"vdx": "shareable", "vdy": "transient"}, reasons); diff != "" || len(p.Disks) != 1 {
+	if diff := cmp.Diff(map[string]string{"vdx": "shareable", "vdy": "transient", "vdz": "encrypted by QEMU"}, reasons); diff != "" || len(p.Disks) != 1 {
 		t.Errorf("%d disks, left out: %s", len(p.Disks), diff)
 	}
 	waits := func(why string) { t.Errorf("waits: %s", why) }
@@ -263,6 +267,30 @@ func leftOut(t *testing.T, d *libvirttest.Daemon, c *rpc.Conn) {
 		t.Errorf("left: %+v, %v", left, err)
 	}
 	stuck(t, c, h)
+}
+
+// encryptedDisk is a disk of a domain that QEMU encrypts with a secret of libvirt's.
+func encryptedDisk(t *testing.T, d *libvirttest.Daemon, dir string) string {
+	t.Helper()
+	const secret = "5f2c8a52-0b3e-4c55-9f5e-3d0c6f1f7a11"
+	path, text := filepath.Join(dir, "vdz"), filepath.Join(dir, "secret.xml")
+	for range 10 { // now and then a busy host's speed cannot be measured by QEMU 7.2
+		out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "--object", "secret,id=key,data=hush", "-f", "qcow2",
+			"-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10", path, "4M").CombinedOutput()
+		if err == nil {
+			break
+		}
+		if !bytes.Contains(out, []byte("accurate CPU usage")) {
+			t.Fatalf("qemu-img: %v: %s", err, out)
+		}
+	}
+	if err := os.WriteFile(text, []byte("<secret ephemeral='yes' private='yes'><uuid>"+secret+"</uuid><usage type='volume'><volume>"+path+"</volume></usage></secret>"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, "virsh", "-q", "-c", d.Address().String(), "secret-define", text)
+	shell(t, "virsh", "-q", "-c", d.Address().String(), "secret-set-value", secret, "--base64", base64.StdEncoding.EncodeToString([]byte("hush")))
+	return "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='" + path + "'><encryption format='luks'><secret type='passphrase' uuid='" + secret +
+		"'/></encryption></source><target dev='vdz' bus='virtio'/></disk>"
 }
 
 // stuck asks for more of a domain whose QEMU stands still than the daemon works on for one
