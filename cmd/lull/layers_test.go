@@ -31,7 +31,7 @@ type layer struct {
 func layers() []layer {
 	return []layer{
 		{"snapshot/wipe", "snapshot/durable"},
-		{"snapshot/checkpoint", "snapshot/durable"},
+		{"snapshot/checkpoint", "snapshot/durable snapshot/space"},
 		{"snapshot/image", "snapshot/image/* snapshot/durable snapshot/wipe"},
 		{"snapshot/image/vhd", "snapshot/image/layer"},
 		{"snapshot/image/vhdx", "snapshot/image/layer"},

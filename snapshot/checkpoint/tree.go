@@ -190,6 +190,42 @@ func (t *Tree) Below(id string) []string {
 	return list
 }
 
+// Chosen are the IDs of a checkpoint, found as by Resolve, and of all that were made upon it
+// where they are wanted.
+func (t *Tree) Chosen(ref string, subtree bool) ([]string, error) {
+	n, err := t.Resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	if subtree {
+		return t.Below(n.ID), nil
+	}
+	return []string{n.ID}, nil
+}
+
+// All are the IDs of all checkpoints.
+func (t *Tree) All() (list []string) {
+	for _, n := range t.Nodes {
+		list = append(list, n.ID)
+	}
+	return list
+}
+
+// MayAdd fails where a new checkpoint cannot be one of the tree.
+func (t *Tree) MayAdd(n snapshot.NewCheckpoint) error {
+	if len(n.Name) > MaxName || strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fmt.Errorf("the name is longer than %d bytes, or holds control characters: %w", MaxName, snapshot.ErrUnsupported)
+	}
+	if slices.ContainsFunc(t.Nodes, func(x Node) bool { return !x.Gone && n.Name != "" && x.Name == n.Name }) {
+		return fmt.Errorf("a checkpoint %q is there already: %w", n.Name, snapshot.ErrExists)
+	}
+	if depth := len(t.Path(t.Now)); n.MaxDepth > 0 && depth >= n.MaxDepth || len(t.Nodes) >= MaxNodes {
+		return snapshot.WithHint(fmt.Errorf("the VM rests upon %d checkpoints already: %w", depth, snapshot.ErrUnsupported),
+			"delete some of them: each makes the guest's disks slower to read")
+	}
+	return nil
+}
+
 // Delete marks checkpoints as gone.
 func (t *Tree) Delete(ids ...string) {
 	for _, id := range ids {

@@ -188,6 +188,22 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+func TestChosen(t *testing.T) {
+	tree := Tree{Nodes: []Node{{ID: "aa11", Name: "one"}, {ID: "bb22", Parent: "aa11"}, {ID: "cc33", Parent: "bb22", Gone: true}}}
+	for _, c := range []struct {
+		ref     string
+		subtree bool
+		want    []string
+	}{{"one", false, []string{"aa11"}}, {"one", true, tree.All()}, {"bb", true, []string{"bb22", "cc33"}}} {
+		if got, err := tree.Chosen(c.ref, c.subtree); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s, subtree %v: %v, %v", c.ref, c.subtree, got, err)
+		}
+	}
+	if got, err := tree.Chosen("cc", true); !errors.Is(err, snapshot.ErrNoCheckpoint) || got != nil {
+		t.Errorf("one that is gone: %v, %v", got, err)
+	}
+}
+
 func TestFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deep", "web.json")
 	if tree, err := Load(path, "web"); err != nil || tree.VM != "web" || len(tree.Nodes) > 0 {

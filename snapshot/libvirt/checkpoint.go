@@ -143,13 +143,9 @@ func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (
 // DeleteCheckpoints removes some.
 func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bool) error {
 	return h.operate(ctx, vm, "delete checkpoint", func(c *checkpointing) error {
-		n, err := c.tree.Resolve(ref)
+		gone, err := c.tree.Chosen(ref, subtree)
 		if err != nil {
 			return err
-		}
-		gone := []string{n.ID}
-		if subtree {
-			gone = c.tree.Below(n.ID)
 		}
 		return c.remove(ctx, gone)
 	})
@@ -157,13 +153,7 @@ func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bo
 
 // MergeCheckpoints removes all.
 func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
-	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error {
-		var all []string
-		for _, n := range c.tree.Nodes {
-			all = append(all, n.ID)
-		}
-		return c.remove(ctx, all)
-	})
+	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error { return c.remove(ctx, c.tree.All()) })
 }
 
 // RecoverCheckpoints ends or takes back what was interrupted. A domain that is there no more
@@ -212,7 +202,7 @@ func (c *checkpointing) list() (list snapshot.Checkpoints, err error) {
 		for _, path := range t.Own {
 			list.Growth += space.FileTakes(path)
 		}
-		list.Tight = c.tight()
+		list.Tight = c.tree.Tight(c.opt.Space)
 	}
 	if t.Op != nil {
 		list.Pending = t.Op.Kind + " " + t.Op.Node

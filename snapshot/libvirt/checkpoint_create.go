@@ -23,7 +23,7 @@ var errTooLong = errors.New("the domain has stood still for as long as it may")
 
 // create makes a checkpoint of the domain as it is.
 func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (string, error) {
-	if err := c.mayCreate(n); err != nil {
+	if err := c.tree.MayAdd(n); err != nil {
 		return "", err
 	}
 	id := newID()
@@ -55,21 +55,6 @@ func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (s
 	c.tree.Add(node)
 	c.tree.Own = c.fresh(id)
 	return id, c.end(after)
-}
-
-// mayCreate looks at what needs no domain.
-func (c *checkpointing) mayCreate(n snapshot.NewCheckpoint) error {
-	if len(n.Name) > checkpoint.MaxName || strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return fmt.Errorf("the name is longer than %d bytes, or holds control characters: %w", checkpoint.MaxName, snapshot.ErrUnsupported)
-	}
-	if slices.ContainsFunc(c.tree.Nodes, func(x checkpoint.Node) bool { return !x.Gone && n.Name != "" && x.Name == n.Name }) {
-		return fmt.Errorf("a checkpoint %q is there already: %w", n.Name, snapshot.ErrExists)
-	}
-	if depth := len(c.tree.Path(c.tree.Now)); n.MaxDepth > 0 && depth >= n.MaxDepth || len(c.tree.Nodes) >= checkpoint.MaxNodes {
-		return snapshot.WithHint(fmt.Errorf("the domain rests upon %d checkpoints already: %w", depth, snapshot.ErrUnsupported),
-			"delete some of them: each makes the guest's disks slower to read")
-	}
-	return nil
 }
 
 // plan looks at the domain as a snapshot does, and makes sure that it can have checkpoints.

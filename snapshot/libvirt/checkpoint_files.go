@@ -254,40 +254,10 @@ func (c *checkpointing) roomToFold(upper []string) error {
 			return fmt.Errorf("look for room: %w", err)
 		}
 		if grows := space.FileTakes(upper[i]); r.Free < r.Hard+grows+c.opt.Ledger.Due("", r.Device) {
-			return crowded(r, "merging takes up to "+space.Bytes(grows)+" until it is done")
+			return checkpoint.Crowded(r, "merging takes up to "+space.Bytes(grows)+" until it is done")
 		}
 	}
 	return nil
-}
-
-// roomy fails where what is being merged leaves less than it has to.
-func (c *checkpointing) roomy() error {
-	for _, d := range c.tree.Disks {
-		r, err := c.opt.Space.At(filepath.Dir(d.Path))
-		if err != nil {
-			return fmt.Errorf("look for room: %w", err)
-		}
-		if r.Free < r.Hard {
-			return crowded(r, "others write there, too")
-		}
-	}
-	return nil
-}
-
-func crowded(r space.Room, why string) error {
-	return snapshot.WithHint(fmt.Errorf("%s: %s are free, %s stay free, and %s: %w", r.Dir, space.Bytes(r.Free), space.Bytes(r.Hard), why, snapshot.ErrNoSpace),
-		"make room there, or delete a checkpoint that nothing was made upon: its images go at once")
-}
-
-// tight is a file system of the images in which there is too little room for a backup to
-// begin.
-func (c *checkpointing) tight() string {
-	for _, d := range c.tree.Disks {
-		if r, err := c.opt.Space.At(filepath.Dir(d.Path)); err == nil && r.Free < r.Soft {
-			return fmt.Sprintf("%s are free in %s", space.Bytes(r.Free), r.Dir)
-		}
-	}
-	return ""
 }
 
 // strange: the domain runs, or would start, from other images than its tree says.

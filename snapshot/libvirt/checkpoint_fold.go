@@ -234,7 +234,7 @@ func (c *checkpointing) foldMiddle(ctx context.Context, s sight, d checkpoint.Di
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if err := errors.Join(c.dom.link.ask(ctx, job), c.roomy()); err != nil {
+		if err := errors.Join(c.dom.link.ask(ctx, job), c.tree.Roomy(c.opt.Space)); err != nil {
 			return err
 		}
 	}
@@ -310,7 +310,7 @@ func (c *checkpointing) foldLive(ctx context.Context, s sight, d checkpoint.Disk
 			c.step("fold-pivoting")
 			return c.reach(stepPivot + d.Name)
 		},
-		Progress: func(int64, int64) error { return c.roomy() },
+		Progress: func(int64, int64) error { return c.tree.Roomy(c.opt.Space) },
 	})
 	if err != nil {
 		return err
@@ -354,25 +354,7 @@ func (c *checkpointing) same(ctx context.Context, upper, lower string) (same boo
 
 // commitFile writes an image that no QEMU has open into the one below.
 func (c *checkpointing) commitFile(ctx context.Context, upper, lower string) error {
-	watched, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() {
-		done <- c.using(func(q *qemu.Host) error { return q.CommitImage(watched, upper, layerOf(lower)) })
-	}()
-	again := time.NewTicker(time.Second)
-	defer again.Stop()
-	for {
-		select {
-		case err := <-done:
-			if cause := context.Cause(watched); err != nil && errors.Is(cause, snapshot.ErrNoSpace) {
-				err = errors.Join(cause, err)
-			}
-			return err
-		case <-again.C:
-			if err := c.roomy(); err != nil {
-				cancel(err)
-			}
-		}
-	}
+	return c.tree.WhileRoomy(ctx, c.opt.Space, func(ctx context.Context) error {
+		return c.using(func(q *qemu.Host) error { return q.CommitImage(ctx, upper, layerOf(lower)) })
+	})
 }

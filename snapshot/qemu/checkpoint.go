@@ -138,13 +138,9 @@ func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (
 // DeleteCheckpoints removes some.
 func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bool) error {
 	return h.operate(ctx, vm, "delete checkpoint", func(c *checkpointing) error {
-		n, err := c.tree.Resolve(ref)
+		gone, err := c.tree.Chosen(ref, subtree)
 		if err != nil {
 			return err
-		}
-		gone := []string{n.ID}
-		if subtree {
-			gone = c.tree.Below(n.ID)
 		}
 		return c.remove(ctx, gone)
 	})
@@ -152,13 +148,7 @@ func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bo
 
 // MergeCheckpoints removes all.
 func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
-	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error {
-		var all []string
-		for _, n := range c.tree.Nodes {
-			all = append(all, n.ID)
-		}
-		return c.remove(ctx, all)
-	})
+	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error { return c.remove(ctx, c.tree.All()) })
 }
 
 // RecoverCheckpoints ends or takes back what was interrupted. Of a VM that cannot have
@@ -197,7 +187,7 @@ func (h *Host) Checkpoints(_ context.Context, vm string) (snapshot.Checkpoints, 
 		for _, d := range c.tree.Disks {
 			list.Growth += takes(d.Path)
 		}
-		list.Tight = c.tight()
+		list.Tight = c.tree.Tight(c.opt.Space)
 	}
 	if op := c.tree.Op; op != nil {
 		list.Pending = op.Kind + " " + op.Node

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -107,7 +106,7 @@ func (c *checkpointing) suits(p snapshot.Plan) error {
 
 // create makes a checkpoint of the VM as it is.
 func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (id string, err error) {
-	if err := c.mayCreate(n); err != nil {
+	if err := c.tree.MayAdd(n); err != nil {
 		return "", err
 	}
 	id = newID()
@@ -142,21 +141,6 @@ func (c *checkpointing) createGuarded(ctx context.Context, op checkpoint.Op, p s
 	}
 	c.tree.Add(node)
 	return c.endLive(after)
-}
-
-// mayCreate looks at what needs no VM.
-func (c *checkpointing) mayCreate(n snapshot.NewCheckpoint) error {
-	if len(n.Name) > checkpoint.MaxName || strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		return fmt.Errorf("the name is longer than %d bytes, or holds control characters: %w", checkpoint.MaxName, snapshot.ErrUnsupported)
-	}
-	if slices.ContainsFunc(c.tree.Nodes, func(x checkpoint.Node) bool { return !x.Gone && n.Name != "" && x.Name == n.Name }) {
-		return fmt.Errorf("a checkpoint %q is there already: %w", n.Name, snapshot.ErrExists)
-	}
-	if depth := len(c.tree.Path(c.tree.Now)); n.MaxDepth > 0 && depth >= n.MaxDepth || len(c.tree.Nodes) >= checkpoint.MaxNodes {
-		return snapshot.WithHint(fmt.Errorf("the VM rests upon %d checkpoints already: %w", depth, snapshot.ErrUnsupported),
-			"delete some of them: each makes the guest's disks slower to read")
-	}
-	return nil
 }
 
 // layOut makes the plan of a snapshot that of a checkpoint.

@@ -2,10 +2,7 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"path/filepath"
-	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
@@ -43,64 +40,16 @@ func (c *checkpointing) roomToFold(s checkpoint.Step) error {
 	}
 	for _, d := range demands {
 		if d.Free < d.Hard+d.Merge+c.opt.Ledger.Due(runName(p.VM, p.Run), d.Device) {
-			return crowded(d.Room, "merging takes up to "+space.Bytes(d.Merge)+" until it is done")
+			return checkpoint.Crowded(d.Room, "merging takes up to "+space.Bytes(d.Merge)+" until it is done")
 		}
 	}
 	return nil
 }
 
-func crowded(r space.Room, why string) error {
-	return snapshot.WithHint(fmt.Errorf("%s: %s are free, %s stay free, and %s: %w", r.Dir, space.Bytes(r.Free), space.Bytes(r.Hard), why, snapshot.ErrNoSpace),
-		"make room there, or delete a checkpoint that nothing was made upon: its images go at once")
-}
-
-// tight is a file system of the VM's images in which there is too little room for a backup to
-// begin.
-func (c *checkpointing) tight() string {
-	for _, d := range c.tree.Disks {
-		if r, err := c.opt.Space.At(filepath.Dir(d.Path)); err == nil && r.Free < r.Soft {
-			return fmt.Sprintf("%s are free in %s", space.Bytes(r.Free), r.Dir)
-		}
-	}
-	return ""
-}
-
-// roomy fails where what is being merged leaves less than it has to.
-func (c *checkpointing) roomy(*job) error {
-	for _, d := range c.tree.Disks {
-		r, err := c.opt.Space.At(filepath.Dir(d.Path))
-		if err != nil {
-			return fmt.Errorf("look for room: %w", err)
-		}
-		if r.Free < r.Hard {
-			return crowded(r, "others write there, too")
-		}
-	}
-	return nil
-}
-
-// roomTick is how often it is looked at while qemu-img writes.
-const roomTick = time.Second
+// roomy fails where what a job merges leaves less than it has to.
+func (c *checkpointing) roomy(*job) error { return c.tree.Roomy(c.opt.Space) }
 
 // writing runs qemu-img, and ends it where it leaves too little room.
 func (c *checkpointing) writing(ctx context.Context, arg ...string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan error, 1)
-	go func() { done <- c.qemuImg(ctx, arg...) }()
-	tick := time.NewTicker(roomTick)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			if cause := context.Cause(ctx); err != nil && errors.Is(cause, snapshot.ErrNoSpace) {
-				err = errors.Join(cause, err)
-			}
-			return err
-		case <-tick.C:
-			if err := c.roomy(nil); err != nil {
-				cancel(err)
-			}
-		}
-	}
+	return c.tree.WhileRoomy(ctx, c.opt.Space, func(ctx context.Context) error { return c.qemuImg(ctx, arg...) })
 }
