@@ -56,6 +56,8 @@ func serve(mode string) error {
 		return sdk.Serve(&filesystems{lies: true})
 	case "forgets":
 		return sdk.Serve(&forgetful{app: a})
+	case "never looks":
+		return sdk.Serve(&blind{app: a})
 	}
 	return sdk.Serve(a)
 }
@@ -131,6 +133,31 @@ func (f *forgetful) Abort(ctx context.Context, r sdk.Request) error {
 	f.froze = false
 	_, err := f.Thaw(ctx, r)
 	return err
+}
+
+// blind needs a program of the guest, and finds out in the window whether it is there.
+type blind struct {
+	*app
+	guest sdk.Guest
+}
+
+func (b *blind) Connect(_ context.Context, g sdk.Guest) error {
+	b.guest = g
+	return nil
+}
+
+func (b *blind) Freeze(ctx context.Context, r sdk.Request) error {
+	if _, err := b.guest.Exec(ctx, sdk.Command{Path: "/bin/hold"}); err != nil {
+		return err
+	}
+	return b.app.Freeze(ctx, r)
+}
+
+func (b *blind) Thaw(ctx context.Context, r sdk.Request) (sdk.ThawResult, error) {
+	if _, err := b.guest.Exec(ctx, sdk.Command{Path: "/bin/hold"}); err != nil {
+		return sdk.ThawResult{}, err
+	}
+	return b.app.Thaw(ctx, r)
 }
 
 // filesystems freezes the guest.

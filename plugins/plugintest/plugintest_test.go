@@ -62,6 +62,7 @@ func TestBadPlugins(t *testing.T) {
 		{"newer lull", "NewerLull", "neither answers nor ends"},
 		{"noisy", "Quiet", "lines"},
 		{"absent", "Cycle Verify", "give the kit a guest"},
+		{"never looks", "Absent", "prepare must find out"},
 		{"slow", "Budget", "its budget is 100ms"},
 		{"always held", "Writer/ThawWithoutFreeze Writer/ThawAfterAbort LateThaw", "there was none"},
 		{"trusts its document", "OddRequests", "post-restore"},

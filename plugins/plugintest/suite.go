@@ -28,6 +28,7 @@ func Run[S quiescetest.T[S]](t S, o Options) {
 		{"UnknownCall", unknownCall},
 		{"OddRequests", oddRequests},
 		{"NoGrants", noGrants},
+		{"Absent", absent},
 	} {
 		t.Run(c.name, func(t S) { c.run(t, o) })
 	}
