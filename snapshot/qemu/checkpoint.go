@@ -55,9 +55,8 @@ func (h *Host) checkpointing(vm string) (*checkpointing, error) {
 	if len(l.vm.Nodes) > 0 {
 		return nil, fmt.Errorf("a storage daemon has no checkpoints: %w", snapshot.ErrUnsupported)
 	}
-	if l.vm.Manager != nil {
-		return nil, snapshot.WithHint(fmt.Errorf("a VM that another program manages cannot have checkpoints: %w", snapshot.ErrUnsupported),
-			"make snapshots of a domain with virsh snapshot-create-as")
+	if l.vm.Manager != nil { // the manager's host makes them
+		return nil, fmt.Errorf("QEMU alone has no checkpoints of a VM that another program manages: %w", snapshot.ErrUnsupported)
 	}
 	c := &checkpointing{Host: h, vm: vm, line: l, path: h.treePath(vm)}
 	c.tree, err = checkpoint.Load(c.path, vm)
