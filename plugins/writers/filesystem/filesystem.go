@@ -130,7 +130,7 @@ func (w *Writer) Abort(ctx context.Context, _ quiesce.Request) error {
 		if errors.Is(err, snapshot.ErrGone) || errors.Is(err, snapshot.ErrNoGuest) {
 			err = nil
 		}
-		return true, err
+		return !errors.Is(err, sdk.ErrDenied), err // what is denied will be
 	})
 	if err != nil {
 		return failure(fmt.Errorf("thaw guest: %w", err))

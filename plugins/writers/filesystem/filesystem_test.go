@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/plugins"
+	"github.com/lull-backup/lull/plugins/sdk"
 	"github.com/lull-backup/lull/plugins/writers/filesystem"
 	"github.com/lull-backup/lull/plugins/writers/internal/writertest"
 	"github.com/lull-backup/lull/quiesce"
@@ -202,6 +203,21 @@ func TestAbortTriesAgain(t *testing.T) {
 		}
 		if err := w.Abort(t.Context(), quiesce.Request{}); err != nil || g.IsFrozen() {
 			t.Errorf("abort: %v, frozen %v", err, g.IsFrozen())
+		}
+	})
+}
+
+// What is not granted will not be by asking again.
+func TestAbortDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := filesystem.New(filesystem.Settings{}, faulty(sdk.ErrDenied))
+		if err := w.Freeze(t.Context(), quiesce.Request{}); !errors.Is(err, sdk.ErrDenied) {
+			t.Errorf("freeze: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := w.Abort(ctx, quiesce.Request{}); !errors.Is(err, sdk.ErrDenied) || ctx.Err() != nil {
+			t.Errorf("abort: %v, after all of its time: %v", err, ctx.Err())
 		}
 	})
 }
