@@ -44,10 +44,9 @@ const (
 
 // Endings of the files of a checkpoint, after ".lull-<id>".
 const (
-	layerEnding      = ".layer" // an image that a domain writes to, or wrote to
-	memoryEnding     = ".memory"
-	definitionEnding = ".xml"
-	fileEnding       = ".file" // and a number: NVRAM and the like
+	layerEnding  = ".layer" // an image that a domain writes to, or wrote to
+	memoryEnding = ".memory"
+	fileEnding   = ".file" // and a number: NVRAM and the like
 )
 
 // usualStop is the usual qemu.Options.CheckpointStop, and workLimit bounds what an operation

@@ -62,9 +62,7 @@ func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool)
 }
 
 // before is where the definition is kept that the domain had.
-func (c *checkpointing) before() string {
-	return beside(c.tree.Disks[0].Path, c.tree.Op.Run, definitionEnding)
-}
+func (c *checkpointing) before() string { return c.definitionPath(c.tree.Op.Run) }
 
 // hasDisks fails where the domain has other disks than its checkpoints.
 func (c *checkpointing) hasDisks(s sight) error {
@@ -119,10 +117,47 @@ func (c *checkpointing) ranAs(ctx context.Context, n checkpoint.Node) (text stri
 		text, err = conn.SaveImageXML(ctx, n.Memory.Path)
 		return err
 	})
+	if err == nil {
+		err = c.asDefined(text, n)
+	}
 	if err != nil || c.tree.Op == nil {
 		return text, err
 	}
 	return c.moved(text, c.fresh(c.tree.Op.Run))
+}
+
+// asDefined refuses what a memory says of the domain where it is of another one, or asks for more
+// of the host than the definition of then does: it lies beside the disks, where others than root
+// may be able to write.
+func (c *checkpointing) asDefined(text string, n checkpoint.Node) error {
+	ran, err := domainxml.Parse(text)
+	if err != nil {
+		return err
+	}
+	kept, err := readSmall(definitionOf(n))
+	if err != nil {
+		return err
+	}
+	next, err := domainxml.Parse(string(kept))
+	if err != nil {
+		return err
+	}
+	return errors.Join(sameDomain(ran, next), c.noMore(ran, next))
+}
+
+// noMore fails where a domain ran with a drive that its definition does not have. The disks of
+// the tree are exchanged anyway.
+func (c *checkpointing) noMore(ran, next *domainxml.Domain) error {
+	for _, d := range ran.Disks() {
+		known := slices.ContainsFunc(c.tree.Disks, func(x checkpoint.Disk) bool { return x.Name == d.Target }) ||
+			slices.ContainsFunc(next.Disks(), func(x domainxml.Disk) bool {
+				return x.Target == d.Target && x.Type == d.Type && (d.Path == "" || x.Path == d.Path) && x.Pool == d.Pool && x.Volume == d.Volume
+			})
+		if !known {
+			return fmt.Errorf("the domain ran with %s at %s, which its definition does not have: %w", d.Path, d.Target, snapshot.ErrUnsupported)
+		}
+	}
+	return nil
 }
 
 // switchOver ends the domain, and starts it from the checkpoint. It can be repeated.

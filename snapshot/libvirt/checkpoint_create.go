@@ -175,8 +175,7 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, s sight
 	if err := c.makeImages(ctx, c.tree.Own, c.fresh(op.Run)); err != nil {
 		return node, err
 	}
-	first := c.tree.Disks[0].Path
-	kept := beside(first, op.Node, definitionEnding)
+	kept := c.definitionPath(op.Node)
 	if err := durable.Put(kept, []byte(s.next.text), 0o600, true); err != nil {
 		return node, fmt.Errorf("keep definition: %w", err)
 	}
@@ -184,7 +183,7 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, s sight
 	c.step("create-made")
 	memory := ""
 	if n.Memory {
-		memory = beside(first, op.Node, memoryEnding)
+		memory = beside(c.tree.Disks[0].Path, op.Node, memoryEnding)
 		node.Memory = &checkpoint.Memory{Path: memory, Limit: p.Saved.Limit}
 	}
 	if err := c.freezeAll(ctx, p, s, memory); err != nil {

@@ -22,7 +22,7 @@ import (
 
 // ownedFile is what the files of checkpoints are called, after the name that the image of a
 // disk had at first.
-var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.(layer|memory|xml|file[0-9]+)$`)
+var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.(layer|memory|file[0-9]+)$`)
 
 // beside is a file of a checkpoint, beside the first image of a disk.
 func beside(image, id, ending string) string { return image + ".lull-" + id + ending }
@@ -38,11 +38,17 @@ func (c *checkpointing) fresh(run string) (list []string) {
 // leftovers are the files of a checkpoint that are no images.
 func (c *checkpointing) leftovers(id string) (list []string) {
 	first := c.tree.Disks[0].Path
-	list = []string{beside(first, id, memoryEnding), beside(first, id, definitionEnding)}
+	list = []string{beside(first, id, memoryEnding), c.definitionPath(id)}
 	for i := range maxFiles {
 		list = append(list, beside(first, id, fmt.Sprintf("%s%d", fileEnding, i)))
 	}
 	return list
+}
+
+// definitionPath is where a definition is kept: beside the tree, where root alone can write. The
+// domain is defined by it later.
+func (c *checkpointing) definitionPath(id string) string {
+	return strings.TrimSuffix(c.path, ".json") + "." + id + ".xml"
 }
 
 // maxFiles bounds the small files of a domain: its NVRAM, and the state of its TPM.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
 	"github.com/lull-backup/lull/snapshot/guesttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
@@ -165,7 +166,7 @@ func (l *lifeline) right() {
 func (l *lifeline) alone() {
 	l.t.Helper()
 	for _, path := range l.files(l.t) {
-		if strings.Contains(path, ".lull-") {
+		if strings.Contains(path, ".lull-") || strings.HasSuffix(path, ".xml") {
 			l.t.Errorf("left: %s", path)
 		}
 	}
@@ -273,10 +274,10 @@ func (l *lifeline) astray() {
 func (l *lifeline) erased() func() {
 	l.t.Helper()
 	var held []*os.File
-	for _, ending := range []string{"layer", "xml"} {
-		list, err := filepath.Glob(filepath.Join(l.dom.Dir, "*."+ending))
+	for _, files := range []string{"*.layer", "trees/*.xml"} {
+		list, err := filepath.Glob(filepath.Join(l.dom.Dir, files))
 		if err != nil || len(list) == 0 {
-			l.t.Fatalf("no file *.%s: %v", ending, err)
+			l.t.Fatalf("no file %s: %v", files, err)
 		}
 		for _, path := range list {
 			f, err := os.Open(path)
@@ -488,4 +489,33 @@ func (l *lifeline) merge() {
 		l.t.Fatal(err)
 	}
 	clear(l.kept)
+}
+
+// TestMemoryAsksNoMore: a save image cannot give a domain what its definition did not have.
+func TestMemoryAsksNoMore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	const disk = "<disk type='file'><source file='%s'/><target dev='%s'/></disk>"
+	domain := func(more string) string {
+		return "<domain><name>web</name><uuid>6e031fff-2c34-465b-ae84-4bf1cb261e1c</uuid><devices>" +
+			fmt.Sprintf(disk, "/own", "vda") + fmt.Sprintf(disk, "/cd.iso", "sda") + more + "</devices></domain>"
+	}
+	kept := filepath.Join(dir, "kept.xml")
+	if err := os.WriteFile(kept, []byte(domain("")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &checkpointing{tree: checkpoint.Tree{Disks: []checkpoint.Disk{{Name: "vda"}}}}
+	n := checkpoint.Node{Files: []checkpoint.File{{File: snapshot.File{Role: snapshot.RoleDefinition}, Kept: kept}}}
+	for text, want := range map[string]error{
+		domain(""): nil,
+		strings.Replace(domain(""), "/own", "/own.layer", 1):                  nil, // it is exchanged
+		domain(fmt.Sprintf(disk, "/dev/sda", "vdb")):                          snapshot.ErrUnsupported,
+		strings.Replace(domain(""), "/cd.iso", "/etc/shadow", 1):              snapshot.ErrUnsupported,
+		domain("<filesystem><source dir='/'/><target dir='x'/></filesystem>"): snapshot.ErrUnsupported,
+		strings.Replace(domain(""), "<name>web", "<name>db", 1):               snapshot.ErrCorrupt,
+	} {
+		if err := c.asDefined(text, n); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }

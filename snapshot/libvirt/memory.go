@@ -144,7 +144,7 @@ func (d MemoryDefiner) asItRan(vm snapshot.Restored) (*domainxml.Domain, error) 
 // that of its next start, or has more of the host.
 func sameDomain(ran, next *domainxml.Domain) error {
 	if ran.Name() != next.Name() || !strings.EqualFold(ran.UUID(), next.UUID()) {
-		return fmt.Errorf("the restore point is of the domain %s (%s), but its memory is of %s (%s): %w",
+		return fmt.Errorf("the definition is of the domain %s (%s), but its memory is of %s (%s): %w",
 			next.Name(), next.UUID(), ran.Name(), ran.UUID(), snapshot.ErrCorrupt)
 	}
 	for _, part := range ran.Reach() {
