@@ -146,7 +146,7 @@ func (l *lifeline) unaware() {
 	}
 }
 
-// checkpointCutOff: lull dies at each step, and each operation comes right at its next start:
+// checkpointCutOff: lull dies at the steps that differ in what they leave, and each operation comes right at its next start:
 // with the domain that runs on, or where the host has lost its power.
 func checkpointCutOff(l *lifeline) {
 	none := func(step string) {
@@ -155,23 +155,23 @@ func checkpointCutOff(l *lifeline) {
 		}
 		clear(l.kept)
 	}
-	l.each(cut{at: []string{"create-begun", "create-made", "create-frozen"}, lost: []string{"create-frozen"}, came: none, op: func() error {
+	l.each(cut{at: []string{"create-made", "create-frozen"}, lost: []string{"create-frozen"}, came: none, op: func() error {
 		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
 		return err
 	}})
 	id := l.tree().Now
 	l.kept[id] = clones(l.want)
 	l.each(cut{
-		at:   []string{"apply-begun", "apply-made", "apply-switching", "apply-ended", "apply-defined", "apply-started", "sweep"},
-		lost: []string{"apply-switching", "apply-defined", "apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
+		at:   []string{"apply-made", "apply-ended", "apply-defined", "apply-started", "sweep"},
+		lost: []string{"apply-switching", "apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
 			_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
 			return err
 		},
 	})
 	l.wentBack(id)
 	l.each(cut{
-		at:   []string{"delete-marked", "fold-begun", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "fold-done", "sweep"},
-		lost: []string{"fold-begun", "fold-pivoting", "fold-disk", "fold-defined"}, came: none, op: func() error {
+		at:   []string{"delete-marked", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "sweep"},
+		lost: []string{"fold-pivoting", "fold-defined"}, came: none, op: func() error {
 			if len(l.kept) == 0 {
 				l.create(snapshot.NewCheckpoint{})
 				l.writes()

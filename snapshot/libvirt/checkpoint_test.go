@@ -190,7 +190,7 @@ func (l *lifeline) image(path string) []byte {
 }
 
 // Checkpoints of a domain, on one daemon: a tree of them, what stands in the way of one, and
-// an operation that is cut off at each of its steps.
+// an operation that is cut off at its steps.
 func TestCheckpoints(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, false, guesttest.Disk{Size: diskSize}, guesttest.Disk{Size: diskSize, Bus: guesttest.VirtioSCSI})
