@@ -75,7 +75,7 @@ test-qemu10: setup ## what depends on QEMU with version 10 of Debian's backports
 fuzz: setup-build ## every fuzz target for FUZZTIME (5s)
 	packaging/fuzz.sh $(or $(FUZZTIME),5s)
 
-bench: setup build ## measure lull beside zstd and cp, incrementals of large disks, the transaction of many, the freeze window of a real guest, its pause where memory is saved, and merges
+bench: setup build ## measure lull beside zstd and cp, incrementals of large disks, the transaction of many, the freeze window of a real guest, its pause where memory is saved, merges, and how long its writes wait
 	packaging/bench.sh
 	go test -run '^$$' -bench Incremental -benchtime 3x ./cmd/lull
 	go test -run '^$$' -bench Take -benchtime 50x -timeout 30m ./snapshot/qemu
@@ -83,6 +83,7 @@ bench: setup build ## measure lull beside zstd and cp, incrementals of large dis
 	go test -run '^$$' -bench 'Start|Window' -benchtime 100x ./plugins
 	go test -run '^$$' -bench SavedState -benchtime 5x ./cmd/lull
 	go test -run '^$$' -bench 'Merge' -benchtime 3x ./snapshot/qemu
+	go test -run '^$$' -bench GuestWrites -benchtime 3x -timeout 60m ./cmd/lull
 
 bench-images: setup-build setup-bench ## make the disk images of the next two, once, from Debian packages; needs root and 12 GB
 	packaging/bench-images.sh
