@@ -14,11 +14,12 @@ import (
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
 
-// errLoad: libvirt did not take the memory, and what the domain had is gone. errStart: it does not
-// even start the domain, which has gone back all the same.
+// errLoad: libvirt did not take the memory, and the domain runs without. errStart: libvirt does
+// not even start it; it has gone back all the same. errBoot: it starts no domain.
 var (
 	errLoad  = errors.New("the memory could not be loaded, and the domain was started from its disks")
 	errStart = errors.New("the domain has gone back, but does not start")
+	errBoot  = errors.New("libvirt refuses to start it")
 )
 
 // apply takes the domain back.
@@ -32,6 +33,9 @@ func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool)
 	}
 	if err == nil {
 		err = c.hasDisks(s)
+	}
+	if err == nil {
+		err = c.sound(n)
 	}
 	cold = cold || n.Memory == nil
 	if err == nil && !cold {
@@ -160,15 +164,11 @@ func (c *checkpointing) noMore(ran, next *domainxml.Domain) error {
 	return nil
 }
 
-// switchOver ends the domain, and starts it from the checkpoint. It can be repeated.
+// switchOver ends the domain, and starts it from the checkpoint.
 func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error {
 	s, err := c.look(ctx)
 	if err != nil {
 		return err
-	}
-	fresh := c.fresh(c.tree.Op.Run)
-	if c.runs(s, fresh) {
-		return c.applied(ctx)
 	}
 	if s.on {
 		err := c.dom.link.order(ctx, func(conn *rpc.Conn) error { return conn.Destroy(ctx, s.dom, false) })
@@ -177,13 +177,7 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 		}
 		c.step("apply-ended")
 	}
-	text, err := readSmall(definitionOf(n))
-	if err == nil {
-		err = putFiles(n)
-	}
-	if err == nil {
-		err = c.defineAs(ctx, string(text), fresh)
-	}
+	err = c.become(ctx, n)
 	if err != nil && !errors.Is(err, errLost) {
 		return errors.Join(err, c.startAgain(ctx))
 	}
@@ -191,7 +185,37 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 		return err // the next start goes on
 	}
 	c.step("apply-defined")
-	err = c.startFrom(ctx, n)
+	return c.enter(ctx, n)
+}
+
+// become gives a domain that is off the files and the definition of the checkpoint.
+func (c *checkpointing) become(ctx context.Context, n checkpoint.Node) error {
+	text, err := readSmall(definitionOf(n))
+	if err == nil {
+		err = c.keepPresent(n)
+	}
+	if err == nil {
+		err = putFiles(n)
+	}
+	if err != nil {
+		return err
+	}
+	return twice(func() error { return c.defineAs(ctx, string(text), c.fresh(c.tree.Op.Run)) })
+}
+
+// twice has something done again of which nobody knows whether it was done: it makes no
+// difference.
+func twice(do func() error) error {
+	err := do()
+	if errors.Is(err, errLost) {
+		err = do()
+	}
+	return err
+}
+
+// enter starts a domain that is defined as the checkpoint has it.
+func (c *checkpointing) enter(ctx context.Context, n checkpoint.Node) error {
+	err := c.startFrom(ctx, n)
 	if err != nil && !errors.Is(err, errLoad) && !errors.Is(err, errStart) {
 		return errors.Join(err, c.takeBackUnmoved(ctx))
 	}
@@ -206,7 +230,7 @@ func (c *checkpointing) startFrom(ctx context.Context, n checkpoint.Node) error 
 		if !c.tree.Op.Running {
 			return nil
 		}
-		return c.boot(ctx)
+		return c.bootThere(ctx)
 	}
 	text, err := c.ranAs(ctx, n)
 	if err == nil {
@@ -219,25 +243,37 @@ func (c *checkpointing) startFrom(ctx context.Context, n checkpoint.Node) error 
 	if lookErr != nil || s.on { // it runs on them, or on others: takeBackUnmoved tells
 		return errors.Join(err, lookErr)
 	}
-	if bootErr := c.boot(ctx); bootErr != nil {
+	if bootErr := c.bootThere(ctx); bootErr != nil {
 		return errors.Join(bootErr, err)
 	}
 	return snapshot.WithHint(fmt.Errorf("%w: %w", errLoad, err), "see what libvirt's log of the domain says")
 }
 
-func (c *checkpointing) boot(ctx context.Context) error {
-	s, err := c.look(ctx)
-	if err != nil || s.on {
-		return err
-	}
-	err = c.dom.link.order(ctx, func(conn *rpc.Conn) error {
-		_, err := conn.Create(ctx, s.dom, 0)
-		return err
-	})
-	if err != nil && !errors.Is(err, errLost) {
-		err = snapshot.WithHint(fmt.Errorf("%w: %w", errStart, err), "correct its definition (virsh edit "+snapshot.ShellWord(c.id.name)+") and start it")
+// bootThere starts a domain that has gone back.
+func (c *checkpointing) bootThere(ctx context.Context) error {
+	err := c.boot(ctx)
+	if errors.Is(err, errBoot) {
+		err = fmt.Errorf("%w: %w", errStart, err)
 	}
 	return err
+}
+
+// boot starts the domain from its disks, where it is off.
+func (c *checkpointing) boot(ctx context.Context) error {
+	return twice(func() error {
+		s, err := c.look(ctx)
+		if err != nil || s.on {
+			return err
+		}
+		err = c.dom.link.order(ctx, func(conn *rpc.Conn) error {
+			_, err := conn.Create(ctx, s.dom, 0)
+			return err
+		})
+		if err == nil || errors.Is(err, errLost) {
+			return err
+		}
+		return snapshot.WithHint(fmt.Errorf("%w: %w", errBoot, err), "correct its definition (virsh edit "+snapshot.ShellWord(c.id.name)+") and start it")
+	})
 }
 
 // applied notes that the domain has gone back. What it had is needed no more.
@@ -256,73 +292,7 @@ func (c *checkpointing) applied(ctx context.Context) error {
 	if err := c.define(ctx, s, fresh); err != nil {
 		return err
 	}
-	old := append(slices.Clone(c.tree.Own), c.before())
+	old := append(slices.Clone(c.tree.Own), append(c.presents(), c.before())...)
 	c.tree.Own, c.tree.Now = fresh, c.tree.Op.Node
 	return c.end(ctx, old...)
-}
-
-// takeBackUnmoved takes an operation back where the domain is on the images that it had, as
-// somebody has started it meanwhile.
-func (c *checkpointing) takeBackUnmoved(ctx context.Context) error {
-	s, err := c.look(ctx)
-	if err != nil || !c.runs(s, c.tree.Own) {
-		return err
-	}
-	return errors.Join(fmt.Errorf("the domain was started from what it had: %w", snapshot.ErrBusy), c.takeBack(ctx))
-}
-
-// startAgain takes an operation back that libvirt has refused: a domain that was ended for it is
-// started again from what it had.
-func (c *checkpointing) startAgain(ctx context.Context) error {
-	running := c.tree.Op.Running
-	if err := c.takeBack(ctx); err != nil || !running {
-		return err
-	}
-	return c.boot(ctx)
-}
-
-// takeBack forgets an operation that has not moved the domain.
-func (c *checkpointing) takeBack(ctx context.Context) error {
-	s, err := c.look(ctx)
-	if err != nil {
-		return err
-	}
-	if !c.starts(s, c.tree.Own) { // it is that of the checkpoint
-		text, err := readSmall(c.before())
-		if err == nil {
-			err = c.defineAs(ctx, string(text), c.tree.Own)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return c.end(ctx, append(c.fresh(c.tree.Op.Run), c.before())...)
-}
-
-// applyAgain goes on with an Apply that was cut off: a domain that runs as before keeps what
-// it has; one that was ended goes back.
-func (c *checkpointing) applyAgain(ctx context.Context) error {
-	n := c.tree.Find(c.tree.Op.Node)
-	if n == nil {
-		return c.strange(fmt.Errorf("no checkpoint %s", c.tree.Op.Node))
-	}
-	s, err := c.look(ctx)
-	if err != nil {
-		return err
-	}
-	fresh := c.fresh(c.tree.Op.Run)
-	switch {
-	case c.runs(s, fresh):
-		return c.applied(ctx)
-	case c.tree.Op.Step != stepSwitch, c.runs(s, c.tree.Own):
-		return c.takeBack(ctx)
-	case s.on:
-		return c.atHome(s)
-	case !c.starts(s, fresh) && !c.starts(s, c.tree.Own):
-		return c.atHome(s)
-	}
-	if err := c.clear(ctx, s); err != nil {
-		return err
-	}
-	return c.switchOver(ctx, *n)
 }

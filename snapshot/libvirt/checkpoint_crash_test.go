@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
@@ -163,12 +164,14 @@ func checkpointCutOff(l *lifeline) {
 	l.kept[id] = clones(l.want)
 	l.each(cut{
 		at:   []string{"apply-made", "apply-ended", "apply-defined", "apply-started", "sweep"},
-		lost: []string{"apply-switching", "apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
+		lost: []string{"apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
 			_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
 			return err
 		},
 	})
 	l.wentBack(id)
+	l.wroteOn(id)
+	l.edited(id)
 	l.each(cut{
 		at:   []string{"delete-marked", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "sweep"},
 		lost: []string{"fold-pivoting", "fold-defined"}, came: none, op: func() error {
@@ -194,6 +197,67 @@ func checkpointCutOff(l *lifeline) {
 	}})
 	l.merge()
 	l.right()
+}
+
+// wroteOn: what a domain has written between the death of lull and the next start stays, wherever
+// it was by then; and a domain that lull may have ended does not stay off.
+func (l *lifeline) wroteOn(id string) {
+	l.t.Helper()
+	for _, at := range []string{"apply-switching", "apply-started"} {
+		l.diesApplying(id, at)
+		moved := at == "apply-started"
+		if moved {
+			l.want = clones(l.kept[id])
+		}
+		l.writes()
+		if err := l.conn.Destroy(l.ctx, l.dom.ID, true); err != nil {
+			l.t.Fatal(err)
+		}
+		l.recovers(at)
+		if on := l.pid() != 0; on == moved {
+			l.t.Errorf("dead at %s: the domain is on: %v", at, on)
+		}
+		l.right()
+		l.start(l.t)
+		if l.t.Failed() {
+			l.t.Fatalf("dead at %s", at)
+		}
+	}
+}
+
+// edited: what its user has made of the definition meanwhile is not undone.
+func (l *lifeline) edited(id string) {
+	l.t.Helper()
+	l.diesApplying(id, "apply-made")
+	const own = ".layer'"
+	at := ""
+	l.edit(func(xml string) string {
+		at = xml
+		return strings.Replace(xml, own, "'", 1)
+	})
+	if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); !errors.Is(err, snapshot.ErrDiverged) {
+		l.t.Errorf("recovery of a domain with another definition: %v", err)
+	}
+	now, err := l.conn.XML(l.ctx, l.dom.ID, rpc.XMLInactive)
+	if err != nil || strings.Count(now, own) != strings.Count(at, own)-1 {
+		l.t.Errorf("the definition was changed: %v\n%s", err, now)
+	}
+	l.edit(func(string) string { return at })
+	l.recovers("apply-made")
+	l.right()
+}
+
+// diesApplying lets the guest write, and lull die at a step of going back.
+func (l *lifeline) diesApplying(id, at string) {
+	l.t.Helper()
+	l.writes()
+	step := l.dies(func(step string) bool { return step == at }, func() error {
+		_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
+		return err
+	})
+	if step != at {
+		l.t.Fatalf("no step %q", at)
+	}
 }
 
 // cut is an operation that is cut off.

@@ -12,7 +12,7 @@ import (
 // recover ends what can only be ended, and takes back what can be:
 //
 //	create   taken back: where the disks have frozen, the checkpoint is folded away
-//	apply    while the domain runs as before: taken back; once it was ended: ended
+//	apply    until the domain is defined as the checkpoint has it: taken back; then: ended
 //	fold     ended
 //
 // libvirt lets a domain go on that it has stopped, so nothing is urgent.
