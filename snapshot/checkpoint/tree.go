@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,9 @@ const (
 
 // errBroken: a tree that breaks an invariant.
 var errBroken = errors.New("the tree of checkpoints contradicts itself")
+
+// idForm is what hosts make IDs like.
+var idForm = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
 // Tree is all checkpoints of a VM. The zero value has none.
 type Tree struct {
@@ -115,15 +119,18 @@ func (t *Tree) Find(id string) *Node {
 // Resolve finds a checkpoint that is not gone, by its name, its ID, or the start of an
 // ID that no other has.
 func (t *Tree) Resolve(ref string) (*Node, error) {
-	var found []*Node
+	var found, begin []*Node
 	for i := range t.Nodes {
 		switch n := &t.Nodes[i]; {
 		case n.Gone || ref == "":
 		case n.Name == ref || n.ID == ref:
-			return n, nil
-		case strings.HasPrefix(n.ID, ref):
 			found = append(found, n)
+		case strings.HasPrefix(n.ID, ref):
+			begin = append(begin, n)
 		}
+	}
+	if len(found) == 0 {
+		found = begin
 	}
 	switch len(found) {
 	case 1:
@@ -131,7 +138,8 @@ func (t *Tree) Resolve(ref string) (*Node, error) {
 	case 0:
 		return nil, fmt.Errorf("checkpoint %q: %w", ref, snapshot.ErrNoCheckpoint)
 	}
-	return nil, snapshot.WithHint(fmt.Errorf("checkpoint %q: %d begin so: %w", ref, len(found), snapshot.ErrNoCheckpoint), "give more of its ID")
+	return nil, snapshot.WithHint(fmt.Errorf("checkpoint %q: that may be any of %d: %w", ref, len(found), snapshot.ErrNoCheckpoint),
+		"give as much of its ID as no other begins with")
 }
 
 // Children are the IDs of those that rest upon a checkpoint.
@@ -218,6 +226,10 @@ func (t *Tree) MayAdd(n snapshot.NewCheckpoint) error {
 	}
 	if slices.ContainsFunc(t.Nodes, func(x Node) bool { return !x.Gone && n.Name != "" && x.Name == n.Name }) {
 		return fmt.Errorf("a checkpoint %q is there already: %w", n.Name, snapshot.ErrExists)
+	}
+	if idForm.MatchString(n.Name) || n.Name != "" && t.Find(n.Name) != nil {
+		return snapshot.WithHint(fmt.Errorf("the name %q looks like a checkpoint's ID, and could be mistaken for that: %w", n.Name, snapshot.ErrUnsupported),
+			"choose another name, such as "+snapshot.ShellWord("at-"+n.Name))
 	}
 	if depth := len(t.Path(t.Now)); n.MaxDepth > 0 && depth >= n.MaxDepth || len(t.Nodes) >= MaxNodes {
 		return snapshot.WithHint(fmt.Errorf("the VM rests upon %d checkpoints already: %w", depth, snapshot.ErrUnsupported),

@@ -175,13 +175,14 @@ func TestTree(t *testing.T) {
 }
 
 func TestResolve(t *testing.T) {
-	tree := Tree{Nodes: []Node{{ID: "aa11", Name: "one"}, {ID: "aa22"}, {ID: "bb33", Name: "aa"}, {ID: "cc44", Name: "old", Gone: true}}}
-	for ref, want := range map[string]string{"one": "aa11", "aa2": "aa22", "aa": "bb33", "bb33": "bb33", "b": "bb33"} {
+	tree := Tree{Nodes: []Node{{ID: "aa11", Name: "one"}, {ID: "aa22"}, {ID: "bb33", Name: "aa"}, {ID: "cc44", Name: "old", Gone: true},
+		{ID: "ee55", Name: "ff66"}, {ID: "ff66"}}}
+	for ref, want := range map[string]string{"one": "aa11", "aa2": "aa22", "aa": "bb33", "bb33": "bb33", "b": "bb33", "ee": "ee55", "ff": "ff66"} {
 		if n, err := tree.Resolve(ref); err != nil || n.ID != want {
 			t.Errorf("%s: %+v, %v", ref, n, err)
 		}
 	}
-	for _, ref := range []string{"", "a", "old", "cc44", "dd"} {
+	for _, ref := range []string{"", "a", "old", "cc44", "dd", "ff66"} {
 		if n, err := tree.Resolve(ref); !errors.Is(err, snapshot.ErrNoCheckpoint) {
 			t.Errorf("%q: %+v, %v", ref, n, err)
 		}
