@@ -40,6 +40,23 @@ func (t *Tree) Roomy(l space.Limits) error {
 	return nil
 }
 
+// RoomFor fails where the file systems of the VM's images do not have room for what each disk
+// takes of them until all are done. due is what others may still take of a file system.
+func (t *Tree) RoomFor(l space.Limits, due func(device uint64) int64, takes []int64) error {
+	together := map[uint64]int64{}
+	for i, d := range t.Disks {
+		r, err := l.At(filepath.Dir(d.Path))
+		if err != nil {
+			return fmt.Errorf("look for room: %w", err)
+		}
+		together[r.Device] += takes[i]
+		if r.Free < r.Hard+together[r.Device]+due(r.Device) {
+			return Crowded(r, "merging takes up to "+space.Bytes(together[r.Device])+" until it is done")
+		}
+	}
+	return nil
+}
+
 // WhileRoomy does work, and ends it where it leaves too little room.
 func (t *Tree) WhileRoomy(ctx context.Context, l space.Limits, work func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)

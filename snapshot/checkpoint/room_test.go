@@ -23,6 +23,31 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+// TestRoomFor: what several disks take of one file system is taken together.
+func TestRoomFor(t *testing.T) {
+	dir, limits := t.TempDir(), space.LeaveFree(1)
+	tree := Tree{Disks: []Disk{{Name: "root", Path: filepath.Join(dir, "root.qcow2")}, {Name: "data", Path: filepath.Join(dir, "data.qcow2")}}}
+	room, err := limits.At(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none, most := func(uint64) int64 { return 0 }, room.Free/4*3
+	for _, c := range []struct {
+		grows []int64
+		due   func(uint64) int64
+		want  error
+	}{
+		{[]int64{most, 0}, none, nil},
+		{[]int64{0, most}, none, nil},
+		{[]int64{most, most}, none, snapshot.ErrNoSpace},
+		{[]int64{most, 0}, func(uint64) int64 { return most }, snapshot.ErrNoSpace},
+	} {
+		if err := tree.RoomFor(limits, c.due, c.grows); !errors.Is(err, c.want) || c.want == nil && err != nil {
+			t.Errorf("%v: %v", c.grows, err)
+		}
+	}
+}
+
 // TestWhileRoomy: work goes on as long as there is room, and says why it ended when there is none.
 func TestWhileRoomy(t *testing.T) {
 	tree := Tree{Disks: []Disk{{Name: "root", Path: filepath.Join(t.TempDir(), "root.qcow2")}}}

@@ -252,18 +252,14 @@ func (c *checkpointing) enough(bytes int64) error {
 	return nil
 }
 
-// roomToFold makes sure that an image has room in the one that it is written into.
+// roomToFold makes sure that images have room in those that they are written into. None of them
+// goes before all are.
 func (c *checkpointing) roomToFold(upper []string) error {
-	for i, d := range c.tree.Disks {
-		r, err := c.opt.Space.At(filepath.Dir(d.Path))
-		if err != nil {
-			return fmt.Errorf("look for room: %w", err)
-		}
-		if grows := space.FileTakes(upper[i]); r.Free < r.Hard+grows+c.opt.Ledger.Due("", r.Device) {
-			return checkpoint.Crowded(r, "merging takes up to "+space.Bytes(grows)+" until it is done")
-		}
+	var takes []int64
+	for _, path := range upper {
+		takes = append(takes, space.FileTakes(path))
 	}
-	return nil
+	return c.tree.RoomFor(c.opt.Space, func(device uint64) int64 { return c.opt.Ledger.Due("", device) }, takes)
 }
 
 // strange: the domain runs, or would start, from other images than its tree says.
