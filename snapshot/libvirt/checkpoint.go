@@ -70,12 +70,31 @@ func (h *Host) treePath(id rpc.UUID) string {
 	return filepath.Join(cmp.Or(h.opt.CheckpointDir, "/var/lib/lull/checkpoints"), id.String()+".json")
 }
 
-// onTree does fn with the tree of a domain.
+// onTree does fn with the tree of a domain, while no other process works on it. That a run or a
+// command has the domain to itself goes by its name, which it may change while it is off.
 func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) error) error {
 	d, err := h.lookUp(ctx, vm)
 	if err != nil {
 		return err
 	}
+	unlock, err := checkpoint.Lock(h.treePath(d.UUID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return h.withTree(d, fn)
+}
+
+// seeTree does fn with the tree of a domain as it is, whoever works on it.
+func (h *Host) seeTree(ctx context.Context, vm string, fn func(*checkpointing) error) error {
+	d, err := h.lookUp(ctx, vm)
+	if err != nil {
+		return err
+	}
+	return h.withTree(d, fn)
+}
+
+func (h *Host) withTree(d rpc.Domain, fn func(*checkpointing) error) error {
 	c := &checkpointing{Host: h, id: identity{d.UUID, d.Name}, path: h.treePath(d.UUID)}
 	if err := c.load(); err != nil {
 		return err
@@ -162,10 +181,17 @@ func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, e
 	if err != nil || len(trees) == 0 { // nobody needs to be asked for a UUID
 		return false, err
 	}
-	err = h.onTree(ctx, vm, func(c *checkpointing) (err error) {
-		found, err = c.recover(ctx)
-		return err
+	owes := false
+	err = h.seeTree(ctx, vm, func(c *checkpointing) error {
+		owes = c.owes()
+		return nil
 	})
+	if err == nil && owes {
+		err = h.onTree(ctx, vm, func(c *checkpointing) (err error) {
+			found, err = c.recover(ctx)
+			return err
+		})
+	}
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return false, nil
 	}
@@ -175,10 +201,16 @@ func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, e
 	return found, nil
 }
 
-// Checkpoints reads the tree and looks at its files. Of the domain it asks for no more than
-// its UUID.
+// owes tells whether anything is to be brought to an end.
+func (c *checkpointing) owes() bool {
+	_, more := c.tree.Next()
+	return c.tree.Op != nil || more || len(c.tree.Junk) > 0
+}
+
+// Checkpoints reads the tree, whoever works on it, and looks at its files. Of the domain it asks
+// for no more than its UUID.
 func (h *Host) Checkpoints(ctx context.Context, vm string) (list snapshot.Checkpoints, err error) {
-	err = h.onTree(ctx, vm, func(c *checkpointing) error {
+	err = h.seeTree(ctx, vm, func(c *checkpointing) (err error) {
 		list, err = c.list()
 		return err
 	})
