@@ -272,14 +272,45 @@ func (c *checkpointing) reach(step string) error {
 }
 
 // end forgets the operation under way, and removes files that nothing needs any more. They
-// are on record until they are gone.
+// are on record until they are gone: one that a process has open still makes no failure of what
+// is done.
 func (c *checkpointing) end(ctx context.Context, junk ...string) error {
 	c.tree.Op = nil
 	c.tree.Junk = append(c.tree.Junk, junk...)
 	if err := c.save(); err != nil {
 		return err
 	}
-	return c.sweep(ctx)
+	return c.later(c.sweep(ctx))
+}
+
+// later leaves it to the next operation to remove files that are in use.
+func (c *checkpointing) later(err error) error {
+	if !errors.Is(err, snapshot.ErrBusy) {
+		return err
+	}
+	c.opt.Log.Warn("files that no checkpoint needs any more are left for the next time", "vm", c.id.name, "files", c.tree.Junk, "error", err)
+	return nil
+}
+
+// strip gives up all that checkpoints which are gone have of their own: what rests upon them
+// needs their images alone.
+func (c *checkpointing) strip() {
+	for i := range c.tree.Nodes {
+		if n := &c.tree.Nodes[i]; n.Gone {
+			c.tree.Junk = append(c.tree.Junk, filesOf(n)[len(n.Images):]...)
+			n.Memory, n.Files = nil, nil
+		}
+	}
+}
+
+// reduceMarked does what can be done about checkpoints that have just gone.
+func (c *checkpointing) reduceMarked(ctx context.Context) error {
+	if _, more := c.tree.Next(); more {
+		return c.reduce(ctx)
+	}
+	after, cancel := owed(ctx)
+	defer cancel()
+	return c.end(after)
 }
 
 // using does fn with the host of the domain's QEMU and images.

@@ -23,6 +23,7 @@ import (
 // remove marks checkpoints as gone, and does what can be done about their images.
 func (c *checkpointing) remove(ctx context.Context, ids []string) error {
 	c.tree.Delete(ids...)
+	c.strip()
 	if s, ok := c.tree.Next(); ok && !s.Drop { // nothing is marked that cannot be begun
 		if err := errors.Join(c.ready(ctx), c.roomToFold(c.imagesOf(s.Into))); err != nil {
 			return err
@@ -32,7 +33,7 @@ func (c *checkpointing) remove(ctx context.Context, ids []string) error {
 		return err
 	}
 	c.step("delete-marked")
-	return c.reduce(ctx)
+	return c.reduceMarked(ctx)
 }
 
 // ready makes sure that the domain's images can be worked on.
