@@ -79,5 +79,7 @@ type Checkpoints struct {
 	// Unowned are files beside the disks that look like those of a checkpoint, and that
 	// no tree owns; Missing are those that a checkpoint lacks.
 	Unowned []string `json:"unowned,omitempty"`
+	// Astray are such files that the VM's disks rest upon all the same: its tree is lost.
+	Astray  []string `json:"astray,omitempty"`
 	Missing []string `json:"missing,omitempty"`
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
+	"github.com/lull-backup/lull/snapshot/libvirt"
 )
 
 // TestGuestCheckpoint: a guest that writes all the time gets three checkpoints and goes back
@@ -85,7 +86,10 @@ func TestDrawTree(t *testing.T) {
 type treeHost struct {
 	snapshot.Checkpointer
 	tree snapshot.Checkpoints
+	lost []libvirt.LostTree
 }
+
+func (h treeHost) LostTrees(context.Context) ([]libvirt.LostTree, error) { return h.lost, nil }
 
 func (h treeHost) Checkpoints(context.Context, string) (snapshot.Checkpoints, error) {
 	return h.tree, nil
@@ -94,20 +98,24 @@ func (h treeHost) Checkpoints(context.Context, string) (snapshot.Checkpoints, er
 // TestDoctorLooksAtCheckpoints: what is beyond the limits is a warning, what is lost a failure.
 func TestDoctorLooksAtCheckpoints(t *testing.T) {
 	now := time.Date(2026, 1, 20, 0, 0, 0, 0, time.UTC)
-	tree := snapshot.Checkpoints{List: []snapshot.Checkpoint{{ID: "a", Name: "clean", Created: now.Add(-11 * day)}}, Missing: []string{"/x"}}
+	tree := snapshot.Checkpoints{List: []snapshot.Checkpoint{{ID: "a", Name: "clean", Created: now.Add(-11 * day)}}, Missing: []string{"/x"}, Astray: []string{"/z"}}
 	d := &vmDoctor{
 		runner:  &agent.Runner{Now: func() time.Time { return now }},
 		resolve: func(string) (snapshot.Host, string, error) { return treeHost{tree: tree}, "web", nil },
 		limits:  config.Checkpoints{MaxAge: 10 * day},
 	}
 	d.checkpoints(t.Context(), "lab/web")
+	d.lostTrees(t.Context(), "host lab", treeHost{lost: []libvirt.LostTree{{Path: "/trees/a.json", Files: []string{"/a"}}, {Path: "/trees/b.json", Err: snapshot.ErrCorrupt}}})
 	var got []string
 	for _, f := range d.found {
 		got = append(got, strings.Join([]string{f.Subject, f.Check, f.Result, f.Detail}, ": "))
 	}
 	want := []string{
 		"VM lab/web: checkpoints: warning: checkpoint clean (a) is 11 days old",
+		"VM lab/web: checkpoints: failed: the VM's disks rest upon /z, and its tree of checkpoints does not have that",
 		"VM lab/web: checkpoints: failed: /x is missing, and a checkpoint rests upon it",
+		"host lab: checkpoints: warning: /trees/a.json is the tree of checkpoints of a domain that libvirt does not have any more, with 1 file",
+		"host lab: checkpoints: warning: /trees/b.json is the tree of checkpoints of a domain that libvirt does not have any more, with 0 files: " + snapshot.ErrCorrupt.Error(),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -122,8 +130,8 @@ func TestCheckpointWarnings(t *testing.T) {
 		t.Errorf("warned of %v", got)
 	}
 	old := snapshot.Checkpoints{List: []snapshot.Checkpoint{{ID: "a", Created: now.Add(-11 * day)}, {ID: "b", Created: now.Add(-12 * day), Deleted: true}},
-		Growth: 101, Depth: 2, Tight: "1 GiB are free in /srv", Pending: "fold a", Missing: []string{"/x"}, Unowned: []string{"/y"}}
-	if got := checkpointWarnings(limits, old, now); len(got) != 7 {
+		Growth: 101, Depth: 2, Tight: "1 GiB are free in /srv", Pending: "fold a", Missing: []string{"/x"}, Unowned: []string{"/y"}, Astray: []string{"/z"}}
+	if got := checkpointWarnings(limits, old, now); len(got) != 8 {
 		t.Errorf("%d warnings: %v", len(got), got)
 	}
 }

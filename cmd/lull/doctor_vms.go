@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/libvirt"
 )
 
 // guestPatience is how long the doctor waits for a guest's agent.
@@ -101,7 +103,42 @@ func (d *vmDoctor) libvirt(ctx context.Context, subject string, host snapshot.Ho
 		}
 	}
 	d.add(subject, "domains", resultOK, count(len(vms), "domain"), "")
+	d.lostTrees(ctx, subject, host)
 }
+
+// treeLoser is a host whose VMs can go and leave their checkpoints.
+type treeLoser interface {
+	LostTrees(ctx context.Context) ([]libvirt.LostTree, error)
+}
+
+// lostTrees tells of checkpoints whose domains are not there any more.
+func (d *vmDoctor) lostTrees(ctx context.Context, subject string, host snapshot.Host) {
+	h, ok := host.(treeLoser)
+	if !ok {
+		return
+	}
+	lost, err := h.LostTrees(ctx)
+	if err != nil {
+		d.add(subject, "checkpoints", resultUnknown, plainError(err), hintOf(err))
+	}
+	for _, t := range lost {
+		detail := fmt.Sprintf("%s is the tree of checkpoints of a domain that libvirt does not have any more, with %s", t.Path, count(len(t.Files), "file"))
+		hint := "define the domain again with that UUID; or, where its disks are given up, too, remove their files and then the tree"
+		if t.Err != nil {
+			detail += ": " + plainError(t.Err)
+		} else if len(t.Files) > 0 {
+			hint += " (" + strings.Join(t.Files[:min(len(t.Files), fewFiles)], ", ")
+			if len(t.Files) > fewFiles {
+				hint += ", ..."
+			}
+			hint += ")"
+		}
+		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultWarning, Detail: detail, Hint: hint, Path: t.Path})
+	}
+}
+
+// fewFiles is how many files a hint names.
+const fewFiles = 8
 
 func (d *vmDoctor) look(ctx context.Context, name string) {
 	subject := "VM " + name
@@ -177,6 +214,11 @@ func (d *vmDoctor) checkpoints(ctx context.Context, name string) {
 	for _, path := range tree.Unowned {
 		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultWarning, Path: path,
 			Detail: path + " looks like a checkpoint's, and no tree owns it", Hint: "look what it is, then rm " + snapshot.ShellWord(path)})
+	}
+	for _, path := range tree.Astray {
+		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultFailed, Path: path,
+			Detail: "the VM's disks rest upon " + path + ", and its tree of checkpoints does not have that",
+			Hint:   "remove nothing; give the VM the UUID, its host the name, and state_dir the content that they had when the checkpoint was made"})
 	}
 	for _, path := range tree.Missing {
 		d.found = append(d.found, diagnosis{Subject: subject, Check: "checkpoints", Result: resultFailed, Path: path,

@@ -51,7 +51,7 @@ func (in *invocation) checkpointList(ctx context.Context, args []string, flags c
 			in.failVM(name, err)
 			continue
 		}
-		if len(args) > 0 || len(tree.List)+len(tree.Unowned) > 0 || tree.Pending != "" {
+		if len(args) > 0 || len(tree.List)+len(tree.Unowned)+len(tree.Astray) > 0 || tree.Pending != "" {
 			trees = append(trees, checkpointTree{Name: name, Checkpoints: tree, Warnings: checkpointWarnings(cfg.Checkpoints, tree, time.Now())})
 		}
 	}
@@ -78,6 +78,9 @@ func checkpointWarnings(limits config.Checkpoints, tree snapshot.Checkpoints, no
 	}
 	for _, path := range tree.Unowned {
 		list = append(list, fmt.Sprintf("%s is of no checkpoint", path))
+	}
+	for _, path := range tree.Astray {
+		list = append(list, fmt.Sprintf("the VM's disks rest upon %s, and its tree of checkpoints does not have that", path))
 	}
 	return list
 }

@@ -208,10 +208,10 @@ func (c *checkpointing) owes() bool {
 }
 
 // Checkpoints reads the tree, whoever works on it, and looks at its files. Of the domain it asks
-// for no more than its UUID.
+// for its disks.
 func (h *Host) Checkpoints(ctx context.Context, vm string) (list snapshot.Checkpoints, err error) {
 	err = h.seeTree(ctx, vm, func(c *checkpointing) (err error) {
-		list, err = c.list()
+		list, err = c.list(ctx)
 		return err
 	})
 	if err != nil {
@@ -220,7 +220,7 @@ func (h *Host) Checkpoints(ctx context.Context, vm string) (list snapshot.Checkp
 	return list, nil
 }
 
-func (c *checkpointing) list() (list snapshot.Checkpoints, err error) {
+func (c *checkpointing) list(ctx context.Context) (list snapshot.Checkpoints, err error) {
 	t := &c.tree
 	list = snapshot.Checkpoints{VM: c.id.name, Now: t.Now, Depth: len(t.Path(t.Now)), List: []snapshot.Checkpoint{}}
 	for i := range t.Nodes {
@@ -238,7 +238,8 @@ func (c *checkpointing) list() (list snapshot.Checkpoints, err error) {
 	if t.Op != nil {
 		list.Pending = t.Op.Kind + " " + t.Op.Node
 	}
-	list.Missing, list.Unowned, err = c.strays()
+	list.Missing = c.missing()
+	err = c.strays(ctx, &list)
 	return list, err
 }
 

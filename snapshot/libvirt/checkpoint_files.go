@@ -66,49 +66,6 @@ func filesOf(n *checkpoint.Node) []string {
 	return list
 }
 
-// strays are files that the tree lacks, and those that look like a checkpoint's and are of no
-// tree.
-func (c *checkpointing) strays() (missing, unowned []string, err error) {
-	owned := map[string]bool{}
-	for i := range c.tree.Nodes {
-		for _, path := range filesOf(&c.tree.Nodes[i]) {
-			owned[path] = true
-		}
-	}
-	for _, path := range c.tree.Own {
-		owned[path] = len(c.tree.Nodes) > 0
-	}
-	for path, needed := range owned {
-		if _, err := os.Stat(path); needed && errors.Is(err, os.ErrNotExist) {
-			missing = append(missing, path)
-		}
-	}
-	for _, path := range c.tree.Junk {
-		owned[path] = true
-	}
-	for _, d := range c.tree.Disks {
-		entries, err := os.ReadDir(filepath.Dir(d.Path))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, nil, err
-		}
-		for _, e := range entries {
-			m := ownedFile.FindStringSubmatch(e.Name())
-			path := filepath.Join(filepath.Dir(d.Path), e.Name())
-			if m != nil && m[1] == filepath.Base(d.Path) && !owned[path] && !c.underWay(m[2]) {
-				unowned = append(unowned, path)
-			}
-		}
-	}
-	slices.Sort(missing)
-	slices.Sort(unowned)
-	return missing, slices.Compact(unowned), nil
-}
-
-// underWay tells whether an operation under way makes files of that ID.
-func (c *checkpointing) underWay(id string) bool {
-	return c.tree.Op != nil && (c.tree.Op.Run == id || c.tree.Op.Node == id)
-}
-
 // sweep removes what nothing needs any more. One that a definition names, or that an image
 // of the domain's chain is, stays, as somebody has put it there.
 func (c *checkpointing) sweep(ctx context.Context) error {
@@ -174,7 +131,8 @@ func (c *checkpointing) drop(ctx context.Context, path string) error {
 
 func (c *checkpointing) wiped() bool { return c.wipe != nil && c.wipe(c.id.name) }
 
-// keepFiles keeps the small files of the instant: they are read until they stand still.
+// keepFiles keeps the small files as they are when the domain goes on, right after the instant of
+// its disks and memory: libvirt does not hold them. They are read until they stand still.
 func (c *checkpointing) keepFiles(p snapshot.Plan, id string) (list []checkpoint.File, err error) {
 	for _, f := range p.Files {
 		if f.Role != snapshot.RoleNVRAM && f.Role != snapshot.RoleTPM || len(list) == maxFiles {
