@@ -66,8 +66,8 @@ func filesOf(n *checkpoint.Node) []string {
 	return list
 }
 
-// sweep removes what nothing needs any more. One that a definition names, or that an image
-// of the domain's chain is, stays, as somebody has put it there.
+// sweep removes what nothing needs any more. Where a definition has one, or a layer upon one,
+// all stay, as somebody has put it there.
 func (c *checkpointing) sweep(ctx context.Context) error {
 	if len(c.tree.Junk) == 0 {
 		return nil
@@ -76,10 +76,10 @@ func (c *checkpointing) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.unneeded(ctx, s, c.tree.Junk); err != nil {
+		return err
+	}
 	for _, path := range c.tree.Junk {
-		if s.names(path) {
-			return c.strange(fmt.Errorf("the domain uses %s, which is of no checkpoint any more", path))
-		}
 		if err := closed(ctx, path); err != nil {
 			return err
 		}

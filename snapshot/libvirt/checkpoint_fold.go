@@ -24,8 +24,8 @@ import (
 func (c *checkpointing) remove(ctx context.Context, ids []string) error {
 	c.tree.Delete(ids...)
 	c.strip()
-	if s, ok := c.tree.Next(); ok && !s.Drop { // nothing is marked that cannot be begun
-		if err := errors.Join(c.ready(ctx), c.roomToFold(c.imagesOf(s.Into))); err != nil {
+	if s, ok := c.tree.Next(); ok { // nothing is marked that cannot be begun
+		if err := c.may(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -48,6 +48,20 @@ func (c *checkpointing) ready(ctx context.Context) error {
 	return err
 }
 
+// may fails where a step cannot be begun.
+func (c *checkpointing) may(ctx context.Context, s checkpoint.Step) error {
+	err := c.ready(ctx)
+	files := c.imagesOf(s.Node)
+	if err == nil && !s.Drop {
+		upper := c.imagesOf(s.Into)
+		files, err = slices.Concat(files, upper), c.roomToFold(upper)
+	}
+	if err == nil {
+		err = c.unshared(ctx, files)
+	}
+	return err
+}
+
 // imagesOf are those of a checkpoint, or the domain's own.
 func (c *checkpointing) imagesOf(id string) []string {
 	if id == checkpoint.Own {
@@ -60,11 +74,18 @@ func (c *checkpointing) imagesOf(id string) []string {
 func (c *checkpointing) reduce(ctx context.Context) error {
 	for {
 		s, ok := c.tree.Next()
+		if op := c.tree.Op; op != nil && (!ok || s.Drop || s.Node != op.Node || s.Into != op.Into) {
+			return c.strange(fmt.Errorf("the merge of checkpoint %s into %q was under way, and the tree does not have it", op.Node, op.Into))
+		}
 		if !ok {
 			return nil
 		}
 		junk := filesOf(c.tree.Find(s.Node))
-		if !s.Drop {
+		if s.Drop {
+			if err := c.may(ctx, s); err != nil {
+				return fmt.Errorf("remove checkpoint %s: %w", s.Node, err)
+			}
+		} else {
 			if err := c.fold(ctx, s); err != nil {
 				return fmt.Errorf("merge checkpoint %s: %w", s.Node, err)
 			}
@@ -89,9 +110,8 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 
 // fold makes one image of two on every disk.
 func (c *checkpointing) fold(ctx context.Context, s checkpoint.Step) error {
-	again := c.tree.Op != nil
-	if !again {
-		if err := errors.Join(c.ready(ctx), c.roomToFold(c.imagesOf(s.Into))); err != nil {
+	if c.tree.Op == nil {
+		if err := c.may(ctx, s); err != nil {
 			return err
 		}
 		if err := c.begin(checkpoint.Op{Kind: checkpoint.Fold, Node: s.Node, Into: s.Into}); err != nil {
@@ -117,8 +137,14 @@ func (c *checkpointing) giveUp(ctx context.Context, s checkpoint.Step) error {
 	}
 	if look.on {
 		for _, d := range c.tree.Disks {
-			err := c.dom.link.ask(ctx, func(conn *rpc.Conn) error { return conn.BlockJobAbort(ctx, look.dom, d.Name, 0) })
-			if _, refused := errors.AsType[*rpc.Error](err); err != nil && !refused { // there is none
+			err := c.dom.link.ask(ctx, func(conn *rpc.Conn) error {
+				job, there, err := conn.BlockJobOf(ctx, look.dom, d.Name)
+				if err != nil || !there || job.Type != rpc.BlockJobCommit && job.Type != rpc.BlockJobActiveCommit { // a copy is its user's
+					return err
+				}
+				return conn.BlockJobAbort(ctx, look.dom, d.Name, 0)
+			})
+			if _, refused := errors.AsType[*rpc.Error](err); err != nil && !refused { // it has ended
 				return err
 			}
 		}
@@ -162,6 +188,9 @@ func (c *checkpointing) above(id string) (list [][]string) {
 
 func (c *checkpointing) foldAll(ctx context.Context, s checkpoint.Step) error {
 	look, err := c.look(ctx)
+	if err == nil { // its user may have saved it since this was begun
+		err = c.clear(ctx, look)
+	}
 	if err != nil {
 		return err
 	}
@@ -172,7 +201,7 @@ func (c *checkpointing) foldAll(ctx context.Context, s checkpoint.Step) error {
 	live := look.on && slices.Contains(c.tree.Path(c.tree.Now), s.Into)
 	for i, d := range c.tree.Disks {
 		if live {
-			err = c.foldMiddle(ctx, look, d, upper[i], lower[i])
+			err = c.foldMiddle(ctx, look, i, upper[i], lower[i])
 		} else {
 			err = c.commitFile(ctx, upper[i], lower[i])
 		}
@@ -206,43 +235,74 @@ func (c *checkpointing) repoint(ctx context.Context, above, upper, lower []strin
 	})
 }
 
-// foldMiddle has libvirt commit an image below that which the domain writes to.
-func (c *checkpointing) foldMiddle(ctx context.Context, s sight, d checkpoint.Disk, upper, lower string) error {
-	has := func(s sight) bool {
+// foldMiddle has libvirt commit an image below that which the domain writes to. It is over where
+// the domain has the lower one still, and not the upper one any more: one that has ended, or has
+// another disk there, says nothing of that.
+func (c *checkpointing) foldMiddle(ctx context.Context, s sight, i int, upper, lower string) error {
+	d, own := c.tree.Disks[i], c.tree.Own[i]
+	has := func(s sight, path string) bool {
 		disk, _ := s.now.disk(d.Name)
-		return slices.ContainsFunc(disk.backing, func(b string) bool { return sameFile(b, upper) })
+		return sameFile(disk.source, own) && slices.ContainsFunc(disk.backing, func(b string) bool { return sameFile(b, path) })
 	}
-	if !has(s) {
-		return nil // it has left the chain
+	switch {
+	case has(s, lower) && !has(s, upper):
+		return nil
+	case !has(s, lower):
+		return c.strange(fmt.Errorf("its disk does not lie upon %s", lower))
 	}
-	var there bool
-	job := func(conn *rpc.Conn) (err error) {
-		_, there, err = conn.BlockJobOf(ctx, s.dom, d.Name)
-		return err
-	}
-	err := c.dom.link.ask(ctx, job)
-	if err == nil && !there { // else it is of one that was cut off
-		err = c.dom.link.order(ctx, func(conn *rpc.Conn) error {
-			return conn.BlockCommit(ctx, s.dom, d.Name, lower, upper, 0, 0)
-		})
-	}
-	there = err == nil
-	again := time.NewTicker(tick)
-	defer again.Stop()
-	for there {
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		if err := errors.Join(c.dom.link.ask(ctx, job), c.tree.Roomy(c.opt.Space)); err != nil {
-			return err
-		}
-	}
+	m, err := c.dom.Dial(ctx)
 	if err != nil {
 		return err
 	}
-	_, err = c.await(ctx, "the commit of disk "+d.Name+" came to its end", func(s sight) bool { return !has(s) })
+	defer m.Monitor.Close()
+	said := m.Monitor.Subscribe("BLOCK_JOB_COMPLETED")
+	defer said.Close()
+	if err := c.commitMiddle(ctx, s, d, upper, lower); err != nil {
+		return err
+	}
+	job := commit{disk: d.Name}
+	s, err = c.await(ctx, "the commit of disk "+d.Name+" came to its end", func(s sight) bool {
+		for len(said.Events()) > 0 {
+			job.hear(<-said.Events())
+		}
+		return !s.on || !has(s, upper) || job.reason != ""
+	})
+	if err == nil && (!has(s, lower) || has(s, upper)) {
+		err = job.failed()
+	}
+	return err
+}
+
+// commitMiddle has libvirt begin that commit, or goes on with that of one who was cut off, until
+// there is none any more.
+func (c *checkpointing) commitMiddle(ctx context.Context, s sight, d checkpoint.Disk, upper, lower string) error {
+	var job rpc.BlockJob
+	var there bool
+	look := func(conn *rpc.Conn) (err error) {
+		job, there, err = conn.BlockJobOf(ctx, s.dom, d.Name)
+		return err
+	}
+	err := c.dom.link.ask(ctx, look)
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		err = c.dom.link.order(ctx, func(conn *rpc.Conn) error {
+			return conn.BlockCommit(ctx, s.dom, d.Name, lower, upper, 0, 0)
+		})
+	case job.Type != rpc.BlockJobCommit:
+		err = snapshot.WithHint(fmt.Errorf("libvirt has another job on the disk: %w", snapshot.ErrBusy), "wait for its end (virsh blockjob), or end it")
+	}
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for there = true; there && err == nil; {
+		select {
+		case <-again.C:
+			err = errors.Join(c.dom.link.ask(ctx, look), c.tree.Roomy(c.opt.Space))
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
 	return err
 }
 

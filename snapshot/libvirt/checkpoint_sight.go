@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,62 @@ func (s sight) names(path string) bool {
 	return slices.ContainsFunc(s.now.disks, in) || slices.ContainsFunc(s.next.disks, in)
 }
 
+// unneeded fails where somebody has one of some files, or a layer upon one.
+func (c *checkpointing) unneeded(ctx context.Context, s sight, files []string) error {
+	for _, path := range files {
+		if s.names(path) {
+			return c.strange(fmt.Errorf("the domain uses %s, which is of no checkpoint any more", path))
+		}
+	}
+	for _, d := range s.next.disks { // libvirt keeps no layers in this one: the images say
+		over, err := d.over(files...)
+		if err != nil {
+			return snapshot.WithHint(fmt.Errorf("nobody can tell what the disk %s lies upon: %w: %w", d.target, snapshot.ErrBusy, err),
+				"look at it with qemu-img info --backing-chain "+snapshot.ShellWord(d.source)+", and run lull again once it can be read")
+		}
+		if over {
+			return c.strange(fmt.Errorf("%s of its disk %s lies upon an image that is of no checkpoint any more", d.source, d.target))
+		}
+	}
+	return c.unshared(ctx, files)
+}
+
+// unshared fails where another domain has one of some files, or a layer upon one.
+func (c *checkpointing) unshared(ctx context.Context, files []string) error {
+	var list []rpc.Domain
+	err := c.dom.all.ask(ctx, func(conn *rpc.Conn) (err error) {
+		list, err = conn.Domains(ctx)
+		return err
+	})
+	for _, other := range list {
+		if err == nil && other.UUID != c.id.uuid {
+			err = c.apart(ctx, other, files)
+		}
+	}
+	return err
+}
+
+// apart fails where that domain does so, in either definition.
+func (c *checkpointing) apart(ctx context.Context, other rpc.Domain, files []string) error {
+	for _, flags := range []uint32{0, rpc.XMLInactive} {
+		def, err := c.dom.xmlOf(ctx, c.dom.all, other, flags)
+		if errors.Is(err, snapshot.ErrNotFound) || errors.Is(err, errXML) {
+			return nil // it has gone, or nobody can read it
+		}
+		if err != nil {
+			return err
+		}
+		for _, d := range def.disks {
+			has, _ := d.over(files...) // what nobody can read nobody starts from
+			if has || slices.ContainsFunc(files, func(f string) bool { return sameFile(d.source, f) }) {
+				return snapshot.WithHint(fmt.Errorf("%s, which the domain %s has for its disk %s, needs an image of the checkpoints: %w", d.source, other.Name, d.target, snapshot.ErrBusy),
+					"give it an image of its own (shut it down; qemu-img convert -O qcow2 "+snapshot.ShellWord(d.source)+" NEW; virsh edit "+snapshot.ShellWord(other.Name)+"), and run lull again")
+			}
+		}
+	}
+	return nil
+}
+
 // runs tells whether a domain that is on writes to these images, and starts whether it does at
 // its next start.
 func (c *checkpointing) runs(s sight, images []string) bool {
@@ -78,11 +135,17 @@ func (c *checkpointing) atHome(s sight) error {
 }
 
 // clear fails where what libvirt itself keeps of the domain would not outlive an exchange of
-// its images: snapshots and checkpoints of its user, a memory, or a block job.
+// its images: snapshots and checkpoints of its user, a memory, or a block job; and where a
+// domain that is off runs elsewhere.
 func (c *checkpointing) clear(ctx context.Context, s sight) error {
 	var snapshots, checkpoints []string
 	var saved bool
+	var state rpc.State
+	var why int
 	err := c.dom.link.ask(ctx, func(conn *rpc.Conn) (err error) {
+		if state, why, err = conn.State(ctx, s.dom); err != nil {
+			return err
+		}
 		if snapshots, err = conn.Snapshots(ctx, s.dom); err != nil {
 			return err
 		}
@@ -105,6 +168,12 @@ func (c *checkpointing) clear(ctx context.Context, s sight) error {
 	case saved:
 		return snapshot.WithHint(fmt.Errorf("the domain was saved with its memory, which goes on with the images that it has: %w", snapshot.ErrBusy),
 			"start it (virsh start "+name+"), or throw that memory away (virsh managedsave-remove "+name+")")
+	case state == rpc.StateShutoff && why == shutoffSaved:
+		return snapshot.WithHint(fmt.Errorf("the domain was saved into a file with its memory, which goes on with the images that it has: %w", snapshot.ErrBusy),
+			"restore it (virsh restore FILE), or, without that memory, start it (virsh start "+name+"); then run lull again")
+	case state == rpc.StateShutoff && why == shutoffMigrated:
+		return snapshot.WithHint(fmt.Errorf("the domain was migrated away, and runs there from its images: %w", snapshot.ErrBusy),
+			"migrate it back, then run lull again; where it ended there, start it here once (virsh start "+name+")")
 	}
 	for _, d := range c.tree.Disks {
 		if s.now.mirrored(d.Name) && c.tree.Op == nil {
