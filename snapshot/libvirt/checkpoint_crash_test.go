@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -65,6 +66,7 @@ func checkpointDaemon(l *lifeline) {
 	l.writes()
 	l.recovers("an unaware daemon")
 	l.right()
+	l.unheard()
 
 	// It dies while the memory is written.
 	died := make(chan error, 1)
@@ -123,19 +125,42 @@ func checkpointDaemon(l *lifeline) {
 	l.right()
 }
 
+// unheard: QEMU ends before anybody has told libvirt that it moved. What the guest wrote last is
+// not thrown away.
+func (l *lifeline) unheard() {
+	l.t.Helper()
+	if l.dies(func(step string) bool { return step == "create-made" }, func() error {
+		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+		return err
+	}) == "" {
+		l.t.Fatal("no such step")
+	}
+	fresh := l.fresh()
+	l.unaware()
+	l.writes()
+	l.crash(l.t)
+	_, err := l.host.RecoverCheckpoints(l.ctx, "web")
+	var hinted *snapshot.Hinted
+	if !errors.Is(err, snapshot.ErrUncertain) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, fresh["vda"]+", "+fresh["sda"]+" (virsh edit web)") {
+		l.t.Errorf("what the guest wrote to images that libvirt does not know of: %v", err)
+	}
+	l.edit(func(xml string) string {
+		return strings.NewReplacer("'"+l.dom.Disks[0]+"'", "'"+fresh["vda"]+"'", "'"+l.dom.Disks[1]+"'", "'"+fresh["sda"]+"'").Replace(xml)
+	})
+	l.recovers("an unaware daemon and QEMU")
+	l.right()
+	l.start(l.t)
+}
+
 // unaware moves QEMU to the images of the operation under way, as libvirt would.
 func (l *lifeline) unaware() {
 	l.t.Helper()
-	var fresh map[string]string
-	err := l.host.onTree(l.ctx, "web", func(c *checkpointing) error {
-		fresh = c.targets(c.fresh(c.tree.Op.Run))
-		return nil
-	})
+	fresh := l.fresh()
 	var actions []map[string]any
 	for disk, path := range fresh {
-		on, atErr := l.bench.at(disk)
+		on, err := l.bench.at(disk)
 		node := "forgotten-" + disk
-		err = errors.Join(err, atErr, l.monitor("blockdev-add", map[string]any{"node-name": node, "driver": "qcow2", "backing": nil,
+		err = errors.Join(err, l.monitor("blockdev-add", map[string]any{"node-name": node, "driver": "qcow2", "backing": nil,
 			"file": map[string]any{"driver": "file", "filename": path}}, nil))
 		if err != nil {
 			l.t.Fatal(err)
@@ -145,6 +170,19 @@ func (l *lifeline) unaware() {
 	if err := l.monitor("transaction", map[string]any{"actions": actions}, nil); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+// fresh are the images that the operation under way makes, by disk.
+func (l *lifeline) fresh() (images map[string]string) {
+	l.t.Helper()
+	err := l.host.onTree(l.ctx, "web", func(c *checkpointing) error {
+		images = c.targets(c.fresh(c.tree.Op.Run))
+		return nil
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return images
 }
 
 // checkpointCutOff: lull dies at the steps that differ in what they leave, and each operation comes right at its next start:
@@ -183,6 +221,8 @@ func checkpointCutOff(l *lifeline) {
 		},
 	})
 	clear(l.kept)
+	l.savedMeanwhile()
+	l.jobMeanwhile()
 	l.each(cut{at: []string{"fold-disk", "fold-repointed"}, lost: []string{"fold-disk"}, came: func(step string) {
 		if n := len(l.tree().List); n != 1 {
 			l.t.Errorf("dead at %s: %d checkpoints", step, n)
@@ -258,6 +298,57 @@ func (l *lifeline) diesApplying(id, at string) {
 	if step != at {
 		l.t.Fatalf("no step %q", at)
 	}
+}
+
+// savedMeanwhile: a merge that was cut off between two disks does not go on while libvirt keeps a
+// memory that goes on with the images of then.
+func (l *lifeline) savedMeanwhile() {
+	l.t.Helper()
+	l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	if l.dies(func(step string) bool { return step == "fold-disk" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
+		l.t.Fatal("no such step")
+	}
+	l.virsh("managedsave", "web")
+	l.refusesMerge("virsh managedsave-remove web")
+	l.start(l.t)
+	l.recovers("fold-disk, and a managed save")
+	clear(l.kept)
+	l.right()
+}
+
+// jobMeanwhile: what libvirt does for somebody else when lull takes a checkpoint back comes to its
+// end.
+func (l *lifeline) jobMeanwhile() {
+	l.t.Helper()
+	if l.dies(func(step string) bool { return step == "create-made" }, func() error {
+		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+		return err
+	}) == "" {
+		l.t.Fatal("no such step")
+	}
+	text := filepath.Join(l.dom.Dir, "backup")
+	pull := "<domainbackup mode='pull'><server transport='unix' socket='" + filepath.Join(l.daemon.Dir, "nbd") + "'/></domainbackup>"
+	if err := os.WriteFile(text, []byte(pull), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	l.virsh("backup-begin", "web", text)
+	if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); !errors.Is(err, snapshot.ErrBusy) {
+		l.t.Errorf("during a backup of the user's: %v", err)
+	}
+	l.virsh("domjobabort", "web") // fails where it is there no more
+	eventually(l.t, "the end of the backup", func() error {
+		kind, what, err := l.conn.Job(l.ctx, l.dom.ID)
+		if err == nil && kind != rpc.JobNone {
+			err = fmt.Errorf("job %d, %d", kind, what)
+		}
+		return err
+	})
+	l.recovers("create-made, and a backup of the user's")
+	if err := os.Remove(text); err != nil {
+		l.t.Fatal(err)
+	}
+	l.right()
 }
 
 // cut is an operation that is cut off.

@@ -141,12 +141,14 @@ func (c *checkpointing) ours(p snapshot.Plan) error {
 	}
 	for _, d := range p.Disks {
 		for _, l := range d.Chain {
-			if !ownedFile.MatchString(l.Path) || owned[l.Path] {
+			first := ownedFile.FindStringSubmatch(l.Path)
+			if first == nil || owned[l.Path] {
 				continue
 			}
+			// Without a base virsh would write on into what the domain's first image rests upon.
 			return snapshot.WithHint(fmt.Errorf("disk %s: %s is of a checkpoint, and its tree is elsewhere: %w", d.Name, l.Path, snapshot.ErrDiverged),
 				"give the domain back the UUID under which its checkpoints were made, and state_dir what it was; or, to give the checkpoints up: virsh blockcommit "+
-					snapshot.ShellWord(c.id.name)+" "+snapshot.ShellWord(d.Name)+" --active --pivot")
+					snapshot.ShellWord(c.id.name)+" "+snapshot.ShellWord(d.Name)+" --base "+snapshot.ShellWord(first[1])+" --active --pivot")
 		}
 	}
 	return nil
@@ -194,9 +196,29 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, s sight
 	if err := c.settleFrozen(ctx, node.Memory); err != nil {
 		return node, err
 	}
+	if err := c.loadable(ctx, node); err != nil {
+		return node, err
+	}
 	files, err := c.keepFiles(p, node.ID)
 	node.Files = append(node.Files, files...)
 	return node, err
+}
+
+// loadable fails where the memory could not be loaded again, as that of a domain which was given
+// what its definition does not have.
+func (c *checkpointing) loadable(ctx context.Context, n checkpoint.Node) error {
+	if n.Memory == nil {
+		return nil
+	}
+	_, err := c.ranAs(ctx, n)
+	if errors.Is(err, snapshot.ErrUnsupported) || errors.Is(err, snapshot.ErrCorrupt) {
+		err = snapshot.WithHint(err, "give the definition what the domain runs with, or take it from the domain (virsh attach-device or detach-device --config; virsh edit "+
+			snapshot.ShellWord(c.id.name)+"), or give --no-memory")
+	}
+	if err != nil {
+		return fmt.Errorf("memory of the checkpoint: %w", err)
+	}
+	return nil
 }
 
 // makeImages makes an empty image upon each of some.
@@ -259,7 +281,10 @@ func (c *checkpointing) abortable(ctx context.Context, d rpc.Domain, do func(con
 	again := time.NewTicker(tick)
 	defer again.Stop()
 	for {
-		_ = c.dom.link.ask(whole, func(conn *rpc.Conn) error { return conn.AbortJob(whole, d) }) // there may be none yet, or any more
+		_ = c.dom.link.ask(whole, func(conn *rpc.Conn) error { // there may be none yet, or any more
+			_, err := c.endSnapshot(whole, conn, d)
+			return err
+		})
 		select {
 		case err := <-done:
 			if err != nil {
@@ -290,85 +315,17 @@ func (c *checkpointing) settleFrozen(ctx context.Context, memory *checkpoint.Mem
 	return errors.Join(os.Chmod(memory.Path, 0o600), durable.SyncFile(memory.Path), durable.SyncFolder(filepath.Dir(memory.Path)))
 }
 
-// undoCreate takes a checkpoint back that is not whole: where the disks have frozen it is
-// folded away.
-func (c *checkpointing) undoCreate(ctx context.Context) error {
-	op := c.tree.Op
-	s, err := c.undisturbed(ctx)
-	if err != nil {
-		return err
+// endSnapshot ends a snapshot that libvirt makes of the domain. What else it is at is its user's,
+// and an error. busy: it was at one.
+func (c *checkpointing) endSnapshot(ctx context.Context, conn *rpc.Conn, d rpc.Domain) (busy bool, err error) {
+	kind, what, err := conn.Job(ctx, d)
+	if err != nil || kind != rpc.JobBounded && kind != rpc.JobUnbounded {
+		return false, err
 	}
-	fresh := c.fresh(op.Run)
-	if c.runs(s, c.tree.Own) {
-		if err := c.moveBack(ctx, c.tree.Own, fresh); err != nil {
-			return err
-		}
-		if err := c.define(ctx, s, c.tree.Own); err != nil {
-			return err
-		}
+	if what != rpc.JobSnapshot {
+		return true, snapshot.WithHint(fmt.Errorf("libvirt is at something else with the domain, such as a migration: %w", snapshot.ErrBusy),
+			"wait for its end (virsh domjobinfo "+snapshot.ShellWord(c.id.name)+"), and run lull again")
 	}
-	if !c.runs(s, fresh) && !(!s.on && c.starts(s, fresh)) {
-		if s, err = c.look(ctx); err == nil {
-			err = c.atHome(s)
-		}
-		if err != nil {
-			return err
-		}
-		return c.end(ctx, append(fresh, c.leftovers(op.Node)...)...)
-	}
-	if err := c.define(ctx, s, fresh); err != nil {
-		return err
-	}
-	c.tree.Add(checkpoint.Node{ID: op.Node, Images: c.tree.Own, Gone: true})
-	c.tree.Own = fresh
-	if err := c.end(ctx, c.leftovers(op.Node)...); err != nil {
-		return err
-	}
-	return c.reduce(ctx)
+	_ = conn.AbortJob(ctx, d) // it may have ended by itself
+	return true, nil
 }
-
-// undisturbed looks at the domain when libvirt does nothing with it any more: what another
-// process ordered libvirt goes on with when that has died.
-func (c *checkpointing) undisturbed(ctx context.Context) (sight, error) {
-	again := time.NewTicker(tick)
-	defer again.Stop()
-	for {
-		s, err := c.look(ctx)
-		if err != nil || !s.on {
-			return s, err
-		}
-		busy := false
-		err = c.dom.link.ask(ctx, func(conn *rpc.Conn) error {
-			job, err := conn.Job(ctx, s.dom)
-			if err == nil && (job.Type == rpc.JobBounded || job.Type == rpc.JobUnbounded) {
-				busy = true
-				_ = conn.AbortJob(ctx, s.dom) // it may have ended by itself
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			// What changes the domain waits for whatever else does: then that is over.
-			err = conn.SetMetadata(ctx, s.dom, "", "", barrier, rpc.AffectLive)
-			if rpc.HasCode(err, rpc.CodeNoDomainMetadata) {
-				return nil
-			}
-			return err
-		})
-		switch {
-		case rpc.HasCode(err, rpc.CodeOperationInvalid): // it went off
-		case err != nil:
-			return s, err
-		case !busy:
-			return c.look(ctx)
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return s, context.Cause(ctx)
-		}
-	}
-}
-
-// barrier is a namespace in which no domain has metadata.
-const barrier = domainxml.Namespace + "/none"

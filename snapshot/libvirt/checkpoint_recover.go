@@ -4,9 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
+	"github.com/lull-backup/lull/snapshot/image"
+	"github.com/lull-backup/lull/snapshot/libvirt/domainxml"
+	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 )
 
 // recover ends what can only be ended, and takes back what can be:
@@ -51,3 +57,111 @@ func (c *checkpointing) tidy(ctx context.Context) (found bool, err error) {
 	}
 	return found, err
 }
+
+// undoCreate takes a checkpoint back that is not whole: where the disks have frozen it is
+// folded away.
+func (c *checkpointing) undoCreate(ctx context.Context) error {
+	op := c.tree.Op
+	s, err := c.undisturbed(ctx)
+	if err != nil {
+		return err
+	}
+	fresh := c.fresh(op.Run)
+	if c.runs(s, c.tree.Own) {
+		if err := c.moveBack(ctx, c.tree.Own, fresh); err != nil {
+			return err
+		}
+		if err := c.define(ctx, s, c.tree.Own); err != nil {
+			return err
+		}
+	}
+	if !c.runs(s, fresh) && !(!s.on && c.starts(s, fresh)) {
+		if s, err = c.look(ctx); err == nil {
+			err = c.atHome(s)
+		}
+		if err == nil && !s.on {
+			err = c.unwritten(ctx, fresh)
+		}
+		if err != nil {
+			return err
+		}
+		return c.end(ctx, append(fresh, c.leftovers(op.Node)...)...)
+	}
+	if err := c.define(ctx, s, fresh); err != nil {
+		return err
+	}
+	c.tree.Add(checkpoint.Node{ID: op.Node, Images: c.tree.Own, Gone: true})
+	c.tree.Own = fresh
+	if err := c.end(ctx, c.leftovers(op.Node)...); err != nil {
+		return err
+	}
+	return c.reduce(ctx)
+}
+
+// unwritten fails where a domain that starts from what it had may have gone on in the new
+// images: QEMU had moved there, libvirt's daemon died before it noted that, and QEMU ended.
+func (c *checkpointing) unwritten(ctx context.Context, fresh []string) error {
+	for i, path := range fresh {
+		clean, err := image.Blank(ctx, path, snapshot.FormatQcow2)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && !clean { // QEMU may have moved back
+			clean, err = c.same(ctx, path, c.tree.Own[i])
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if clean {
+			continue
+		}
+		var words []string
+		for _, path := range fresh {
+			words = append(words, snapshot.ShellWord(path))
+		}
+		return snapshot.WithHint(fmt.Errorf("%s may hold what the domain wrote last, and its definition names %s: %w", path, c.tree.Own[i], errors.Join(snapshot.ErrUncertain, err)),
+			"to keep what it wrote there give the domain "+strings.Join(fresh, ", ")+" (virsh edit "+snapshot.ShellWord(c.id.name)+
+				") and run lull again; to give that up: rm "+strings.Join(words, " "))
+	}
+	return nil
+}
+
+// undisturbed looks at the domain when libvirt does nothing with it any more: what another
+// process ordered libvirt goes on with when that has died.
+func (c *checkpointing) undisturbed(ctx context.Context) (sight, error) {
+	again := time.NewTicker(tick)
+	defer again.Stop()
+	for {
+		s, err := c.look(ctx)
+		if err != nil || !s.on {
+			return s, err
+		}
+		busy := false
+		err = c.dom.link.ask(ctx, func(conn *rpc.Conn) (err error) {
+			if busy, err = c.endSnapshot(ctx, conn, s.dom); busy || err != nil {
+				return err
+			}
+			// What changes the domain waits for whatever else does: then that is over.
+			err = conn.SetMetadata(ctx, s.dom, "", "", barrier, rpc.AffectLive)
+			if rpc.HasCode(err, rpc.CodeNoDomainMetadata) {
+				return nil
+			}
+			return err
+		})
+		switch {
+		case rpc.HasCode(err, rpc.CodeOperationInvalid): // it went off
+		case err != nil:
+			return s, err
+		case !busy:
+			return c.look(ctx)
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		}
+	}
+}
+
+// barrier is a namespace in which no domain has metadata.
+const barrier = domainxml.Namespace + "/none"

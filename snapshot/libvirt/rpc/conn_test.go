@@ -202,6 +202,18 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+func TestJob(t *testing.T) {
+	c, _ := dialPeer(t, Options{}, func(p *peer, h header, payload []byte) {
+		if diff := cmp.Diff(payloadOf(web(), u32(0)), payload); h.procedure != 298 || diff != "" {
+			t.Errorf("call %d: %s", h.procedure, diff)
+		}
+		p.reply(h, i32(JobUnbounded), u32(2), str("time_elapsed"), u32(paramULong), u64(5), str("operation"), u32(paramInt), i32(6))
+	})
+	if kind, what, err := c.Job(testContext(t), web()); kind != JobUnbounded || what != JobSnapshot || err != nil {
+		t.Errorf("job %d, %d, %v", kind, what, err)
+	}
+}
+
 func TestUUID(t *testing.T) {
 	u := UUID{0xab, 1, 15: 0xff}
 	if got, err := ParseUUID(u.String()); err != nil || got != u {

@@ -15,23 +15,20 @@ const (
 	JobCancelled JobType = 5
 )
 
-// JobInfo is the job of a domain: of migrations, saves, dumps and backups.
-type JobInfo struct {
-	Type                                 JobType
-	ElapsedMS                            uint64
-	DataTotal, DataProcessed, DataRemain uint64 // bytes
-}
+// JobOperation is what a job is for.
+type JobOperation int64
+
+// JobSnapshot is the one of these that lull tells apart: others are migrations, saves, dumps
+// and backups.
+const JobSnapshot JobOperation = 6
 
 // Job asks for the job of a domain.
-func (c *Conn) Job(ctx context.Context, d Domain) (JobInfo, error) {
+func (c *Conn) Job(ctx context.Context, d Domain) (JobType, JobOperation, error) {
 	var kind i32
-	var v [11]u64
-	results := []result{&kind}
-	for i := range v {
-		results = append(results, &v[i])
-	}
-	err := c.call(ctx, remote(163, "ask for domain's job"), args{d}, results...) // DOMAIN_GET_JOB_INFO
-	return JobInfo{JobType(kind), uint64(v[0]), uint64(v[2]), uint64(v[3]), uint64(v[4])}, err
+	var figures Params
+	err := c.call(ctx, remote(298, "ask for domain's job"), args{d, u32(0)}, &kind, &figures) // DOMAIN_GET_JOB_STATS
+	operation, _ := figures["operation"].(int64)
+	return JobType(kind), JobOperation(operation), err
 }
 
 // AbortJob ends the job of a domain.
