@@ -281,10 +281,8 @@ func (c *checkpointing) abortable(ctx context.Context, d rpc.Domain, do func(con
 	again := time.NewTicker(tick)
 	defer again.Stop()
 	for {
-		_ = c.dom.link.ask(whole, func(conn *rpc.Conn) error { // there may be none yet, or any more
-			_, err := c.endSnapshot(whole, conn, d)
-			return err
-		})
+		// There may be none yet, or any more. What job it is libvirt says only when this has ended.
+		_ = c.dom.link.ask(whole, func(conn *rpc.Conn) error { return conn.AbortJob(whole, d) })
 		select {
 		case err := <-done:
 			if err != nil {
