@@ -41,6 +41,19 @@ type Checkpointer interface {
 	RecoverCheckpoints(ctx context.Context, vm string) (bool, error)
 }
 
+// TreeLoser is a Checkpointer whose VMs can go, and leave their checkpoints.
+type TreeLoser interface {
+	// LostTrees are the trees whose VMs the hypervisor does not have any more.
+	LostTrees(ctx context.Context) ([]LostTree, error)
+}
+
+// LostTree is the tree of a VM that is not there.
+type LostTree struct {
+	Path  string
+	Files []string // of its checkpoints, and the images of the VM
+	Err   error    // why it cannot be read
+}
+
 // NewCheckpoint is a checkpoint to be made.
 type NewCheckpoint struct {
 	Name   string // empty: its ID will do

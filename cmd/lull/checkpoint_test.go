@@ -14,7 +14,6 @@ import (
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/guesttest"
-	"github.com/lull-backup/lull/snapshot/libvirt"
 )
 
 // TestGuestCheckpoint: a guest that writes all the time gets three checkpoints and goes back
@@ -86,10 +85,10 @@ func TestDrawTree(t *testing.T) {
 type treeHost struct {
 	snapshot.Checkpointer
 	tree snapshot.Checkpoints
-	lost []libvirt.LostTree
+	lost []snapshot.LostTree
 }
 
-func (h treeHost) LostTrees(context.Context) ([]libvirt.LostTree, error) { return h.lost, nil }
+func (h treeHost) LostTrees(context.Context) ([]snapshot.LostTree, error) { return h.lost, nil }
 
 func (h treeHost) Checkpoints(context.Context, string) (snapshot.Checkpoints, error) {
 	return h.tree, nil
@@ -105,7 +104,7 @@ func TestDoctorLooksAtCheckpoints(t *testing.T) {
 		limits:  config.Checkpoints{MaxAge: 10 * day},
 	}
 	d.checkpoints(t.Context(), "lab/web")
-	d.lostTrees(t.Context(), "host lab", treeHost{lost: []libvirt.LostTree{{Path: "/trees/a.json", Files: []string{"/a"}}, {Path: "/trees/b.json", Err: snapshot.ErrCorrupt}}})
+	d.lostTrees(t.Context(), "host lab", treeHost{lost: []snapshot.LostTree{{Path: "/trees/a.json", Files: []string{"/a"}}, {Path: "/trees/b.json", Err: snapshot.ErrCorrupt}}})
 	var got []string
 	for _, f := range d.found {
 		got = append(got, strings.Join([]string{f.Subject, f.Check, f.Result, f.Detail}, ": "))

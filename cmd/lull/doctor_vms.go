@@ -12,7 +12,6 @@ import (
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/snapshot"
-	"github.com/lull-backup/lull/snapshot/libvirt"
 )
 
 // guestPatience is how long the doctor waits for a guest's agent.
@@ -106,14 +105,9 @@ func (d *vmDoctor) libvirt(ctx context.Context, subject string, host snapshot.Ho
 	d.lostTrees(ctx, subject, host)
 }
 
-// treeLoser is a host whose VMs can go and leave their checkpoints.
-type treeLoser interface {
-	LostTrees(ctx context.Context) ([]libvirt.LostTree, error)
-}
-
 // lostTrees tells of checkpoints whose domains are not there any more.
 func (d *vmDoctor) lostTrees(ctx context.Context, subject string, host snapshot.Host) {
-	h, ok := host.(treeLoser)
+	h, ok := host.(snapshot.TreeLoser)
 	if !ok {
 		return
 	}

@@ -140,15 +140,10 @@ func (c *checkpointing) otherTrees() (list []checkpoint.Tree, whole bool) {
 // ofDomain is the UUID of the domain whose tree is at a path.
 func ofDomain(path string) string { return strings.TrimSuffix(filepath.Base(path), ".json") }
 
-// LostTree is the tree of a domain that is not there.
-type LostTree struct {
-	Path  string
-	Files []string // of its checkpoints, and the images of the domain's
-	Err   error    // why it cannot be read
-}
+var _ snapshot.TreeLoser = (*Host)(nil)
 
 // LostTrees are those whose domains libvirt does not have any more.
-func (h *Host) LostTrees(ctx context.Context) (list []LostTree, err error) {
+func (h *Host) LostTrees(ctx context.Context) (list []snapshot.LostTree, err error) {
 	paths, err := filepath.Glob(filepath.Join(filepath.Dir(h.treePath(rpc.UUID{})), "*.json"))
 	if err != nil || len(paths) == 0 {
 		return nil, err
@@ -166,7 +161,7 @@ func (h *Host) LostTrees(ctx context.Context) (list []LostTree, err error) {
 		if err == nil && len(t.Nodes)+len(t.Junk) == 0 && t.Op == nil {
 			continue // it has none
 		}
-		lost := LostTree{Path: path, Files: slices.Concat(t.Own, t.Junk), Err: err}
+		lost := snapshot.LostTree{Path: path, Files: slices.Concat(t.Own, t.Junk), Err: err}
 		for i := range t.Nodes {
 			lost.Files = append(lost.Files, filesOf(&t.Nodes[i])...)
 		}
