@@ -46,7 +46,7 @@ func (j *Journal) Lock(vm string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock VM %s: %w", vm, err)
 	}
-	if err := flock(f); err != nil {
+	if err := flock(f, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		defer f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, &LockedError{VM: vm, PID: holder(f)}
@@ -60,9 +60,9 @@ func (j *Journal) Lock(vm string) (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
-func flock(f *os.File) error {
+func flock(f *os.File, how int) error {
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(f.Fd()), how)
 		if !errors.Is(err, syscall.EINTR) {
 			return err
 		}
@@ -90,9 +90,9 @@ func holder(f *os.File) int {
 	return pid
 }
 
-// Unlock gives the VM back.
+// Unlock gives the VM back, also where a child that is just being started still has the file.
 func (l *Lock) Unlock() error {
-	if err := l.file.Close(); err != nil {
+	if err := errors.Join(flock(l.file, syscall.LOCK_UN), l.file.Close()); err != nil {
 		return fmt.Errorf("unlock VM: %w", err)
 	}
 	return nil
