@@ -190,9 +190,10 @@ func (in *invocation) warnDecrypted(res agent.RestoreResult) {
 	}
 }
 
-// encryptCommand makes an encrypted image of a restored one.
+// encryptCommand makes an encrypted image of a restored one. SHA-256, which QEMU takes
+// otherwise, can be too fast for QEMU 7.2 to measure how fast it is.
 func encryptCommand(d snapshot.RestoredDisk) string {
-	return fmt.Sprintf("qemu-img convert --object secret,id=key,file=KEYFILE -f %s -O qcow2 -o encrypt.format=luks,encrypt.key-secret=key %s %s",
+	return fmt.Sprintf("qemu-img convert --object secret,id=key,file=KEYFILE -f %s -O qcow2 -o encrypt.format=luks,encrypt.key-secret=key,encrypt.hash-alg=sha512 %s %s",
 		d.Format, snapshot.ShellWord(d.Path), snapshot.ShellWord(d.Path+".luks"))
 }
 

@@ -118,7 +118,7 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 	options := args{"driver": "qcow2", "file": fileNode(d.DeltaNode), "size": d.Size, "backing-file": d.Chain[0].Path, "backing-fmt": d.Format}
 	if d.Key != "" {
 		cipher := encryption(d)
-		cipher["iter-time"] = deltaIteration
+		cipher["iter-time"], cipher["hash-alg"] = deltaIteration, deltaHash
 		options["encrypt"], options["backing-fmt"] = cipher, d.Chain[0].Format
 	}
 	if err := m.create(ctx, createJob(d.DeltaNode), options); err != nil {
@@ -129,7 +129,8 @@ func (m *monitor) format(ctx context.Context, d snapshot.DiskPlan) error {
 
 // create makes an image of a file that is open. For an encrypted one QEMU measures how fast
 // the host is, and where the kernel counts processor time by ticks, an older QEMU now and
-// then finds that it took none, and fails (crypto/pbkdf.c): then it is asked again.
+// then finds that it took none, and fails (crypto/pbkdf.c): then it is asked again. See
+// also deltaHash.
 func (m *monitor) create(ctx context.Context, job string, options args) (err error) {
 	for range createTries {
 		if err = m.Execute(ctx, "blockdev-create", args{"job-id": job, "options": options}, nil); err != nil {
@@ -143,7 +144,7 @@ func (m *monitor) create(ctx context.Context, job string, options args) (err err
 }
 
 const (
-	createTries = 10
+	createTries = 30
 	unmeasured  = "Unable to get accurate CPU usage"
 )
 
