@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -266,45 +265,6 @@ func TestLock(t *testing.T) {
 		}
 	}
 	again, err := other.Lock("lab/web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Unlock(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A child that is just being started has the files of its parent, until it is another program.
-func TestUnlockWhileAChildStarts(t *testing.T) {
-	j, dir := open(t)
-	lock, err := j.Lock("lab/web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fds, err := filepath.Glob("/proc/self/fd/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(fds, func(fd string) bool {
-		path, err := os.Readlink(fd)
-		return err == nil && strings.HasPrefix(path, dir) && strings.HasSuffix(path, ".lock")
-	})
-	if i < 0 {
-		t.Fatal("the file of the lock is not open")
-	}
-	n, err := strconv.Atoi(filepath.Base(fds[i]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	child, err := syscall.Dup(n)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer syscall.Close(child)
-	if err := lock.Unlock(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := j.Lock("lab/web")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ type layer struct {
 func layers() []layer {
 	return []layer{
 		{"snapshot/wipe", "snapshot/durable"},
-		{"snapshot/checkpoint", "snapshot/durable snapshot/space"},
+		{"snapshot/checkpoint", "snapshot/durable snapshot/filelock snapshot/space"},
 		{"snapshot/image", "snapshot/image/* snapshot/durable snapshot/wipe"},
 		{"snapshot/image/vhd", "snapshot/image/layer"},
 		{"snapshot/image/vhdx", "snapshot/image/layer"},
@@ -60,7 +60,7 @@ func layers() []layer {
 
 		{"agent/schedule", ""},
 		{"agent/retention", ""},
-		{"agent/journal", "snapshot snapshot/durable"},
+		{"agent/journal", "snapshot snapshot/durable snapshot/filelock"},
 		{"agent/control", ""},
 		{"agent", "config quiesce snapshot plugins transport transport/repo agent/* snapshot/durable snapshot/wipe"},
 		{"config", "quiesce snapshot snapshot/space agent/schedule agent/retention"},

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/checkpoint"
 )
 
 // An operation on checkpoints stops the VM for a while. From the stop until it goes on:
@@ -102,31 +99,16 @@ func (c *checkpointing) carryOn(ctx context.Context, m *monitor) error {
 
 // lockTree waits until no other process works on a tree.
 func lockTree(ctx context.Context, tree string) (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(tree), 0o700); err != nil {
-		return nil, fmt.Errorf("lock tree of checkpoints: %w", err)
-	}
-	f, err := os.OpenFile(tree+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock tree of checkpoints: %w", err)
-	}
 	tick := time.NewTicker(lockTick)
 	defer tick.Stop()
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() {
-				_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child that is just being started may still have the file
-				f.Close()
-			}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock tree of checkpoints: %w", err), f.Close())
+		if unlock, err = checkpoint.Lock(tree); !errors.Is(err, snapshot.ErrBusy) {
+			return unlock, err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("another process works on the checkpoints: %w: %w", snapshot.ErrBusy, context.Cause(ctx))
+			return nil, fmt.Errorf("%w: %w", err, context.Cause(ctx))
 		}
 	}
 }
