@@ -3,8 +3,6 @@ package libvirt
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -14,7 +12,6 @@ import (
 	"github.com/lull-backup/lull/snapshot/checkpoint"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
-	"github.com/lull-backup/lull/snapshot/space"
 )
 
 // Checkpoints of a domain are images upon images, as package checkpoint says, and libvirt's
@@ -119,60 +116,26 @@ func (c *checkpointing) load() (err error) {
 	return nil
 }
 
-// operate brings to an end what was interrupted, and then does fn.
-func (h *Host) operate(ctx context.Context, vm, what string, fn func(*checkpointing) error) error {
-	err := h.onTree(ctx, vm, func(c *checkpointing) error {
-		if _, err := c.recover(ctx); err != nil {
-			return err
-		}
-		return fn(c)
-	})
-	if err != nil {
-		return fmt.Errorf("%s of %s: %w", what, vm, err)
-	}
-	return nil
-}
+// on is how operations get at a tree.
+func (h *Host) on() checkpoint.On[*checkpointing] { return h.onTree }
 
 // CreateCheckpoint takes a running domain as it is.
-func (h *Host) CreateCheckpoint(ctx context.Context, vm string, n snapshot.NewCheckpoint) (made snapshot.Checkpoint, err error) {
-	err = h.operate(ctx, vm, "create checkpoint", func(c *checkpointing) error {
-		id, err := c.create(ctx, n)
-		if err == nil {
-			made = c.describe(c.tree.Find(id))
-		}
-		return err
-	})
-	return made, err
+func (h *Host) CreateCheckpoint(ctx context.Context, vm string, n snapshot.NewCheckpoint) (snapshot.Checkpoint, error) {
+	return h.on().Create(ctx, vm, n)
 }
 
 // ApplyCheckpoint takes a domain back.
-func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (applied snapshot.Checkpoint, err error) {
-	err = h.operate(ctx, vm, "apply checkpoint", func(c *checkpointing) error {
-		n, err := c.tree.Resolve(ref)
-		if err != nil {
-			return err
-		}
-		applied = c.describe(n)
-		return c.apply(ctx, *n, cold)
-	})
-	return applied, err
+func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (snapshot.Checkpoint, error) {
+	return h.on().Apply(ctx, vm, ref, cold)
 }
 
 // DeleteCheckpoints removes some.
 func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bool) error {
-	return h.operate(ctx, vm, "delete checkpoint", func(c *checkpointing) error {
-		gone, err := c.tree.Chosen(ref, subtree)
-		if err != nil {
-			return err
-		}
-		return c.remove(ctx, gone)
-	})
+	return h.on().Delete(ctx, vm, ref, subtree)
 }
 
 // MergeCheckpoints removes all.
-func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
-	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error { return c.remove(ctx, c.tree.All()) })
-}
+func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error { return h.on().Merge(ctx, vm) }
 
 // RecoverCheckpoints ends or takes back what was interrupted. A domain that is there no more
 // has nothing to be brought to an end.
@@ -188,7 +151,7 @@ func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, e
 	})
 	if err == nil && owes {
 		err = h.onTree(ctx, vm, func(c *checkpointing) (err error) {
-			found, err = c.recover(ctx)
+			found, err = c.Recover(ctx)
 			return err
 		})
 	}
@@ -220,36 +183,18 @@ func (h *Host) Checkpoints(ctx context.Context, vm string) (list snapshot.Checkp
 	return list, nil
 }
 
-func (c *checkpointing) list(ctx context.Context) (list snapshot.Checkpoints, err error) {
-	t := &c.tree
-	list = snapshot.Checkpoints{VM: c.id.name, Now: t.Now, Depth: len(t.Path(t.Now)), List: []snapshot.Checkpoint{}}
-	for i := range t.Nodes {
-		list.List = append(list.List, c.describe(&t.Nodes[i]))
-	}
-	if n := t.Newest(); n != nil {
-		list.Newest = n.ID
-	}
-	if t.Now != "" {
-		for _, path := range t.Own {
-			list.Growth += space.FileTakes(path)
-		}
-		list.Tight = c.tree.Tight(c.opt.Space)
-	}
-	if t.Op != nil {
-		list.Pending = t.Op.Kind + " " + t.Op.Node
-	}
+func (c *checkpointing) list(ctx context.Context) (snapshot.Checkpoints, error) {
+	list := checkpoint.List(c, c.id.name, c.opt.Space)
 	list.Missing = c.missing()
-	err = c.strays(ctx, &list)
+	err := c.strays(ctx, &list)
 	return list, err
 }
 
-func (c *checkpointing) describe(n *checkpoint.Node) snapshot.Checkpoint {
-	d := snapshot.Checkpoint{ID: n.ID, Name: n.Name, Parent: n.Parent, Created: n.Created, Memory: n.Memory != nil, Deleted: n.Gone}
-	for _, path := range filesOf(n) {
-		d.Size += space.FileTakes(path)
-	}
-	return d
-}
+// Tree is the domain's.
+func (c *checkpointing) Tree() *checkpoint.Tree { return &c.tree }
+
+// Paths are all files of a checkpoint.
+func (c *checkpointing) Paths(n *checkpoint.Node) []string { return n.Paths() }
 
 func (c *checkpointing) save() error { return checkpoint.Save(c.path, c.tree) }
 
@@ -298,7 +243,7 @@ func (c *checkpointing) later(err error) error {
 func (c *checkpointing) strip() {
 	for i := range c.tree.Nodes {
 		if n := &c.tree.Nodes[i]; n.Gone {
-			c.tree.Junk = append(c.tree.Junk, filesOf(n)[len(n.Images):]...)
+			c.tree.Junk = append(c.tree.Junk, n.Paths()[len(n.Images):]...)
 			n.Memory, n.Files = nil, nil
 		}
 	}
@@ -320,13 +265,6 @@ func (c *checkpointing) using(fn func(*qemu.Host) error) error { return c.use(c.
 // owed is a context for what has to be done whatever became of ctx.
 func owed(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), workLimit)
-}
-
-// newID names a checkpoint.
-func newID() string {
-	var b [4]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }
 
 // layerOf is an image of a tree.

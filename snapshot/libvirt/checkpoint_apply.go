@@ -22,8 +22,8 @@ var (
 	errBoot  = errors.New("libvirt refuses to start it")
 )
 
-// apply takes the domain back.
-func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool) error {
+// Apply takes the domain back.
+func (c *checkpointing) Apply(ctx context.Context, n checkpoint.Node, cold bool) error {
 	s, err := c.look(ctx)
 	if err == nil {
 		err = c.atHome(s)
@@ -44,7 +44,7 @@ func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool)
 	if err != nil {
 		return err
 	}
-	if err := c.begin(checkpoint.Op{Kind: checkpoint.Apply, Node: n.ID, Run: newID(), Running: s.on, Cold: cold}); err != nil {
+	if err := c.begin(checkpoint.Op{Kind: checkpoint.Apply, Node: n.ID, Run: checkpoint.NewID(), Running: s.on, Cold: cold}); err != nil {
 		return err
 	}
 	c.step("apply-begun")

@@ -21,12 +21,12 @@ import (
 // errTooLong: the memory was not written in time.
 var errTooLong = errors.New("the domain has stood still for as long as it may")
 
-// create makes a checkpoint of the domain as it is.
-func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (string, error) {
+// Create makes a checkpoint of the domain as it is.
+func (c *checkpointing) Create(ctx context.Context, n snapshot.NewCheckpoint) (string, error) {
 	if err := c.tree.MayAdd(n); err != nil {
 		return "", err
 	}
-	id := newID()
+	id := checkpoint.NewID()
 	p, s, err := c.plan(ctx, id)
 	if err != nil {
 		return "", err
@@ -95,36 +95,20 @@ func (c *checkpointing) lasting(ctx context.Context, s sight) error {
 
 // suits fails where a disk could not go back with the others.
 func (c *checkpointing) suits(p snapshot.Plan) error {
-	for _, x := range p.Excluded {
-		if !x.Expected {
-			return fmt.Errorf("disk %s cannot be part of a checkpoint: %s: %w", x.Disk.Name, x.Reason, snapshot.ErrUnsupported)
-		}
+	err := checkpoint.Suits(p, "shut the domain down, convert the disk with qemu-img convert -O qcow2, and give it that with virsh edit")
+	if err != nil {
+		return err
 	}
 	if err := c.ours(p); err != nil {
 		return err
 	}
-	var names []string
+	var disks []checkpoint.Disk
+	var names, images []string
 	for _, d := range p.Disks {
-		info, err := os.Stat(d.Path)
-		switch {
-		case d.Format != snapshot.FormatQcow2:
-			return snapshot.WithHint(fmt.Errorf("disk %s is %s, and checkpoints need qcow2: %w", d.Name, d.Format, snapshot.ErrUnsupported),
-				"shut the domain down, convert the disk with qemu-img convert -O qcow2, and give it that with virsh edit")
-		case d.Key != "":
-			return fmt.Errorf("disk %s is encrypted, and what is written upon a checkpoint would not be: %w", d.Name, snapshot.ErrUnsupported)
-		case err != nil:
-			return fmt.Errorf("disk %s: %w", d.Name, err)
-		case !info.Mode().IsRegular():
-			return fmt.Errorf("disk %s is no file but a device: %w", d.Name, snapshot.ErrUnsupported)
-		}
-		names = append(names, d.Name)
+		disks, names, images = append(disks, checkpoint.Disk{Name: d.Name, Path: d.Path}), append(names, d.Name), append(images, d.Path)
 	}
 	if len(c.tree.Nodes) == 0 {
-		c.tree.Disks, c.tree.Own = nil, nil
-		for _, d := range p.Disks {
-			c.tree.Disks = append(c.tree.Disks, checkpoint.Disk{Name: d.Name, Path: d.Path})
-			c.tree.Own = append(c.tree.Own, d.Path)
-		}
+		c.tree.Disks, c.tree.Own = disks, images
 		return nil
 	}
 	return c.sameDisks(names)

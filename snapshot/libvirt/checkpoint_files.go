@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,18 +52,6 @@ func (c *checkpointing) definitionPath(id string) string {
 
 // maxFiles bounds the small files of a domain: its NVRAM, and the state of its TPM.
 const maxFiles = maxTPMFiles + 4
-
-// filesOf are all files of a checkpoint.
-func filesOf(n *checkpoint.Node) []string {
-	list := slices.Clone(n.Images)
-	if n.Memory != nil {
-		list = append(list, n.Memory.Path)
-	}
-	for _, f := range n.Files {
-		list = append(list, f.Kept)
-	}
-	return list
-}
 
 // sweep removes what nothing needs any more. Where a definition has one, or a layer upon one,
 // all stay, as somebody has put it there.

@@ -20,8 +20,8 @@ import (
 // meanwhile, so it may be begun anew at any time; and both show the same afterwards, until
 // nobody has the upper one any more.
 
-// remove marks checkpoints as gone, and does what can be done about their images.
-func (c *checkpointing) remove(ctx context.Context, ids []string) error {
+// Remove marks checkpoints as gone, and does what can be done about their images.
+func (c *checkpointing) Remove(ctx context.Context, ids []string) error {
 	c.tree.Delete(ids...)
 	c.strip()
 	if s, ok := c.tree.Next(); ok { // nothing is marked that cannot be begun
@@ -80,7 +80,7 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		junk := filesOf(c.tree.Find(s.Node))
+		junk := c.tree.Find(s.Node).Paths()
 		if s.Drop {
 			if err := c.may(ctx, s); err != nil {
 				return fmt.Errorf("remove checkpoint %s: %w", s.Node, err)

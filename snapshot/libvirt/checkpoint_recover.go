@@ -22,7 +22,7 @@ import (
 //	fold     ended
 //
 // libvirt lets a domain go on that it has stopped, so nothing is urgent.
-func (c *checkpointing) recover(ctx context.Context) (found bool, err error) {
+func (c *checkpointing) Recover(ctx context.Context) (found bool, err error) {
 	op := c.tree.Op
 	if op == nil {
 		return c.tidy(ctx)

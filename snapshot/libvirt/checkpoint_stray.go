@@ -22,7 +22,7 @@ import (
 func (c *checkpointing) missing() (list []string) {
 	var needed []string
 	for i := range c.tree.Nodes {
-		needed = append(needed, filesOf(&c.tree.Nodes[i])...)
+		needed = append(needed, c.tree.Nodes[i].Paths()...)
 	}
 	if len(c.tree.Nodes) > 0 {
 		needed = append(needed, c.tree.Own...)
@@ -42,7 +42,7 @@ func claims(t *checkpoint.Tree, path string) bool {
 		return true
 	}
 	return slices.Contains(t.Own, path) || slices.Contains(t.Junk, path) ||
-		slices.ContainsFunc(t.Nodes, func(n checkpoint.Node) bool { return slices.Contains(filesOf(&n), path) })
+		slices.ContainsFunc(t.Nodes, func(n checkpoint.Node) bool { return slices.Contains(n.Paths(), path) })
 }
 
 // strays adds the files that look like a checkpoint's, beside the disks of the tree and those
@@ -163,7 +163,7 @@ func (h *Host) LostTrees(ctx context.Context) (list []snapshot.LostTree, err err
 		}
 		lost := snapshot.LostTree{Path: path, Files: slices.Concat(t.Own, t.Junk), Err: err}
 		for i := range t.Nodes {
-			lost.Files = append(lost.Files, filesOf(&t.Nodes[i])...)
+			lost.Files = append(lost.Files, t.Nodes[i].Paths()...)
 		}
 		slices.Sort(lost.Files)
 		lost.Files = slices.Compact(lost.Files)

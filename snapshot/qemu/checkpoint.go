@@ -2,14 +2,10 @@ package qemu
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/checkpoint"
@@ -95,60 +91,26 @@ func (c *checkpointing) end() error {
 	return c.save()
 }
 
-// operate brings to an end what was interrupted, and then does fn.
-func (h *Host) operate(ctx context.Context, vm, what string, fn func(*checkpointing) error) error {
-	err := h.onTree(ctx, vm, func(c *checkpointing) error {
-		if _, err := c.recover(ctx); err != nil {
-			return err
-		}
-		return fn(c)
-	})
-	if err != nil {
-		return fmt.Errorf("%s of %s: %w", what, vm, err)
-	}
-	return nil
-}
+// on is how operations get at a tree.
+func (h *Host) on() checkpoint.On[*checkpointing] { return h.onTree }
 
 // CreateCheckpoint takes a running VM as it is.
-func (h *Host) CreateCheckpoint(ctx context.Context, vm string, n snapshot.NewCheckpoint) (made snapshot.Checkpoint, err error) {
-	err = h.operate(ctx, vm, "create checkpoint", func(c *checkpointing) error {
-		id, err := c.create(ctx, n)
-		if err == nil {
-			made = c.describe(c.tree.Find(id))
-		}
-		return err
-	})
-	return made, err
+func (h *Host) CreateCheckpoint(ctx context.Context, vm string, n snapshot.NewCheckpoint) (snapshot.Checkpoint, error) {
+	return h.on().Create(ctx, vm, n)
 }
 
 // ApplyCheckpoint takes a VM back.
-func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (applied snapshot.Checkpoint, err error) {
-	err = h.operate(ctx, vm, "apply checkpoint", func(c *checkpointing) error {
-		n, err := c.tree.Resolve(ref)
-		if err != nil {
-			return err
-		}
-		applied = c.describe(n)
-		return c.apply(ctx, *n, cold)
-	})
-	return applied, err
+func (h *Host) ApplyCheckpoint(ctx context.Context, vm, ref string, cold bool) (snapshot.Checkpoint, error) {
+	return h.on().Apply(ctx, vm, ref, cold)
 }
 
 // DeleteCheckpoints removes some.
 func (h *Host) DeleteCheckpoints(ctx context.Context, vm, ref string, subtree bool) error {
-	return h.operate(ctx, vm, "delete checkpoint", func(c *checkpointing) error {
-		gone, err := c.tree.Chosen(ref, subtree)
-		if err != nil {
-			return err
-		}
-		return c.remove(ctx, gone)
-	})
+	return h.on().Delete(ctx, vm, ref, subtree)
 }
 
 // MergeCheckpoints removes all.
-func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error {
-	return h.operate(ctx, vm, "merge checkpoints", func(c *checkpointing) error { return c.remove(ctx, c.tree.All()) })
-}
+func (h *Host) MergeCheckpoints(ctx context.Context, vm string) error { return h.on().Merge(ctx, vm) }
 
 // RecoverCheckpoints ends or takes back what was interrupted. Of a VM that cannot have
 // checkpoints there is nothing.
@@ -159,7 +121,7 @@ func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, e
 	there, err := exists(h.treePath(vm))
 	if err == nil && there {
 		err = h.onTree(ctx, vm, func(c *checkpointing) error {
-			found, err = c.recover(ctx)
+			found, err = c.Recover(ctx)
 			return err
 		})
 	}
@@ -175,22 +137,7 @@ func (h *Host) Checkpoints(_ context.Context, vm string) (snapshot.Checkpoints, 
 	if err != nil {
 		return snapshot.Checkpoints{}, fmt.Errorf("checkpoints of %s: %w", vm, err)
 	}
-	list := snapshot.Checkpoints{VM: vm, Now: c.tree.Now, Depth: len(c.tree.Path(c.tree.Now)), List: []snapshot.Checkpoint{}}
-	for i := range c.tree.Nodes {
-		list.List = append(list.List, c.describe(&c.tree.Nodes[i]))
-	}
-	if n := c.tree.Newest(); n != nil {
-		list.Newest = n.ID
-	}
-	if c.tree.Now != "" {
-		for _, d := range c.tree.Disks {
-			list.Growth += takes(d.Path)
-		}
-		list.Tight = c.tree.Tight(c.opt.Space)
-	}
-	if op := c.tree.Op; op != nil {
-		list.Pending = op.Kind + " " + op.Node
-	}
+	list := checkpoint.List(c, vm, h.opt.Space)
 	list.Missing = c.missing()
 	list.Unowned, err = c.unowned()
 	if err != nil {
@@ -199,29 +146,15 @@ func (h *Host) Checkpoints(_ context.Context, vm string) (snapshot.Checkpoints, 
 	return list, nil
 }
 
-func (c *checkpointing) describe(n *checkpoint.Node) snapshot.Checkpoint {
-	d := snapshot.Checkpoint{ID: n.ID, Name: n.Name, Parent: n.Parent, Created: n.Created, Memory: n.Memory != nil, Deleted: n.Gone}
-	for _, path := range c.filesOf(n) {
-		d.Size += takes(path)
-	}
-	return d
-}
+// Tree is the VM's.
+func (c *checkpointing) Tree() *checkpoint.Tree { return &c.tree }
 
-// takes is how much of its file system a file takes, in bytes; none where it is not.
-func takes(path string) int64 {
-	var s unix.Stat_t
-	if unix.Stat(path, &s) != nil {
-		return 0
+// Paths are all files of a checkpoint.
+func (c *checkpointing) Paths(n *checkpoint.Node) (list []string) {
+	for _, d := range c.tree.Disks {
+		list = append(list, layerPath(d, n.ID))
 	}
-	const block = 512 // of st_blocks, whatever the file system's are
-	return s.Blocks * block
-}
-
-// newID names a checkpoint.
-func newID() string {
-	var b [4]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	return append(list, n.Paths()...)
 }
 
 // live runs fn with the VM's monitor; off where nothing answers. That ctx ends before there

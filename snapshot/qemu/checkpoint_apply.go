@@ -23,9 +23,9 @@ const (
 	stepResume = "resume" // the VM goes on
 )
 
-// apply takes the VM back to a checkpoint.
-func (c *checkpointing) apply(ctx context.Context, n checkpoint.Node, cold bool) error {
-	op := checkpoint.Op{Kind: checkpoint.Apply, Node: n.ID, Run: newID(), Cold: cold || n.Memory == nil}
+// Apply takes the VM back to a checkpoint.
+func (c *checkpointing) Apply(ctx context.Context, n checkpoint.Node, cold bool) error {
+	op := checkpoint.Op{Kind: checkpoint.Apply, Node: n.ID, Run: checkpoint.NewID(), Cold: cold || n.Memory == nil}
 	err := c.live(ctx, func(m *monitor) error { return c.mayApply(ctx, m, n, &op) }, func() error { return c.mayApplyOff(op) })
 	if err != nil {
 		return err

@@ -69,28 +69,15 @@ func (c *checkpointing) ours(p snapshot.Plan) error {
 
 // suits fails where a disk could not go back with the others.
 func (c *checkpointing) suits(p snapshot.Plan) error {
-	for _, x := range p.Excluded {
-		if !x.Expected {
-			return fmt.Errorf("disk %s cannot be part of a checkpoint: %s: %w", x.Disk.Name, x.Reason, snapshot.ErrUnsupported)
-		}
+	err := checkpoint.Suits(p, "shut the VM down, convert the disk with qemu-img convert -O qcow2, and start it from that")
+	if err != nil {
+		return err
 	}
 	if err := c.ours(p); err != nil {
 		return err
 	}
 	var disks []checkpoint.Disk
 	for _, d := range p.Disks {
-		info, err := os.Stat(d.Path)
-		switch {
-		case d.Format != snapshot.FormatQcow2:
-			return snapshot.WithHint(fmt.Errorf("disk %s is %s, and checkpoints need qcow2: %w", d.Name, d.Format, snapshot.ErrUnsupported),
-				"shut the VM down, convert the disk with qemu-img convert -O qcow2, and start it from that")
-		case d.Key != "":
-			return fmt.Errorf("disk %s is encrypted, and what is written upon a checkpoint would not be: %w", d.Name, snapshot.ErrUnsupported)
-		case err != nil:
-			return fmt.Errorf("disk %s: %w", d.Name, err)
-		case !info.Mode().IsRegular():
-			return fmt.Errorf("disk %s is no file but a device: %w", d.Name, snapshot.ErrUnsupported)
-		}
 		disks = append(disks, checkpoint.Disk{Name: d.Name, Path: realPath(d.Path)})
 	}
 	if len(c.tree.Nodes) == 0 {
@@ -104,12 +91,12 @@ func (c *checkpointing) suits(p snapshot.Plan) error {
 	return nil
 }
 
-// create makes a checkpoint of the VM as it is.
-func (c *checkpointing) create(ctx context.Context, n snapshot.NewCheckpoint) (id string, err error) {
+// Create makes a checkpoint of the VM as it is.
+func (c *checkpointing) Create(ctx context.Context, n snapshot.NewCheckpoint) (id string, err error) {
 	if err := c.tree.MayAdd(n); err != nil {
 		return "", err
 	}
-	id = newID()
+	id = checkpoint.NewID()
 	p, err := c.plan(ctx, id)
 	if err != nil {
 		return "", err

@@ -54,24 +54,10 @@ func (c *checkpointing) images(d checkpoint.Disk) ([]string, error) {
 	return list, nil
 }
 
-// filesOf are all files of a checkpoint.
-func (c *checkpointing) filesOf(n *checkpoint.Node) (list []string) {
-	for _, d := range c.tree.Disks {
-		list = append(list, layerPath(d, n.ID))
-	}
-	if n.Memory != nil {
-		list = append(list, n.Memory.Path)
-	}
-	for _, f := range n.Files {
-		list = append(list, f.Kept)
-	}
-	return list
-}
-
 // missing are files that a checkpoint should have.
 func (c *checkpointing) missing() (list []string) {
 	for i := range c.tree.Nodes {
-		for _, path := range c.filesOf(&c.tree.Nodes[i]) {
+		for _, path := range c.Paths(&c.tree.Nodes[i]) {
 			if there, err := exists(path); err == nil && !there {
 				list = append(list, path)
 			}
@@ -85,7 +71,7 @@ func (c *checkpointing) missing() (list []string) {
 func (c *checkpointing) unowned() (list []string, err error) {
 	owned := map[string]bool{}
 	for i := range c.tree.Nodes {
-		for _, path := range c.filesOf(&c.tree.Nodes[i]) {
+		for _, path := range c.Paths(&c.tree.Nodes[i]) {
 			owned[path] = true
 		}
 	}

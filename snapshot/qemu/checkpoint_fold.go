@@ -15,8 +15,8 @@ import (
 // go on.
 const stepPaused = "paused"
 
-// remove marks checkpoints as gone, and does what can be done about their images.
-func (c *checkpointing) remove(ctx context.Context, ids []string) error {
+// Remove marks checkpoints as gone, and does what can be done about their images.
+func (c *checkpointing) Remove(ctx context.Context, ids []string) error {
 	before := c.tree
 	c.tree.Nodes = append([]checkpoint.Node(nil), before.Nodes...)
 	c.tree.Delete(ids...)
@@ -35,7 +35,7 @@ func (c *checkpointing) remove(ctx context.Context, ids []string) error {
 // ready makes sure that the VM's images can be worked on.
 func (c *checkpointing) ready(ctx context.Context) error {
 	return c.live(ctx, func(m *monitor) error {
-		_, err := c.Host.plan(ctx, m, newID())
+		_, err := c.Host.plan(ctx, m, checkpoint.NewID())
 		return err
 	}, c.unused)
 }
@@ -58,7 +58,7 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 			}
 			c.step("fold-done")
 		}
-		files := append(c.filesOf(&n), c.placing(&n)...)
+		files := append(c.Paths(&n), c.placing(&n)...)
 		if s.Drop { // the files first: one that is in no tree is nobody's
 			c.step("drop")
 			if err := removeAll(files...); err != nil {

@@ -160,7 +160,7 @@ func (h *Host) releaseOnce(ctx context.Context, vm string) error {
 	}
 	return h.onTree(ctx, vm, func(c *checkpointing) error {
 		c.urgent = true
-		_, err := c.recover(ctx)
+		_, err := c.Recover(ctx)
 		return err
 	})
 }

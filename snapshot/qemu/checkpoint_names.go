@@ -16,7 +16,7 @@ import (
 func (c *checkpointing) owned() map[string]bool {
 	owned := map[string]bool{}
 	for i := range c.tree.Nodes {
-		for _, path := range c.filesOf(&c.tree.Nodes[i]) {
+		for _, path := range c.Paths(&c.tree.Nodes[i]) {
 			owned[path] = true
 		}
 	}

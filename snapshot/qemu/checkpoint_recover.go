@@ -16,7 +16,7 @@ import (
 //	fold     ended; a VM that stands still for its sake goes on first
 //
 // A VM that stands still goes on before all that can wait.
-func (c *checkpointing) recover(ctx context.Context) (found bool, err error) {
+func (c *checkpointing) Recover(ctx context.Context) (found bool, err error) {
 	if c.tree.Op == nil {
 		return c.reduceAgain(ctx)
 	}
