@@ -36,7 +36,9 @@ type draft struct {
 // the end, when nothing else is to do any more.
 const writeBack = 128 << 20
 
-// writeAt writes, and keeps the disk busy meanwhile.
+// writeAt writes, and keeps the disk busy meanwhile, and the host's memory free: what is on the
+// disk already is dropped from the page cache, which is there for the guests, and where pages
+// that were given back just now are the cheapest to get.
 func (d *draft) writeAt(p []byte, off int64) error {
 	n, err := d.f.WriteAt(p, off)
 	if err != nil {
@@ -45,6 +47,7 @@ func (d *draft) writeAt(p []byte, off int64) error {
 	if all := d.written.Add(int64(n)); all/writeBack != (all-int64(n))/writeBack {
 		// Of all that is dirty, without waiting for it. Where that cannot be, the sync does it all.
 		_ = unix.SyncFileRange(int(d.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		_ = unix.Fadvise(int(d.f.Fd()), 0, 0, unix.FADV_DONTNEED)
 	}
 	return nil
 }
