@@ -9,7 +9,7 @@ var (
 	ErrBusy         = errors.New("in use by another process")
 	ErrMergePending = errors.New("an earlier delta is not merged yet")
 	ErrDiverged     = errors.New("the VM was started without its delta")
-	ErrUncertain    = errors.New("cannot tell whether the VM ran without its delta")
+	ErrUncertain    = errors.New("cannot tell which image has all that the VM wrote")
 	ErrGone         = errors.New("the VM went away during the run")
 	ErrNoGuest      = errors.New("no guest agent channel")
 	ErrGuestSilent  = errors.New("guest agent does not answer")
