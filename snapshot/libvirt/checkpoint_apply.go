@@ -223,32 +223,6 @@ func (c *checkpointing) enter(ctx context.Context, n checkpoint.Node) error {
 	return errors.Join(err, c.applied(ctx))
 }
 
-// startFrom starts the domain as the checkpoint has it: with its memory; or from its disks,
-// where it ran before.
-func (c *checkpointing) startFrom(ctx context.Context, n checkpoint.Node) error {
-	if c.tree.Op.Cold {
-		if !c.tree.Op.Running {
-			return nil
-		}
-		return c.bootThere(ctx)
-	}
-	text, err := c.ranAs(ctx, n)
-	if err == nil {
-		err = c.dom.link.order(ctx, func(conn *rpc.Conn) error { return conn.Restore(ctx, n.Memory.Path, text, 0) })
-	}
-	if err == nil {
-		return nil
-	}
-	s, lookErr := c.look(ctx)
-	if lookErr != nil || s.on { // it runs on them, or on others: takeBackUnmoved tells
-		return errors.Join(err, lookErr)
-	}
-	if bootErr := c.bootThere(ctx); bootErr != nil {
-		return errors.Join(bootErr, err)
-	}
-	return snapshot.WithHint(fmt.Errorf("%w: %w", errLoad, err), "see what libvirt's log of the domain says")
-}
-
 // bootThere starts a domain that has gone back.
 func (c *checkpointing) bootThere(ctx context.Context) error {
 	err := c.boot(ctx)

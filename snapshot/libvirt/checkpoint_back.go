@@ -31,7 +31,7 @@ func (c *checkpointing) applyAgain(ctx context.Context) error {
 	if n == nil {
 		return c.strange(fmt.Errorf("no checkpoint %s", c.tree.Op.Node))
 	}
-	s, err := c.look(ctx)
+	s, err := c.arrived(ctx)
 	if err != nil {
 		return err
 	}

@@ -103,10 +103,13 @@ func checkpointDaemon(l *lifeline) {
 	l.writes()
 	l.right()
 
-	// And while it moves the domain.
+	// And while it goes back.
 	if err != nil {
-		l.create(snapshot.NewCheckpoint{})
+		c.ID = l.create(snapshot.NewCheckpoint{Memory: true})
 	}
+	l.restarting(c.ID)
+
+	// And while it moves the domain.
 	l.writes()
 	l.at = func(step string) {
 		if step == "fold-pivoting" {
@@ -210,6 +213,8 @@ func checkpointCutOff(l *lifeline) {
 	l.wentBack(id)
 	l.wroteOn(id)
 	l.edited(id)
+	l.loading(id)
+	l.leftPaused(id)
 	l.each(cut{
 		at:   []string{"delete-marked", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "sweep"},
 		lost: []string{"fold-pivoting", "fold-defined"}, came: none, op: func() error {

@@ -141,12 +141,7 @@ func (c *checkpointing) undisturbed(ctx context.Context) (sight, error) {
 			if busy, err = c.endSnapshot(ctx, conn, s.dom); busy || err != nil {
 				return err
 			}
-			// What changes the domain waits for whatever else does: then that is over.
-			err = conn.SetMetadata(ctx, s.dom, "", "", barrier, rpc.AffectLive)
-			if rpc.HasCode(err, rpc.CodeNoDomainMetadata) {
-				return nil
-			}
-			return err
+			return settled(ctx, conn, s.dom)
 		})
 		switch {
 		case rpc.HasCode(err, rpc.CodeOperationInvalid): // it went off

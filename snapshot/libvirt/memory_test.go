@@ -250,7 +250,7 @@ func until(over <-chan struct{}, is func() bool) bool {
 }
 
 // halt stops the QEMU of a domain as soon as there is one; 0: there was none, or it is gone.
-func halt(t *testing.T, dom rpc.Domain, over <-chan struct{}) (pid int) {
+func halt(t testing.TB, dom rpc.Domain, over <-chan struct{}) (pid int) {
 	t.Helper()
 	found := until(over, func() bool {
 		var err error

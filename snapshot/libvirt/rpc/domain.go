@@ -74,11 +74,12 @@ const (
 
 // Reasons of StatePaused that lull tells apart.
 const (
-	PausedUser      = 1
-	PausedMigration = 2
-	PausedSave      = 3
-	PausedIOError   = 5
-	PausedSnapshot  = 9
+	PausedUser       = 1
+	PausedMigration  = 2 // also while its memory is loaded from a file, until it goes on
+	PausedSave       = 3
+	PausedIOError    = 5
+	PausedSnapshot   = 9
+	PausedStartingUp = 11
 )
 
 // Flags of XML.
