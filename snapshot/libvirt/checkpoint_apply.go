@@ -26,7 +26,7 @@ var (
 func (c *checkpointing) Apply(ctx context.Context, n checkpoint.Node, cold bool) error {
 	s, err := c.look(ctx)
 	if err == nil {
-		err = c.atHome(s)
+		err = errors.Join(c.atHome(s), c.lasting(ctx, s)) // one that is not lasting is gone when it ends
 	}
 	if err == nil {
 		err = c.clear(ctx, s)
@@ -170,12 +170,19 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 	if err != nil {
 		return err
 	}
-	if s.on {
+	ended := s.dom.ID >= 0 // also one that has crashed, and was left there
+	if ended {
 		err := c.dom.link.order(ctx, func(conn *rpc.Conn) error { return conn.Destroy(ctx, s.dom, false) })
-		if err != nil && !rpc.HasCode(err, rpc.CodeOperationInvalid) { // it has ended by itself
+		if ended = !rpc.HasCode(err, rpc.CodeOperationInvalid); err != nil && ended {
 			return errors.Join(err, c.startAgain(ctx))
 		}
 		c.step("apply-ended")
+	}
+	if err := c.vacant(ctx); err != nil {
+		if ended {
+			return errors.Join(err, c.startAgain(ctx))
+		}
+		return errors.Join(err, c.takeBack(ctx)) // who ended it wants it to be off
 	}
 	err = c.become(ctx, n)
 	if err != nil && !errors.Is(err, errLost) {
@@ -186,6 +193,19 @@ func (c *checkpointing) switchOver(ctx context.Context, n checkpoint.Node) error
 	}
 	c.step("apply-defined")
 	return c.enter(ctx, n)
+}
+
+// vacant fails where somebody has started the domain again, or it has not just ended: what was
+// saved, or runs on another host, goes on with the images that it had.
+func (c *checkpointing) vacant(ctx context.Context) error {
+	s, err := c.look(ctx)
+	if err == nil && s.on {
+		err = fmt.Errorf("the domain was started while it went back: %w", snapshot.ErrBusy)
+	}
+	if err != nil {
+		return err
+	}
+	return c.clear(ctx, s)
 }
 
 // become gives a domain that is off the files and the definition of the checkpoint.

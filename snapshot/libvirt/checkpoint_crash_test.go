@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -332,27 +331,12 @@ func (l *lifeline) jobMeanwhile() {
 	}) == "" {
 		l.t.Fatal("no such step")
 	}
-	text := filepath.Join(l.dom.Dir, "backup")
-	pull := "<domainbackup mode='pull'><server transport='unix' socket='" + filepath.Join(l.daemon.Dir, "nbd") + "'/></domainbackup>"
-	if err := os.WriteFile(text, []byte(pull), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	l.virsh("backup-begin", "web", text)
-	if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); !errors.Is(err, snapshot.ErrBusy) {
-		l.t.Errorf("during a backup of the user's: %v", err)
-	}
-	l.virsh("domjobabort", "web") // fails where it is there no more
-	eventually(l.t, "the end of the backup", func() error {
-		kind, what, err := l.conn.Job(l.ctx, l.dom.ID)
-		if err == nil && kind != rpc.JobNone {
-			err = fmt.Errorf("job %d, %d", kind, what)
+	l.backingUp(func() {
+		if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); !errors.Is(err, snapshot.ErrBusy) {
+			l.t.Errorf("during a backup of the user's: %v", err)
 		}
-		return err
 	})
 	l.recovers("create-made, and a backup of the user's")
-	if err := os.Remove(text); err != nil {
-		l.t.Fatal(err)
-	}
 	l.right()
 }
 

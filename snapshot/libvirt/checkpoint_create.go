@@ -305,8 +305,7 @@ func (c *checkpointing) endSnapshot(ctx context.Context, conn *rpc.Conn, d rpc.D
 		return false, err
 	}
 	if what != rpc.JobSnapshot {
-		return true, snapshot.WithHint(fmt.Errorf("libvirt is at something else with the domain, such as a migration: %w", snapshot.ErrBusy),
-			"wait for its end (virsh domjobinfo "+snapshot.ShellWord(c.id.name)+"), and run lull again")
+		return true, c.otherJob()
 	}
 	_ = conn.AbortJob(ctx, d) // it may have ended by itself
 	return true, nil

@@ -135,8 +135,8 @@ func (c *checkpointing) atHome(s sight) error {
 }
 
 // clear fails where what libvirt itself keeps of the domain would not outlive an exchange of
-// its images: snapshots and checkpoints of its user, a memory, or a block job; and where a
-// domain that is off runs elsewhere.
+// its images: snapshots and checkpoints of its user, a memory, a block job, or what it is at, such
+// as a migration or a backup; and where a domain that is off runs elsewhere.
 func (c *checkpointing) clear(ctx context.Context, s sight) error {
 	var snapshots, checkpoints []string
 	var saved bool
@@ -152,7 +152,13 @@ func (c *checkpointing) clear(ctx context.Context, s sight) error {
 		if checkpoints, err = conn.Checkpoints(ctx, s.dom); err != nil {
 			return err
 		}
-		saved, err = conn.HasManagedSave(ctx, s.dom)
+		if saved, err = conn.HasManagedSave(ctx, s.dom); err != nil || !s.on {
+			return err
+		}
+		kind, _, err := conn.Job(ctx, s.dom)
+		if err == nil && (kind == rpc.JobBounded || kind == rpc.JobUnbounded) {
+			err = c.otherJob()
+		}
 		return err
 	})
 	name := snapshot.ShellWord(c.id.name)
@@ -181,6 +187,12 @@ func (c *checkpointing) clear(ctx context.Context, s sight) error {
 		}
 	}
 	return nil
+}
+
+// otherJob is the error for a domain that libvirt is at something else with.
+func (c *checkpointing) otherJob() error {
+	return snapshot.WithHint(fmt.Errorf("libvirt is at something else with the domain, such as a migration or a backup: %w", snapshot.ErrBusy),
+		"wait for its end (virsh domjobinfo "+snapshot.ShellWord(c.id.name)+"), and run lull again")
 }
 
 // some are the first of a list of names.

@@ -348,6 +348,7 @@ func checkpointRefused(l *lifeline) {
 	l.layered()
 	l.based()
 	l.saved()
+	l.userActs()
 	l.virsh("snapshot-create-as", "web", "mine")
 	refused("a snapshot of the user's", snapshot.ErrBusy, "virsh snapshot-delete web")
 	l.virsh("snapshot-delete", "web", "mine")
