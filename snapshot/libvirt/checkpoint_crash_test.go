@@ -227,6 +227,7 @@ func checkpointCutOff(l *lifeline) {
 	clear(l.kept)
 	l.savedMeanwhile()
 	l.jobMeanwhile()
+	l.differing()
 	l.each(cut{at: []string{"fold-disk", "fold-repointed"}, lost: []string{"fold-disk"}, came: func(step string) {
 		if n := len(l.tree().List); n != 1 {
 			l.t.Errorf("dead at %s: %d checkpoints", step, n)

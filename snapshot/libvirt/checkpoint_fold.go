@@ -255,7 +255,7 @@ func (c *checkpointing) foldMiddle(ctx context.Context, s sight, i int, upper, l
 		return err
 	}
 	defer m.Monitor.Close()
-	said := m.Monitor.Subscribe("BLOCK_JOB_COMPLETED")
+	said := m.Monitor.Subscribe("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 	defer said.Close()
 	if err := c.commitMiddle(ctx, s, d, upper, lower); err != nil {
 		return err
@@ -265,7 +265,7 @@ func (c *checkpointing) foldMiddle(ctx context.Context, s sight, i int, upper, l
 		for len(said.Events()) > 0 {
 			job.hear(<-said.Events())
 		}
-		return !s.on || !has(s, upper) || job.reason != ""
+		return !s.on || !has(s, upper) || job.reason != "" || job.ended
 	})
 	if err == nil && (!has(s, lower) || has(s, upper)) {
 		err = job.failed()
@@ -292,6 +292,9 @@ func (c *checkpointing) commitMiddle(ctx context.Context, s sight, d checkpoint.
 		})
 	case job.Type != rpc.BlockJobCommit:
 		err = snapshot.WithHint(fmt.Errorf("libvirt has another job on the disk: %w", snapshot.ErrBusy), "wait for its end (virsh blockjob), or end it")
+	}
+	if err == nil {
+		c.step("fold-committing")
 	}
 	again := time.NewTicker(tick)
 	defer again.Stop()
@@ -368,8 +371,9 @@ func (c *checkpointing) foldLive(ctx context.Context, s sight, d checkpoint.Disk
 	defer m.Monitor.Close()
 	err = c.dom.Commit(ctx, m.Monitor, snapshot.DiskPlan{Disk: snapshot.Disk{Name: d.Name, Path: lower}}, qemu.Committing{
 		Pivot: func() error {
+			err := c.reach(stepPivot + d.Name)
 			c.step("fold-pivoting")
-			return c.reach(stepPivot + d.Name)
+			return err
 		},
 		Progress: func(int64, int64) error { return c.tree.Roomy(c.opt.Space) },
 	})
@@ -396,7 +400,8 @@ func (c *checkpointing) foldOff(ctx context.Context, d checkpoint.Disk, upper, l
 			return err
 		}
 		return snapshot.WithHint(fmt.Errorf("%s and %s differ, and the domain ended as it moved from the one to the other: %w", upper, lower, snapshot.ErrUncertain),
-			"if it has not moved, start it from what its definition says (virsh start "+snapshot.ShellWord(c.id.name)+") and run lull again; if it has, restore a backup")
+			"look which of the two was written to last (stat): it has all that the domain wrote. Its definition should name the first; for the second give it that (virsh edit "+
+				snapshot.ShellWord(c.id.name)+"). Then start it (virsh start "+snapshot.ShellWord(c.id.name)+"), and run lull again")
 	}
 	return c.commitFile(ctx, upper, lower)
 }

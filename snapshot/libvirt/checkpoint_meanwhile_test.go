@@ -9,6 +9,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/space"
 )
 
 // once has something done when an operation is at a step.
@@ -84,4 +85,126 @@ func (l *lifeline) backingUp(do func()) {
 	if err := os.Remove(text); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+// copied: a merge does not end what libvirt copies of a disk for its user.
+func (l *lifeline) copied() {
+	l.t.Helper()
+	l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	mine := filepath.Join(l.dom.Dir, "mine.qcow2")
+	l.once("fold-begun", func() { l.virsh("blockcopy", "web", "sda", mine, "--transient-job") })
+	l.refusesMerge("virsh blockjob")
+	if job, there, err := l.conn.BlockJobOf(l.ctx, l.dom.ID, "sda"); err != nil || !there || job.Type != rpc.BlockJobCopy {
+		l.t.Errorf("the copy was ended: %+v, %v, %v", job, there, err)
+	}
+	l.virsh("blockjob", "web", "sda", "--abort")
+	if err := os.Remove(mine); err != nil {
+		l.t.Fatal(err)
+	}
+	l.merge()
+	l.right()
+}
+
+// held: a merge of an image that the domain does not write to ends where there is no room left, or
+// somebody ends it; the next one goes on.
+func (l *lifeline) held() {
+	l.t.Helper()
+	first := l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	usual := l.host.opt.Space
+	tight := func() { l.host.opt.Space = space.LeaveFree(1 << 60) }
+	tight()
+	if err := l.host.DeleteCheckpoints(l.ctx, "web", first, false); !errors.Is(err, snapshot.ErrNoSpace) || l.tree().List[0].Deleted {
+		l.t.Errorf("a merge without room: %v", err)
+	}
+	l.host.opt.Space = usual
+	l.ends(first, snapshot.ErrNoSpace, tight, func() error { return l.host.DeleteCheckpoints(l.ctx, "web", first, false) })
+	l.host.opt.Space = usual
+	abort := func() {
+		if err := l.conn.BlockJobAbort(l.ctx, l.dom.ID, "vda", 0); err != nil {
+			l.t.Error(err)
+		}
+	}
+	l.ends(first, snapshot.ErrBusy, abort, func() error {
+		return l.host.onTree(l.ctx, "web", func(c *checkpointing) error { return c.reduce(l.ctx) })
+	})
+	l.recovers("the end of a commit")
+	delete(l.kept, first)
+	l.right()
+	l.merge()
+	l.right()
+}
+
+// ends: libvirt commits the images of a checkpoint that is deleted slowly, until that is ended.
+func (l *lifeline) ends(id string, want error, end func(), op func() error) {
+	l.t.Helper()
+	l.at = func(step string) {
+		switch step {
+		case "fold-begun":
+			if err := l.slow(id); err != nil {
+				l.t.Error(err)
+			}
+		case "fold-committing":
+			l.at = nil
+			end()
+		}
+	}
+	if err := op(); !errors.Is(err, want) {
+		l.t.Errorf("the commit was ended, want %v: %v", want, err)
+	}
+	_, there, err := l.conn.BlockJobOf(l.ctx, l.dom.ID, "vda")
+	if tree := l.tree(); err != nil || there || tree.Pending != "" || !tree.List[0].Deleted {
+		l.t.Errorf("a job %v, pending %q, %v", there, tree.Pending, err)
+	}
+}
+
+// slow begins the commit of the first disk as one that takes for ever.
+func (l *lifeline) slow(id string) error {
+	return l.host.seeTree(l.ctx, "web", func(c *checkpointing) error {
+		upper := c.tree.Find(c.tree.Children(id)[0]).Images[0]
+		return l.conn.BlockCommit(l.ctx, l.dom.ID, "vda", c.tree.Find(id).Images[0], upper, 1, rpc.CommitBandwidthBytes)
+	})
+}
+
+// differing: the host loses its power as the domain moves to the lower image, and nobody can tell
+// from which of the two it has gone on. Its user can.
+func (l *lifeline) differing() {
+	l.t.Helper()
+	l.create(snapshot.NewCheckpoint{})
+	l.writes()
+	if l.dies(func(step string) bool { return step == "fold-pivoting" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
+		l.t.Fatal("no such step")
+	}
+	l.crash(l.t)
+	lower := l.dom.Disks[0]
+	off := int(l.fill%7) << 18 // where the upper one has something of its own
+	shell(l.t, "qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -P 201 %d 64k", off), lower)
+	for i := range 64 << 10 {
+		l.want["vda"][off+i] = 201
+	}
+	before := l.files(l.t)
+	_, err := l.host.RecoverCheckpoints(l.ctx, "web")
+	var hinted *snapshot.Hinted
+	if !errors.Is(err, snapshot.ErrUncertain) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh edit web") || l.tree().Pending == "" {
+		l.t.Errorf("images that differ: %v", err)
+	}
+	if after := l.files(l.t); len(after) != len(before) {
+		l.t.Errorf("files went or came: %v, %v", before, after)
+	}
+	upper := ""
+	l.edit(func(xml string) string {
+		def, err := parseDisks(xml)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		upper = def.source("vda")
+		return strings.Replace(xml, "'"+upper+"'", "'"+lower+"'", 1)
+	})
+	l.start(l.t)
+	l.recovers("fold-pivoting, and a definition by the user")
+	clear(l.kept)
+	l.right()
 }

@@ -349,6 +349,8 @@ func checkpointRefused(l *lifeline) {
 	l.based()
 	l.saved()
 	l.userActs()
+	l.copied()
+	l.held()
 	l.virsh("snapshot-create-as", "web", "mine")
 	refused("a snapshot of the user's", snapshot.ErrBusy, "virsh snapshot-delete web")
 	l.virsh("snapshot-delete", "web", "mine")

@@ -41,6 +41,7 @@ type commit struct {
 	domain rpc.Domain
 	disk   string
 	reason string // why QEMU's job failed, as far as it was heard
+	ended  bool   // by somebody else, as far as that was heard
 }
 
 func (j *commit) run(ctx context.Context, m qmp.Monitor) error {
@@ -134,8 +135,14 @@ func (j *commit) hear(e qmp.Event) {
 		Type  string `json:"type"`
 		Error string `json:"error"`
 	}
-	if e.Name == "BLOCK_JOB_COMPLETED" && json.Unmarshal(e.Data, &data) == nil && data.Type == "commit" {
+	if json.Unmarshal(e.Data, &data) != nil || data.Type != "commit" {
+		return
+	}
+	switch e.Name {
+	case "BLOCK_JOB_COMPLETED":
 		j.reason = data.Error
+	case "BLOCK_JOB_CANCELLED":
+		j.ended = true
 	}
 }
 

@@ -1,7 +1,9 @@
 package libvirt
 
 import (
+	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -19,6 +21,16 @@ func TestMigratedAway(t *testing.T) {
 	r.take()
 	r.migrate(b.daemon, there)
 	r.busy("migrate it back")
+	err := r.host.seeTree(r.ctx, "web", func(c *checkpointing) error {
+		s, err := c.look(r.ctx)
+		if err != nil {
+			return err
+		}
+		return c.clear(r.ctx, s)
+	})
+	if hinted := (*snapshot.Hinted)(nil); !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "migrate it back") {
+		t.Errorf("its checkpoints would be worked on: %v", err)
+	}
 	r.finds(&r.plan, snapshot.FindingMoved, "migrate it back")
 	r.migrate(there, b.daemon)
 	r.scribble()
