@@ -286,6 +286,9 @@ func (c *checkpointing) settleFrozen(ctx context.Context, memory *checkpoint.Mem
 	if err == nil {
 		err = c.define(ctx, s, fresh)
 	}
+	if err == nil {
+		err = noted()
+	}
 	if err != nil || memory == nil {
 		return err
 	}

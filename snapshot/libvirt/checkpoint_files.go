@@ -71,6 +71,9 @@ func (c *checkpointing) sweep(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := noted(); err != nil {
+		return err
+	}
 	c.step("sweep")
 	for _, path := range c.tree.Junk {
 		if err := c.drop(ctx, path); err != nil {
@@ -79,6 +82,20 @@ func (c *checkpointing) sweep(ctx context.Context) error {
 	}
 	c.tree.Junk = nil
 	return c.save()
+}
+
+// definitions is where libvirt's daemon of the host keeps them.
+const definitions = "/etc/libvirt/qemu"
+
+// noted makes durable which images libvirt's definitions name: libvirt puts a new one in the place
+// of the old one, and does not insist that it stays there. After a loss of power the domain would
+// start from images that are gone, or are a checkpoint's.
+func noted() error {
+	err := durable.SyncFolder(definitions)
+	if errors.Is(err, os.ErrNotExist) { // it has its own place for them
+		return nil
+	}
+	return err
 }
 
 // closed waits until no QEMU has an image open: what libvirt says may be behind it.
