@@ -300,8 +300,8 @@ func (c *checkpointing) settleFrozen(ctx context.Context, memory *checkpoint.Mem
 	return errors.Join(os.Chmod(memory.Path, 0o600), durable.SyncFile(memory.Path), durable.SyncFolder(filepath.Dir(memory.Path)))
 }
 
-// endSnapshot ends a snapshot that libvirt makes of the domain. What else it is at is its user's,
-// and an error. busy: it was at one.
+// endSnapshot ends a snapshot that libvirt makes of the domain with its memory; one without is
+// soon over, or its user's. What else libvirt is at is that, and an error. busy: it was at one.
 func (c *checkpointing) endSnapshot(ctx context.Context, conn *rpc.Conn, d rpc.Domain) (busy bool, err error) {
 	kind, what, err := conn.Job(ctx, d)
 	if err != nil || kind != rpc.JobBounded && kind != rpc.JobUnbounded {
@@ -310,6 +310,8 @@ func (c *checkpointing) endSnapshot(ctx context.Context, conn *rpc.Conn, d rpc.D
 	if what != rpc.JobSnapshot {
 		return true, c.otherJob()
 	}
-	_ = conn.AbortJob(ctx, d) // it may have ended by itself
+	if _, err := os.Stat(beside(c.tree.Disks[0].Path, c.tree.Op.Node, memoryEnding)); err == nil {
+		_ = conn.AbortJob(ctx, d) // it may have ended by itself
+	}
 	return true, nil
 }
