@@ -44,6 +44,8 @@ type recipe struct {
 	// Trees is where trees of checkpoints are kept, of a VM that an operation on its
 	// checkpoints may have stopped. Then nothing of a run is of interest.
 	Trees string `json:"trees,omitempty"`
+	// Wipe: what is replaced then is wiped by whoever comes next.
+	Wipe bool `json:"wipe,omitempty"`
 }
 
 // deadMan makes the guard of a VM of the configuration, made of this very program;
@@ -103,7 +105,7 @@ func (in *invocation) checkpointGuard(cfg *config.Config, host, trees string) fu
 		if !ok {
 			return nil, missingf("VM %s is not in %s", name, cfg.Path)
 		}
-		way.GuestAgent, way.Trees = "", absolute(trees)
+		way.GuestAgent, way.Trees, way.Wipe = "", absolute(trees), cfg.WipesDeltas(name)
 		d := in.standBy(name, way)
 		ctx, cancel := context.WithTimeout(ctx, armTimeout)
 		defer cancel()

@@ -143,7 +143,7 @@ func (in *invocation) savingHost(r recipe) snapshot.Saver {
 
 // treeHost is the host of one VM whose checkpoints the dead-man looks after.
 func (in *invocation) treeHost(r recipe) *qemu.Host {
-	host := qemu.NewHost([]qemu.VM{{Name: r.Name, QMP: r.QMP}}, qemu.Options{Log: in.logger(slog.LevelWarn), CheckpointDir: r.Trees})
+	host := qemu.NewHost([]qemu.VM{{Name: r.Name, QMP: r.QMP, Wipe: r.Wipe}}, qemu.Options{Log: in.logger(slog.LevelWarn), CheckpointDir: r.Trees})
 	in.opened = append(in.opened, host)
 	return host
 }

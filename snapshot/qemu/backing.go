@@ -80,6 +80,7 @@ func (h *Host) emptyImage(ctx context.Context, below string, format snapshot.For
 // imageNode is how QEMU is told of an image.
 type imageNode struct {
 	Driver  snapshot.Format `json:"driver"`
+	Discard string          `json:"discard,omitempty"`
 	File    args            `json:"file"`
 	Backing any             `json:"backing,omitempty"`
 }
@@ -89,6 +90,12 @@ var errNotNamed = errors.New("a layer is no file, or of a format without a name"
 // described names a chain of files to qemu-img, top first, so that it looks into no header
 // for what is below. whole: there is nothing below the last.
 func described(layers []snapshot.Layer, whole bool) (string, error) {
+	return describedAs(layers, whole, "")
+}
+
+// describedAs is described, and says what becomes of what is overwritten with zeros; empty: as
+// the program has it.
+func describedAs(layers []snapshot.Layer, whole bool, discard string) (string, error) {
 	var below any
 	if whole {
 		below = json.RawMessage("null")
@@ -98,7 +105,7 @@ func described(layers []snapshot.Layer, whole bool) (string, error) {
 		if !filepath.IsAbs(l.Path) || l.Format == "" {
 			return "", errNotNamed
 		}
-		below = imageNode{Driver: l.Format, File: args{"filename": l.Path}, Backing: below}
+		below = imageNode{Driver: l.Format, Discard: discard, File: args{"filename": l.Path}, Backing: below}
 	}
 	text, err := json.Marshal(below)
 	return "json:" + string(text), err

@@ -119,7 +119,7 @@ func TestDataFileIsRefused(t *testing.T) {
 	upon := i.qcow2("upon", hostile, "qcow2")
 	top := i.qcow2("top", upon, "qcow2")
 	i.write(top, "0x61")
-	c := &checkpointing{Host: h}
+	c := &checkpointing{Host: h, line: &line{}}
 	for name, do := range map[string]func() error{
 		"an image that is written to": func() error { return commit(written, hostile) },
 		"a delta that is read":        func() error { return commit(reading, honest) },
@@ -171,7 +171,7 @@ func TestCheckpointRewrittenHeader(t *testing.T) {
 	must(t, err)
 	h := NewHost(nil, Options{QemuImg: "qemu-img"})
 	defer h.Close()
-	c := &checkpointing{Host: h}
+	c := &checkpointing{Host: h, line: &line{}}
 	if err := c.writeDown(t.Context(), upper, lower); !errors.Is(err, snapshot.ErrCorrupt) {
 		t.Errorf("down: %v", err)
 	}

@@ -120,9 +120,9 @@ func (c *checkpointing) mayApplyOff(op checkpoint.Op) error {
 func (c *checkpointing) freshImages(ctx context.Context, n checkpoint.Node) error {
 	for _, d := range c.tree.Disks {
 		own := ownPath(d, c.tree.Op.Run)
-		err := c.makeImage(ctx, imageOptions{path: own, backing: layerPath(d, n.ID), like: d.Path})
+		err := c.makeImage(ctx, imageOptions{path: own, backing: layerPath(d, n.ID), like: d.Path, wiped: c.wiped()})
 		if err == nil {
-			err = readyToPlace(own)
+			err = errors.Join(readyToPlace(own), c.setAside(d.Path, replacedBy(own)))
 		}
 		if err != nil {
 			return err
@@ -321,7 +321,7 @@ func (c *checkpointing) placeAll(ctx context.Context) error {
 			return err
 		}
 		for _, f := range n.Files {
-			if err := putFile(f); err != nil {
+			if err := c.putBack(f); err != nil {
 				return err
 			}
 		}
@@ -337,7 +337,7 @@ func (c *checkpointing) placeAll(ctx context.Context) error {
 	}
 	c.step("apply-placing")
 	for _, d := range c.tree.Disks {
-		if err := place(d, ownPath(d, op.Run)); err != nil {
+		if err := c.place(d.Path, ownPath(d, op.Run)); err != nil {
 			return err
 		}
 		c.step("apply-placed")
@@ -420,6 +420,20 @@ func (c *checkpointing) placedElsewhere() error {
 		}
 	}
 	return nil
+}
+
+// putBack is putFile of a VM whose files are wiped, where they are.
+func (c *checkpointing) putBack(f checkpoint.File) error {
+	same, err := holdsFile(f)
+	if err == nil && same {
+		return nil
+	}
+	if info, err := os.Lstat(f.Path); err == nil && info.Mode().IsRegular() {
+		if err := c.setAside(f.Path, beside(f.Path, c.tree.Op.Run, replacedEnding)); err != nil {
+			return err
+		}
+	}
+	return putFile(f)
 }
 
 // putFile makes a file of the VM what it was, with the owner and mode that it has.

@@ -140,7 +140,7 @@ func (c *checkpointing) layOut(p *snapshot.Plan, id string, memory bool) {
 	limit, bandwidth := p.Saved.Limit, p.Saved.Bandwidth
 	p.Saved = snapshot.SavedPlan{}
 	if memory {
-		p.Saved = snapshot.SavedPlan{Path: beside(c.tree.Disks[0].Path, id, memoryEnding), Limit: limit, Bandwidth: bandwidth}
+		p.Saved = snapshot.SavedPlan{Path: beside(c.tree.Disks[0].Path, id, memoryEnding), Limit: limit, Bandwidth: bandwidth, Wipe: c.wiped()}
 	}
 }
 
@@ -172,7 +172,7 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, n snaps
 	node := checkpoint.Node{ID: op.Node, Name: n.Name, Hardware: p.Hardware}
 	c.step("create-begun")
 	for i, d := range c.tree.Disks {
-		err := c.makeImage(ctx, imageOptions{path: ownPath(d, op.Run), backing: layerPath(d, node.ID), size: p.Disks[i].Size, like: d.Path})
+		err := c.makeImage(ctx, imageOptions{path: ownPath(d, op.Run), backing: layerPath(d, node.ID), size: p.Disks[i].Size, like: d.Path, wiped: c.wiped()})
 		if err == nil {
 			err = errors.Join(os.Link(d.Path, layerPath(d, node.ID)), readyToPlace(ownPath(d, op.Run)), syncDir(d.Path))
 		}
@@ -254,7 +254,7 @@ func (c *checkpointing) settleFrozen(ctx context.Context, p snapshot.Plan) error
 			}
 		}
 		for _, d := range c.tree.Disks {
-			if err := place(d, ownPath(d, c.tree.Op.Run)); err != nil {
+			if err := c.place(d.Path, ownPath(d, c.tree.Op.Run)); err != nil {
 				return err
 			}
 			c.step("create-placed")
@@ -292,7 +292,7 @@ func (c *checkpointing) renewBelow(ctx context.Context, m *monitor, d checkpoint
 	if err := m.openImage(ctx, opening{path: layerPath(d, c.tree.Op.Node), node: belowNode(own), as: below, frozen: true, chain: true}); err != nil {
 		return err
 	}
-	a := ownOptions(own, top)
+	a := m.ownOptions(own, top)
 	a["backing"] = belowNode(own)
 	if err := m.Execute(ctx, "blockdev-reopen", args{"options": []args{a}}, nil); err != nil {
 		return err
@@ -311,8 +311,8 @@ type opening struct {
 // openImage opens it. The file below a frozen one has no name of its own, so that QEMU can
 // make both writable when one is merged into the other.
 func (m *monitor) openImage(ctx context.Context, o opening) error {
-	file := args{"driver": "file", "filename": o.path, "cache": cacheOf(o.as), "discard": "unmap"}
-	a := ownOptions(o.node, o.as)
+	file := args{"driver": "file", "filename": o.path, "cache": cacheOf(o.as), "discard": discardOf(m.vm.Wipe)}
+	a := m.ownOptions(o.node, o.as)
 	if !o.chain {
 		a["backing"] = nil
 	}
@@ -328,8 +328,8 @@ func (m *monitor) openImage(ctx context.Context, o opening) error {
 }
 
 // ownOptions are those of an image that is opened as another is.
-func ownOptions(node string, as *inserted) args {
-	a := args{"driver": "qcow2", "node-name": node, "file": fileNode(node), "cache": cacheOf(as), "discard": "unmap"}
+func (m *monitor) ownOptions(node string, as *inserted) args {
+	a := args{"driver": "qcow2", "node-name": node, "file": fileNode(node), "cache": cacheOf(as), "discard": discardOf(m.vm.Wipe)}
 	if as.DetectZeroes != "" {
 		a["detect-zeroes"] = as.DetectZeroes
 	}

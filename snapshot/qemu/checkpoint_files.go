@@ -26,7 +26,7 @@ const (
 )
 
 // ownedFile is what the files of checkpoints are called, after the name of an image.
-var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.((checkpoint|own)(\.place)?|memory(\.saving)?|nvram[0-9]+)$`)
+var ownedFile = regexp.MustCompile(`^(.+)\.lull-([0-9a-f]{8})\.((checkpoint|own)(\.place)?|memory(\.saving)?|nvram[0-9]+|replaced)$`)
 
 // beside is a file of a checkpoint, beside the image of a disk.
 func beside(image, id, ending string) string { return image + ".lull-" + id + ending }
@@ -83,7 +83,7 @@ func (c *checkpointing) unowned() (list []string, err error) {
 		for _, e := range entries {
 			m := ownedFile.FindStringSubmatch(e.Name())
 			path := filepath.Join(filepath.Dir(d.Path), e.Name())
-			if m == nil || m[1] != filepath.Base(d.Path) || owned[path] || c.tree.Known.Files[path] != "" || c.underWay(m[2]) {
+			if m == nil || m[1] != filepath.Base(d.Path) || owned[path] || c.tree.Known.Files[path] != "" || slices.Contains(c.tree.Junk, path) || c.underWay(m[2]) {
 				continue
 			}
 			list = append(list, path)
@@ -104,6 +104,7 @@ type imageOptions struct {
 	backing string // path of the image below, in the same folder
 	size    int64  // bytes; 0: as the one below, which is looked at
 	like    string // whose owner and mode it gets
+	wiped   bool   // in the end
 }
 
 // makeImage makes an empty qcow2 image, durably. It names the one below by its name alone,
@@ -123,7 +124,7 @@ func (h *Host) makeImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", o.path, err)
 	}
-	return (deltaFile{path: o.path}).createWith(o.like, content)
+	return deltaFile{path: o.path, wipe: o.wiped}.createWith(o.like, content)
 }
 
 func ownPath(d checkpoint.Disk, run string) string { return beside(d.Path, run, ownEnding) }
@@ -145,14 +146,14 @@ func readyToPlace(image string) error {
 
 // place makes an image the one that the VM starts from, beside the name that it has. It can
 // be repeated.
-func place(d checkpoint.Disk, image string) error {
-	if same, err := sameFile(image, d.Path); err != nil || same {
+func (c *checkpointing) place(path, image string) error {
+	if same, err := sameFile(image, path); err != nil || same {
 		return err
 	}
-	if err := readyToPlace(image); err != nil {
+	if err := errors.Join(readyToPlace(image), c.setAside(path, replacedBy(image))); err != nil {
 		return err
 	}
-	if err := durable.Rename(image+placeEnding, d.Path, true); err != nil {
+	if err := durable.Rename(image+placeEnding, path, true); err != nil {
 		return fmt.Errorf("put image in its place: %w", err)
 	}
 	return nil

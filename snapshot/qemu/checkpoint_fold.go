@@ -40,9 +40,12 @@ func (c *checkpointing) ready(ctx context.Context) error {
 	}, c.unused)
 }
 
-// reduce does the steps that there are.
+// reduce does the steps that there are. What one of them frees is there for the next.
 func (c *checkpointing) reduce(ctx context.Context) error {
 	for {
+		if err := c.sweep(ctx); err != nil { // everything works without
+			c.opt.Log.Warn("files that no checkpoint needs any more are left for the end", "vm", c.vm, "error", err)
+		}
 		s, ok := c.tree.Next()
 		if !ok {
 			return nil
@@ -59,11 +62,8 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 			c.step("fold-done")
 		}
 		files := append(c.Paths(&n), c.placing(&n)...)
-		if s.Drop { // the files first: one that is in no tree is nobody's
+		if s.Drop {
 			c.step("drop")
-			if err := removeAll(files...); err != nil {
-				return err
-			}
 		}
 		c.tree.Done(s)
 		if err := c.endDone(ctx, files); err != nil {
@@ -181,7 +181,7 @@ func (c *checkpointing) writeDown(ctx context.Context, upper, lower string) erro
 	if err := errors.Join(restsOn(upper, below), ownData(below)); err != nil {
 		return err
 	}
-	name, err := described([]snapshot.Layer{{Path: upper, Format: snapshot.FormatQcow2}, below}, false)
+	name, err := describedAs([]snapshot.Layer{{Path: upper, Format: snapshot.FormatQcow2}, below}, false, discardOf(c.wiped()))
 	if err != nil {
 		return fmt.Errorf("name %s: %w", upper, err)
 	}
@@ -197,7 +197,7 @@ func (c *checkpointing) takeName(lower, upper string) error {
 	if err := syncFile(lower); err != nil {
 		return err
 	}
-	return place(checkpoint.Disk{Path: upper}, lower)
+	return c.place(upper, lower)
 }
 
 // folded tells whether a disk is done with a step: its image is no more, or has taken the
@@ -364,6 +364,15 @@ func (c *checkpointing) settleUp(ctx context.Context, m *monitor, stacks []stack
 // meanwhile, so that both images of a disk say the same when the one takes the place of
 // the other; and it goes on only when every path names the image that it is on.
 func (c *checkpointing) settleDown(ctx context.Context, m *monitor, s checkpoint.Step, stacks []stack) error {
+	for _, d := range c.tree.Disks {
+		done, err := c.folded(d, s)
+		if err == nil && !done {
+			err = c.setAside(d.Path, replacedBy(layerPath(d, s.Node)))
+		}
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
+		}
+	}
 	err := c.paused(ctx, m, stacks, func(ctx context.Context) error {
 		var errs []error
 		for i, st := range stacks {

@@ -113,7 +113,8 @@ func lockTree(ctx context.Context, tree string) (unlock func(), err error) {
 	}
 }
 
-// onTree does fn with the tree of a VM, while nobody else works on that.
+// onTree does fn with the tree of a VM, while nobody else works on that, and removes what is
+// needed no more then.
 func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) error) error {
 	if _, err := h.checkpointing(vm); err != nil { // before a file is made for it
 		return err
@@ -127,7 +128,14 @@ func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) er
 	if err != nil {
 		return err
 	}
-	return fn(c)
+	if err = fn(c); c.urgent {
+		return err
+	}
+	last, loadErr := h.checkpointing(vm) // what fn did not come to write down, it did not do
+	if loadErr == nil {
+		loadErr = last.sweep(ctx)
+	}
+	return errors.Join(err, loadErr)
 }
 
 // ReleaseCheckpoint lets a VM go on that stands still because a process has died, or given

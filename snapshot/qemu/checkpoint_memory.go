@@ -32,7 +32,7 @@ var errNotBegun = errors.New("QEMU does not load the memory")
 func (c *checkpointing) takeMemory(ctx context.Context, p snapshot.Plan) (*checkpoint.Memory, error) {
 	var length int64
 	named := false // the images have their names
-	s := &saving{reserve: true, resumed: func() {}, settled: func() {}}
+	s := &saving{leave: true, resumed: func() {}, settled: func() {}}
 	s.frozen = func() error {
 		after, cancel := owed(ctx)
 		defer cancel()

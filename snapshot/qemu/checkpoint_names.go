@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/lull-backup/lull/snapshot/checkpoint"
@@ -26,17 +27,14 @@ func (c *checkpointing) owned() map[string]bool {
 	return owned
 }
 
-// settleNames notes what files that QEMU calls otherwise are by now, and removes the names,
-// and some files that are needed no more, that it does not use.
+// settleNames notes what files that QEMU calls otherwise are by now. Names that are of none of
+// the tree's files any more are junk, as is what is needed no more.
 func (c *checkpointing) settleNames(ctx context.Context, m *monitor, unneeded ...string) error {
 	nodes, err := m.nodes(ctx, true)
 	if err != nil {
 		return err
 	}
 	owned := c.owned()
-	for name := range c.tree.Known.Files {
-		unneeded = append(unneeded, name)
-	}
 	known := checkpoint.Known{Instance: m.proc.instance, Files: map[string]string{}}
 	for _, n := range nodes {
 		name, ok := m.proc.find(n.File)
@@ -51,26 +49,18 @@ func (c *checkpointing) settleNames(ctx context.Context, m *monitor, unneeded ..
 			}
 		}
 	}
+	unneeded = slices.AppendSeq(unneeded, maps.Keys(c.tree.Known.Files))
 	c.tree.Known = known
 	m.renamed.Store(&known.Files)
-	inUse := func(path string) bool {
-		return slices.ContainsFunc(nodes, func(n inserted) bool {
-			name, ok := m.proc.find(n.File)
-			return ok && name == path
-		})
-	}
-	return removeAll(slices.DeleteFunc(unneeded, func(path string) bool { return owned[path] || inUse(path) })...)
+	return c.junk(unneeded...)
 }
 
-// dropNames removes all names that a process used which is gone, and files that are needed
+// dropNames gives up all names that a process used which is gone, and files that are needed
 // no more.
 func (c *checkpointing) dropNames(unneeded ...string) error {
-	owned := c.owned()
-	for name := range c.tree.Known.Files {
-		unneeded = append(unneeded, name)
-	}
+	unneeded = slices.AppendSeq(unneeded, maps.Keys(c.tree.Known.Files))
 	c.tree.Known = checkpoint.Known{}
-	return removeAll(slices.DeleteFunc(unneeded, func(path string) bool { return owned[path] })...)
+	return c.junk(unneeded...)
 }
 
 // tidyNames is settleNames or dropNames, as it is.
@@ -79,7 +69,7 @@ func (c *checkpointing) tidyNames(ctx context.Context, unneeded ...string) error
 		func() error { return c.dropNames(unneeded...) })
 }
 
-// endLive ends an operation: what files are called is noted with it.
+// endLive ends an operation: what files are called is noted with it, and what is to be removed.
 func (c *checkpointing) endLive(ctx context.Context, unneeded ...string) error {
 	if err := c.tidyNames(ctx, unneeded...); err != nil {
 		return err

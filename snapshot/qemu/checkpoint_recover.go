@@ -61,10 +61,13 @@ func (c *checkpointing) recoverOp(ctx context.Context) (err error) {
 // reduceAgain does what is left to do about checkpoints that are gone. There is time for
 // that until there is room: everything works without.
 func (c *checkpointing) reduceAgain(ctx context.Context) (found bool, err error) {
-	if _, found = c.tree.Next(); !found || c.urgent {
+	_, more := c.tree.Next()
+	had := len(c.tree.Junk)
+	if c.urgent || !more && had == 0 {
 		return false, nil
 	}
 	err = c.reduce(ctx)
+	found = more || len(c.tree.Junk) < had
 	if errors.Is(err, snapshot.ErrNoSpace) && c.tree.Op == nil {
 		c.opt.Log.Warn("deleted checkpoints are not merged yet", "vm", c.vm, "error", err)
 		return false, nil
@@ -206,9 +209,6 @@ func (c *checkpointing) undoCreate(ctx context.Context) error {
 		frozen, err = c.touched()
 		return err
 	})
-	if err == nil {
-		err = dropState(p)
-	}
 	if err != nil {
 		return err
 	}
@@ -229,6 +229,9 @@ func (c *checkpointing) undoCreate(ctx context.Context) error {
 
 // leftovers are files of a checkpoint that is taken back, beside its images.
 func (c *checkpointing) leftovers() (list []string) {
+	if memory := c.tree.Op.Saved.Path; memory != "" {
+		list = append(list, memory, memory+savingSuffix)
+	}
 	for i := range maxNVRAM {
 		list = append(list, beside(c.tree.Disks[0].Path, c.tree.Op.Node, fmt.Sprintf("%s%d", nvramEnding, i)))
 	}
@@ -245,7 +248,7 @@ func (c *checkpointing) placeBack(d checkpoint.Disk) error {
 	if err != nil || !there {
 		return err
 	}
-	if err := place(d, layer); err != nil {
+	if err := c.place(d.Path, layer); err != nil {
 		return err
 	}
 	return removeAll(layer)

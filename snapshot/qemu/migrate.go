@@ -89,7 +89,7 @@ func notWritten(cause, copying, migrating error) error {
 type saving struct {
 	f       io.WriterAt
 	lay     func(f io.WriterAt, in io.Reader, limit int64) error // writes the file
-	reserve bool                                                 // room for all of it, before the VM is stopped
+	leave   bool                                                 // what is not whole to the caller, and reserve room for all of it before the VM is stopped
 	frozen  func() error                                         // the disks are
 	mayGoOn func() error                                         // asked where they were to freeze; an error: the guest may not yet. Nil: it may
 	resumed func()                                               // the guest goes on, whatever happened

@@ -85,7 +85,7 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	}
 	cache := args{"direct": in.Cache.Direct, "no-flush": in.Cache.NoFlush}
 	err := m.Execute(ctx, "blockdev-add", args{"driver": "file", "node-name": fileNode(d.DeltaNode),
-		"filename": d.Delta, "cache": cache, "discard": discardOf(d)}, nil)
+		"filename": d.Delta, "cache": cache, "discard": discardOf(d.Wipe)}, nil)
 	if err != nil {
 		return deltaRefused(err)
 	}
@@ -93,7 +93,7 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 		return err
 	}
 	node := args{"driver": "qcow2", "node-name": d.DeltaNode, "file": fileNode(d.DeltaNode), "backing": nil,
-		"cache": cache, "discard": discardOf(d)}
+		"cache": cache, "discard": discardOf(d.Wipe)}
 	if in.DetectZeroes != "" {
 		node["detect-zeroes"] = in.DetectZeroes
 	}
@@ -103,10 +103,10 @@ func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan,
 	return m.Execute(ctx, "blockdev-add", node, nil)
 }
 
-// discardOf says what becomes of what the guest discards: in a delta that is to be wiped it
-// is kept for that, as nobody knows who gets the blocks next.
-func discardOf(d snapshot.DiskPlan) string {
-	if d.Wipe {
+// discardOf says what becomes of what the guest discards: in a file that is to be wiped it is
+// kept for that, as nobody knows who gets the blocks next.
+func discardOf(wiped bool) string {
+	if wiped {
 		return "ignore"
 	}
 	return "unmap"

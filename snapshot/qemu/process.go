@@ -158,3 +158,22 @@ func (p process) openFiles() []string {
 	}
 	return links
 }
+
+// opener is a process of the host that has a file open, which it opened by a name that began
+// so. Empty: none that can be seen.
+func opener(file fs.FileInfo, begin string) (pid string) {
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		return ""
+	}
+	for _, link := range links {
+		name, err := os.Readlink(link)
+		if err != nil || !strings.HasPrefix(filepath.Base(name), begin) {
+			continue // no file system is asked that may not answer
+		}
+		if open, err := os.Stat(link); err == nil && os.SameFile(open, file) {
+			return strings.Split(link, "/")[2]
+		}
+	}
+	return ""
+}

@@ -154,9 +154,9 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	}
 	s.f = f
 	defer f.Close() // what was not written shows in the copy
-	if s.reserve {
+	if s.leave {
 		if err := reserve(f, p.Saved.Limit); err != nil {
-			return errors.Join(fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err), dropState(p))
+			return fmt.Errorf("%w: %w", snapshot.ErrNotTaken, err)
 		}
 	}
 	done, err := h.whileStopped(ctx, p, s)
@@ -171,7 +171,7 @@ func (h *Host) saveInto(ctx context.Context, p snapshot.Plan, s *saving) error {
 	if resumeErr != nil {
 		return errors.Join(fmt.Errorf("resume: %w", resumeErr), err) // the marker stays
 	}
-	if err != nil { // first: that there is no room may be why
+	if err != nil && !s.leave { // first: that there is no room may be why
 		err = errors.Join(err, dropState(p))
 	}
 	h.untune(ctx, p)

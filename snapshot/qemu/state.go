@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lull-backup/lull/snapshot"
+	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
 // enlarge is best effort: a small pipe is slower.
@@ -25,6 +26,9 @@ func enlarge(f *os.File) {
 // holds all that the guest has in memory: nobody else may read it.
 func createState(s snapshot.SavedPlan) (*os.File, error) {
 	f, err := os.OpenFile(s.Path+savingSuffix, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err == nil && s.Wipe {
+		wipe.Plain(f)
+	}
 	if err == nil {
 		err = syncDir(f.Name())
 	}
