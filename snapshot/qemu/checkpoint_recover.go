@@ -62,9 +62,15 @@ func (c *checkpointing) recoverOp(ctx context.Context) (err error) {
 // that until there is room: everything works without.
 func (c *checkpointing) reduceAgain(ctx context.Context) (found bool, err error) {
 	_, more := c.tree.Next()
+	old := c.strip() // an older lull kept that
 	had := len(c.tree.Junk)
 	if c.urgent || !more && had == 0 {
 		return false, nil
+	}
+	if old {
+		if err := c.save(); err != nil {
+			return false, err
+		}
 	}
 	err = c.reduce(ctx)
 	found = more || len(c.tree.Junk) < had

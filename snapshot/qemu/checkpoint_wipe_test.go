@@ -116,11 +116,14 @@ func TestCheckpointWiped(t *testing.T) {
 	d := l.create(snapshot.NewCheckpoint{})
 	l.remove(a, false) // two rest upon it
 	l.right()
-	l.remove(c, false) // with it the first goes
-	l.right()
 	if n := v.Holds(t, memory); n > 0 {
 		t.Errorf("the memory of what is deleted is in %d places on the device", n)
 	}
+	if tree := l.tree().List; len(tree) != 3 || !tree[0].Deleted || tree[0].Memory {
+		t.Errorf("the tree: %+v", tree)
+	}
+	l.remove(c, false) // with it the first goes
+	l.right()
 	wantKnown(t, v, "with one of three", map[byte]bool{0xa3: false, 0xa4: true})
 
 	l.says(0xa5)
