@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,9 @@ type mapped struct {
 	name string // for messages
 	data []byte
 	from [sections]int64 // first page of each section
+	// seen is one more than the page that row has checked last, section by section: neighbours
+	// of a stream were stored together, and ask for the same rows over and over.
+	seen [sections]atomic.Int64
 }
 
 // mapFile maps f, which may be closed then, and checks its header.
@@ -60,17 +64,22 @@ func (m *mapped) page(number int64) ([]byte, error) {
 	return b[:payload], nil
 }
 
-// row is one row of a table.
+// row is one row of a table. Its page is checked unless it is the one that was asked for last.
 func (m *mapped) row(section int, i uint32) ([]byte, error) {
 	if uint64(i) >= m.rows[section] {
 		return nil, m.damaged("row %d of %d", i, m.rows[section])
 	}
 	n := rowLen(section)
 	per := uint32(payload / n)
-	page, err := m.page(m.from[section] + int64(i/per))
+	number := m.from[section] + int64(i/per)
+	if m.seen[section].Load() == number+1 {
+		return m.data[number*pageLen:][int(i%per)*n:][:n], nil
+	}
+	page, err := m.page(number)
 	if err != nil {
 		return nil, err
 	}
+	m.seen[section].Store(number + 1)
 	return page[int(i%per)*n:][:n], nil
 }
 
