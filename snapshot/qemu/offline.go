@@ -88,17 +88,34 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 	if d.Key != "" {
 		return sealed(d, d.Delta)
 	}
+	was, err := readStamp(d)
+	if err != nil && !errors.Is(err, errNoStamp) {
+		return err
+	}
 	if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 		return err
 	}
-	if err := h.commitFile(ctx, d); err != nil {
-		// What it has written so far is right: who tries again may know that.
-		if noteErr := noteFrozen(d, true); noteErr != nil && !errors.Is(noteErr, errNoStamp) {
-			h.opt.Log.Warn("no stamp beside delta", "delta", d.Delta, "error", noteErr)
-		}
-		return err
+	err = h.commitFile(ctx, d)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if noteErr := noteFailed(d, was, err); noteErr != nil && !errors.Is(noteErr, errNoStamp) {
+		h.opt.Log.Warn("no stamp beside delta", "delta", d.Delta, "error", noteErr)
+	}
+	return err
+}
+
+// noteFailed records what is known of an image after a commit with QEMU gone has failed. What
+// that has written so far is right: who tries again may know it. Kept out by a lock it has
+// written nothing, and whoever has the lock may have, since the image was looked at.
+func noteFailed(d snapshot.DiskPlan, was stamp, err error) error {
+	switch {
+	case !errors.Is(err, snapshot.ErrBusy):
+		return noteFrozen(d, true)
+	case was.state == "":
+		return errNoStamp
+	}
+	return was.write(d, true)
 }
 
 // commitFile writes the delta into the image. QEMU's own program does it: an
