@@ -14,6 +14,7 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/durable"
+	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/wipe"
 )
 
@@ -124,6 +125,34 @@ func (f deltaFile) remove() error {
 		return fmt.Errorf("remove link to delta: %w", err)
 	}
 	return syncDir(f.path)
+}
+
+// removeHeld is remove under QEMU's locks: whoever opens the file right now, as a VM that is
+// started from it, is refused, and one that has opened it keeps it.
+func (f deltaFile) removeHeld() error {
+	release, err := hold(f.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.remove(), release())
+}
+
+// hold takes QEMU's locks on a delta that is merged. A VM that is started from it meanwhile,
+// as the record says so still, is refused, and goes through when the record names the image;
+// one that has opened the delta already makes it busy, for the next merge.
+func hold(delta string) (release func() error, err error) {
+	f, err := os.OpenFile(delta, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := image.LockForWriting(f); err != nil {
+		err = snapshot.WithHint(errors.Join(err, f.Close()), "run lull again: where the VM has just been started, it is merged while it runs")
+		return nil, err
+	}
+	return f.Close, nil
 }
 
 // discard removes a file, or notes by its name that it is only to be wiped.

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/lull-backup/lull/snapshot"
-	"github.com/lull-backup/lull/snapshot/image"
 	"github.com/lull-backup/lull/snapshot/qmp"
 )
 
@@ -249,10 +246,7 @@ func (m *monitor) dropManaged(ctx context.Context, d snapshot.DiskPlan, committe
 	if err := m.closeLeft(ctx, d); err != nil {
 		return err
 	}
-	if err := closed(d.Delta); err != nil {
-		return err
-	}
-	return fileOf(d).remove()
+	return fileOf(d).removeHeld()
 }
 
 // pivoted tells whether the pivot of a delta was ordered, or all of it is in the image.
@@ -292,24 +286,6 @@ func settleAndRemove(ctx context.Context, mgr Manager, d snapshot.DiskPlan) erro
 		return err
 	}
 	return fileOf(d).remove()
-}
-
-// hold takes QEMU's locks on a delta that is merged. A VM that is started from it meanwhile,
-// as the record says so still, is refused, and goes through when the record names the image;
-// one that has opened the delta already makes it busy, for the next merge.
-func hold(delta string) (release func() error, err error) {
-	f, err := os.OpenFile(delta, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return func() error { return nil }, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := image.LockForWriting(f); err != nil {
-		err = snapshot.WithHint(errors.Join(err, f.Close()), "run lull again: where the VM has just been started, it is merged while it runs")
-		return nil, err
-	}
-	return f.Close, nil
 }
 
 // commitManagedFile brings what a delta holds into the image, where it may be missing.

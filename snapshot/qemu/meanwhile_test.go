@@ -43,3 +43,12 @@ func TestStartedOnBaseDuringMerge(t *testing.T) {
 	r.kill() // and nothing was written since
 	r.refusedOr(snapshot.ErrDiverged)
 }
+
+// The VM is started from its delta right after that was merged: it keeps the file.
+func TestStartedOnDeltaDuringMerge(t *testing.T) {
+	t.Parallel()
+	r := taken(t, rawVM())
+	r.kill()
+	r.wantErr(r.mergeAround(`qemu-img "$@"; wait`, r.plan.Disks[0].Delta, snapshot.FormatQcow2), snapshot.ErrBusy)
+	r.merged()
+}

@@ -60,7 +60,7 @@ func (h *Host) mergeFiles(ctx context.Context, d snapshot.DiskPlan, seen bool) e
 			return err
 		}
 	}
-	return f.remove()
+	return f.removeHeld()
 }
 
 // mergeFile commits a delta that holds writes, where they belong into the image.
