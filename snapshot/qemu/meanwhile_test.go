@@ -52,3 +52,35 @@ func TestStartedOnDeltaDuringMerge(t *testing.T) {
 	r.wantErr(r.mergeAround(`qemu-img "$@"; wait`, r.plan.Disks[0].Delta, snapshot.FormatQcow2), snapshot.ErrBusy)
 	r.merged()
 }
+
+// A disk that is resized right before it freezes would lose its end under a delta of the size
+// that it had.
+func TestResizedBeforeTake(t *testing.T) {
+	t.Parallel()
+	r := prepared(t, qcow2VM())
+	size := r.plan.Disks[1].Size + 1<<20
+	r.ask("block_resize", args{"node-name": r.plan.Disks[1].Node, "size": size}, nil)
+	r.wantErr(r.host.Take(r.ctx, r.plan), snapshot.ErrBusy)
+	r.wantErr(r.merge(), nil)
+	if got := r.blocks()[1].Inserted.Image.Size; got != size {
+		t.Errorf("the disk has %d bytes, want %d", got, size)
+	}
+}
+
+// A disk that grows while it has a delta has its new size after the merge.
+func TestGrownDuringRun(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(r *run){"live": func(*run) {}, "QEMU is gone": (*run).kill} {
+		for _, s := range []shape{{format: snapshot.FormatQcow2, bus: "virtio", disks: 1}, rawVM()} {
+			t.Run(name+" "+s.String(), func(t *testing.T) {
+				t.Parallel()
+				r := taken(t, s)
+				d := r.plan.Disks[0]
+				r.ask("block_resize", args{"node-name": d.DeltaNode, "size": d.Size + 1<<20}, nil)
+				r.want[d.Name] = append(r.want[d.Name], make([]byte, 1<<20)...)
+				end(r)
+				r.merged()
+			})
+		}
+	}
+}

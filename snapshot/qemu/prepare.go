@@ -58,7 +58,11 @@ func asPlanned(drives []block, d snapshot.DiskPlan) (*inserted, error) {
 			return b.Inserted, nil
 		}
 	}
-	return nil, fmt.Errorf("disk %s has changed since the plan was made: %w", d.Name, snapshot.ErrBusy)
+	return nil, changed(d)
+}
+
+func changed(d snapshot.DiskPlan) error {
+	return fmt.Errorf("disk %s has changed since the plan was made: %w", d.Name, snapshot.ErrBusy)
 }
 
 func (h *Host) prepareDisk(ctx context.Context, m *monitor, d snapshot.DiskPlan, in *inserted) error {
@@ -177,6 +181,9 @@ func (h *Host) freeze(ctx context.Context, p snapshot.Plan) error {
 	records := startRecords(p)
 	variables := holdVariables(p)
 	err := h.during(ctx, p, func(m *monitor) error {
+		if err := m.sameSizes(ctx, p); err != nil {
+			return err
+		}
 		if m.vm.Manager != nil {
 			return h.freezeManaged(ctx, m, p, records)
 		}
@@ -196,6 +203,23 @@ func (h *Host) freeze(ctx context.Context, p snapshot.Plan) error {
 	}
 	variables.unmoved()
 	h.keep(p, variables)
+	return nil
+}
+
+// sameSizes makes sure that no disk was resized since its delta was made: upon a delta of
+// another size the guest would lose the end of its disk until the merge.
+func (m *monitor) sameSizes(ctx context.Context, p snapshot.Plan) error {
+	drives, err := m.drives(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range drives {
+		for _, d := range p.Disks {
+			if b.QDev == d.Device && b.Inserted != nil && b.Inserted.Image.Size != d.Size {
+				return changed(d)
+			}
+		}
+	}
 	return nil
 }
 
