@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -228,6 +229,19 @@ func (c *checkpointing) roomToFold(upper []string) error {
 func (c *checkpointing) strange(err error) error {
 	return snapshot.WithHint(fmt.Errorf("the domain is not as its checkpoints say: %w: %w", err, snapshot.ErrDiverged),
 		"give it the images that it had ("+strings.Join(c.tree.Own, ", ")+") with virsh edit and start it anew, or move "+snapshot.ShellWord(c.path)+" away if its checkpoints are given up")
+}
+
+// strayed is strange of a domain that is on an image: of a checkpoint's it may have made its own.
+func (c *checkpointing) strayed(on string, err error) error {
+	i := slices.IndexFunc(c.tree.Nodes, func(n checkpoint.Node) bool {
+		return slices.ContainsFunc(n.Images, func(path string) bool { return sameFile(path, on) })
+	})
+	if i < 0 {
+		return c.strange(err)
+	}
+	return snapshot.WithHint(fmt.Errorf("the domain has the image of its checkpoint %s: %w: %w", c.tree.Nodes[i].ID, err, snapshot.ErrDiverged),
+		"if it has run from there, as after virsh blockcommit, what it has written is in that image alone, and the checkpoint is lost: to keep that, leave it there, and move "+
+			snapshot.ShellWord(c.path)+" away, which gives its checkpoints up. If it has not, give it the images that it had ("+strings.Join(c.tree.Own, ", ")+") with virsh edit")
 }
 
 // ownAs gives a file the owner and the mode that another has.

@@ -125,10 +125,10 @@ func (c *checkpointing) atHome(s sight) error {
 				"merge it with the tool that made it, or: virsh blockcommit "+snapshot.ShellWord(c.id.name)+" "+snapshot.ShellWord(d.Name)+" --active --shallow --pivot")
 		}
 		if s.on && !sameFile(s.now.source(d.Name), own) {
-			return c.strange(fmt.Errorf("its disk %s is on %s, and not on %s", d.Name, s.now.source(d.Name), own))
+			return c.strayed(s.now.source(d.Name), fmt.Errorf("its disk %s is on %s, and not on %s", d.Name, s.now.source(d.Name), own))
 		}
 		if !sameFile(s.next.source(d.Name), own) {
-			return c.strange(fmt.Errorf("its definition has %s for the disk %s, and not %s", s.next.source(d.Name), d.Name, own))
+			return c.strayed(s.next.source(d.Name), fmt.Errorf("its definition has %s for the disk %s, and not %s", s.next.source(d.Name), d.Name, own))
 		}
 	}
 	return nil

@@ -367,7 +367,7 @@ func checkpointRefused(l *lifeline) {
 	})
 	_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
 	var hinted *snapshot.Hinted
-	if !errors.Is(err, snapshot.ErrDiverged) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh edit") {
+	if !errors.Is(err, snapshot.ErrDiverged) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "gives its checkpoints up") {
 		l.t.Errorf("another definition: %v", err)
 	}
 	l.edit(func(string) string { return at })
