@@ -56,8 +56,9 @@ type Node struct {
 	// Gone: it was deleted, and its images are there for those that rest upon them.
 	Gone bool `json:"gone,omitempty"`
 
-	Memory   *Memory           `json:"memory,omitempty"` // nil: the disks alone
-	Images   []string          `json:"images,omitempty"` // of its disks, where the tree has Own
+	Memory   *Memory           `json:"memory,omitempty"`  // nil: the disks alone
+	Images   []string          `json:"images,omitempty"`  // of its disks, where the tree has Own
+	Written  []time.Time       `json:"written,omitempty"` // when each of Images was written to last, by whoever may do so
 	Files    []File            `json:"files,omitempty"`
 	Hardware snapshot.Hardware `json:"hardware,omitzero"`
 }

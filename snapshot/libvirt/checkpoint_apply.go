@@ -95,6 +95,9 @@ func (c *checkpointing) whole(ctx context.Context, n checkpoint.Node) error {
 			err = fmt.Errorf("%s has %d bytes, and should have %d: %w", n.Memory.Path, info.Size(), n.Memory.Stream, snapshot.ErrCorrupt)
 		}
 	}
+	if err == nil {
+		err = c.untouched(n)
+	}
 	if hinted := (*snapshot.Hinted)(nil); err != nil && !errors.As(err, &hinted) {
 		err = snapshot.WithHint(err, "--cold goes back without it")
 	}

@@ -180,6 +180,9 @@ func (c *checkpointing) freezeInto(ctx context.Context, p snapshot.Plan, s sight
 	if err := c.settleFrozen(ctx, node.Memory); err != nil {
 		return node, err
 	}
+	if node.Written, err = written(node.Images); err != nil {
+		return node, err
+	}
 	if err := c.loadable(ctx, node); err != nil {
 		return node, err
 	}

@@ -95,6 +95,9 @@ func (c *checkpointing) reduce(ctx context.Context) error {
 				c.tree.Own = lower
 			} else {
 				c.tree.Find(s.Into).Images = lower
+				if err := c.rewritten(s.Into); err != nil {
+					return fmt.Errorf("merge checkpoint %s: %w", s.Node, err)
+				}
 			}
 		}
 		c.tree.Done(s)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
@@ -112,7 +113,7 @@ func (l *lifeline) held() {
 	l.t.Helper()
 	first := l.create(snapshot.NewCheckpoint{})
 	l.writes()
-	l.create(snapshot.NewCheckpoint{})
+	second := l.create(snapshot.NewCheckpoint{Memory: true})
 	l.writes()
 	usual := l.host.opt.Space
 	tight := func() { l.host.opt.Space = space.LeaveFree(1 << 60) }
@@ -134,7 +135,27 @@ func (l *lifeline) held() {
 	l.recovers("the end of a commit")
 	delete(l.kept, first)
 	l.right()
+	l.apply(second, false) // the merge has not spoilt it
+	l.right()
+	l.spoilt(second)
 	l.merge()
+	l.right()
+}
+
+// spoilt: somebody has written to the image of a checkpoint. Its memory is not loaded upon that.
+func (l *lifeline) spoilt(id string) {
+	l.t.Helper()
+	frozen, pid := l.dom.Disks[1], l.pid() // what the checkpoint below had was merged into
+	later := time.Now().Add(time.Second)
+	if err := os.Chtimes(frozen, later, later); err != nil {
+		l.t.Fatal(err)
+	}
+	_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
+	var hinted *snapshot.Hinted
+	if !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), frozen) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "--cold") || l.pid() != pid {
+		l.t.Errorf("a memory upon an image that was written to: %v", err)
+	}
+	l.apply(id, true)
 	l.right()
 }
 
