@@ -214,6 +214,7 @@ func checkpointCutOff(l *lifeline) {
 	l.edited(id)
 	l.loading(id)
 	l.leftPaused(id)
+	l.unmounted(id)
 	l.each(cut{
 		at:   []string{"delete-marked", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "sweep"},
 		lost: []string{"fold-pivoting", "fold-defined"}, came: none, op: func() error {

@@ -60,6 +60,11 @@ func (c *checkpointing) sweep(ctx context.Context) error {
 	if len(c.tree.Junk) == 0 {
 		return nil
 	}
+	if len(c.tree.Nodes) > 0 {
+		if err := c.there(); err != nil {
+			return err
+		}
+	}
 	s, err := c.look(ctx)
 	if err != nil {
 		return err

@@ -229,3 +229,24 @@ func (l *lifeline) differing() {
 	clear(l.kept)
 	l.right()
 }
+
+// unmounted: an operation is not brought to an end where the images cannot be seen, and no file of
+// it is forgotten.
+func (l *lifeline) unmounted(id string) {
+	l.t.Helper()
+	l.diesApplying(id, "apply-defined")
+	l.want = clones(l.kept[id])
+	gone := l.dom.Disks[1] + ".gone"
+	if err := os.Rename(l.dom.Disks[1], gone); err != nil {
+		l.t.Fatal(err)
+	}
+	_, err := l.host.RecoverCheckpoints(l.ctx, "web")
+	if !errors.Is(err, snapshot.ErrBusy) || !errors.Is(err, os.ErrNotExist) || l.tree().Pending == "" || l.pid() != 0 {
+		l.t.Errorf("without an image: %v", err)
+	}
+	if err := os.Rename(gone, l.dom.Disks[1]); err != nil {
+		l.t.Fatal(err)
+	}
+	l.recovers("apply-defined, and a file system that was not mounted")
+	l.right()
+}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +30,9 @@ func (c *checkpointing) Recover(ctx context.Context) (found bool, err error) {
 		return c.tidy(ctx)
 	}
 	c.opt.Log.Warn("recover interrupted operation on checkpoints", "vm", c.id.name, "operation", op.Kind, "checkpoint", op.Node)
+	if err := c.there(); err != nil {
+		return true, err
+	}
 	switch op.Kind {
 	case checkpoint.Create:
 		err = c.undoCreate(ctx)
@@ -39,6 +44,22 @@ func (c *checkpointing) Recover(ctx context.Context) (found bool, err error) {
 		err = fmt.Errorf("operation %q is not known: %w", op.Kind, snapshot.ErrUnsupported)
 	}
 	return true, err
+}
+
+// there fails where an image is missing that the domain has, or goes back to: its file system is
+// not mounted, as when a host has just started. What lies beside it is not gone then.
+func (c *checkpointing) there() error {
+	needed := slices.Clone(c.tree.Own)
+	if op := c.tree.Op; op != nil && c.tree.Find(op.Node) != nil {
+		needed = append(needed, c.tree.Find(op.Node).Images...)
+	}
+	for _, path := range needed {
+		if _, err := os.Stat(path); err != nil {
+			return snapshot.WithHint(fmt.Errorf("image of the domain: %w: %w", snapshot.ErrBusy, err),
+				"mount the file system that it is on, or bring it back, and run lull again")
+		}
+	}
+	return nil
 }
 
 // tidy does what is left to do about files and checkpoints that are gone. There is time for
