@@ -69,12 +69,27 @@ func (c *checkpointing) plan(ctx context.Context, id string) (p snapshot.Plan, s
 		return p, s, err
 	}
 	if err = c.suits(p); err == nil {
+		err = c.byFile(p, s)
+	}
+	if err == nil {
 		err = errors.Join(c.atHome(s), c.lasting(ctx, s))
 	}
 	if err == nil {
 		err = c.clear(ctx, s)
 	}
 	return p, s, err
+}
+
+// byFile fails where libvirt finds the image of a disk for itself, as that of a volume: which one
+// the domain is on could not be seen in its definitions.
+func (c *checkpointing) byFile(p snapshot.Plan, s sight) error {
+	for _, d := range p.Disks {
+		if s.now.source(d.Name) == "" || s.next.source(d.Name) == "" {
+			return snapshot.WithHint(fmt.Errorf("the domain's definition names no file for its disk %s, but such as a volume of a pool: %w", d.Name, snapshot.ErrUnsupported),
+				"shut it down, and put <disk type='file'> and <source file='"+escape(d.Path)+"'/> there (virsh edit "+snapshot.ShellWord(c.id.name)+")")
+		}
+	}
+	return nil
 }
 
 // lasting fails for a domain that has no definition for its next start.

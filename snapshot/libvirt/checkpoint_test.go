@@ -491,3 +491,22 @@ func TestMemoryAsksNoMore(t *testing.T) {
 		}
 	}
 }
+
+// TestVolumes: the image of a volume is named by no definition.
+func TestVolumes(t *testing.T) {
+	t.Parallel()
+	const file, volume = "<disk type='file'><source file='/a&amp;b'/><target dev='vda'/></disk>", "<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>"
+	c := &checkpointing{id: identity{name: "web"}}
+	for text, want := range map[string]error{file: nil, volume: snapshot.ErrUnsupported} {
+		def, err := parseDisks("<domain><devices>" + text + "</devices></domain>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := snapshot.Plan{Disks: []snapshot.DiskPlan{{Disk: snapshot.Disk{Name: "vda", Path: "/a&b"}}}}
+		err = c.byFile(p, sight{now: def, next: def})
+		hinted := (*snapshot.Hinted)(nil)
+		if !errors.Is(err, want) || want != nil && (!errors.As(err, &hinted) || !strings.Contains(hinted.Next, "<source file='/a&amp;b'/>")) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
