@@ -1,70 +1,32 @@
 package libvirt
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
+	"testing"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
+	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
-
-// died is what a process ends with at a step of an operation.
-type died struct{ step string }
-
-// dies carries out an operation in a process that dies at the first of some steps, and then
-// starts another one. It returns the name of the step; empty: the operation came to its end.
-func (l *lifeline) dies(here func(step string) bool, op func() error) (step string) {
-	l.t.Helper()
-	l.at = func(name string) {
-		if here(name) {
-			panic(died{name})
-		}
-	}
-	defer func() {
-		l.at = nil
-		if p := recover(); p != nil {
-			d, ok := p.(died)
-			if !ok {
-				panic(p)
-			}
-			step = d.step
-			l.reopen()
-		}
-	}()
-	if err := op(); err != nil {
-		l.t.Fatalf("operation: %v", err)
-	}
-	return ""
-}
-
-// recovers is the next start of lull.
-func (l *lifeline) recovers(step string) {
-	l.t.Helper()
-	if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); err != nil {
-		l.t.Fatalf("recovery after death at %s: %v", step, err)
-	}
-	if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); err != nil || found {
-		l.t.Fatalf("the second recovery after death at %s: %v, %v", step, found, err)
-	}
-}
 
 // checkpointDaemon: libvirt's daemon dies.
 func checkpointDaemon(l *lifeline) {
 	// QEMU has taken the snapshot, and libvirt has died before it noted that.
 	at := func(step string) bool { return step == "create-made" }
-	if l.dies(at, func() error {
+	if l.Dies(at, func() error {
 		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
 		return err
 	}) == "" {
 		l.t.Fatal("no such step")
 	}
 	l.unaware()
-	l.writes()
-	l.recovers("an unaware daemon")
-	l.right()
+	l.Writes()
+	l.Recovers("an unaware daemon")
+	l.Right()
 	l.unheard()
 
 	// It dies while the memory is written.
@@ -90,7 +52,7 @@ func checkpointDaemon(l *lifeline) {
 	l.conn = l.daemon.Dial(l.whole)
 	l.t.Logf("the daemon died as it wrote the memory: %v", err)
 	if err == nil {
-		l.kept[c.ID] = clones(l.want)
+		l.Keep(c)
 	}
 	eventually(l.t, "the domain runs", func() error {
 		state, why, err := l.conn.State(l.ctx, l.dom.ID)
@@ -99,17 +61,17 @@ func checkpointDaemon(l *lifeline) {
 		}
 		return err
 	})
-	l.writes()
-	l.right()
+	l.Writes()
+	l.Right()
 
 	// And while it goes back.
 	if err != nil {
-		c.ID = l.create(snapshot.NewCheckpoint{Memory: true})
+		c.ID = l.Create(snapshot.NewCheckpoint{Memory: true})
 	}
 	l.restarting(c.ID)
 
 	// And while it moves the domain.
-	l.writes()
+	l.Writes()
 	l.at = func(step string) {
 		if step == "fold-pivoting" {
 			l.at = nil
@@ -123,15 +85,15 @@ func checkpointDaemon(l *lifeline) {
 		l.t.Fatal(err)
 	}
 	l.conn = l.daemon.Dial(l.whole)
-	l.merge()
-	l.right()
+	l.Merge()
+	l.Right()
 }
 
 // unheard: QEMU ends before anybody has told libvirt that it moved. What the guest wrote last is
 // not thrown away.
 func (l *lifeline) unheard() {
 	l.t.Helper()
-	if l.dies(func(step string) bool { return step == "create-made" }, func() error {
+	if l.Dies(func(step string) bool { return step == "create-made" }, func() error {
 		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
 		return err
 	}) == "" {
@@ -139,8 +101,8 @@ func (l *lifeline) unheard() {
 	}
 	fresh := l.fresh()
 	l.unaware()
-	l.writes()
-	l.crash(l.t)
+	l.Writes()
+	l.Off()
 	_, err := l.host.RecoverCheckpoints(l.ctx, "web")
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrUncertain) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, fresh["vda"]+", "+fresh["sda"]+" (virsh edit web)") {
@@ -149,9 +111,9 @@ func (l *lifeline) unheard() {
 	l.edit(func(xml string) string {
 		return strings.NewReplacer("'"+l.dom.Disks[0]+"'", "'"+fresh["vda"]+"'", "'"+l.dom.Disks[1]+"'", "'"+fresh["sda"]+"'").Replace(xml)
 	})
-	l.recovers("an unaware daemon and QEMU")
-	l.right()
-	l.start(l.t)
+	l.Recovers("an unaware daemon and QEMU")
+	l.Right()
+	l.Boot()
 }
 
 // unaware moves QEMU to the images of the operation under way, as libvirt would.
@@ -187,62 +149,51 @@ func (l *lifeline) fresh() (images map[string]string) {
 	return images
 }
 
-// checkpointCutOff: lull dies at the steps that differ in what they leave, and each operation comes right at its next start:
-// with the domain that runs on, or where the host has lost its power.
-func checkpointCutOff(l *lifeline) {
-	none := func(step string) {
-		if n := len(l.tree().List); n > 0 {
-			l.t.Errorf("dead at %s: %d checkpoints", step, n)
-		}
-		clear(l.kept)
+// checkpointCutOff: lull dies at the steps that differ in what they leave, and each operation
+// comes right at its next start: with the domain that runs on, or where the host has lost its
+// power.
+func checkpointCutOff(t *testing.T, b *bench) {
+	alone := map[string][]string{
+		"create with memory": {"create-made", "create-frozen"},
+		"apply with memory":  {"apply-made", "apply-ended", "apply-defined", "apply-started", "sweep"},
+		"delete the only":    {"delete-marked", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "sweep"},
+		"delete the first":   {"fold-disk", "fold-repointed"},
 	}
-	l.each(cut{at: []string{"create-made", "create-frozen"}, lost: []string{"create-frozen"}, came: none, op: func() error {
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true})
-		return err
-	}})
-	id := l.tree().Now
-	l.kept[id] = clones(l.want)
-	l.each(cut{
-		at:   []string{"apply-made", "apply-ended", "apply-defined", "apply-started", "sweep"},
-		lost: []string{"apply-started"}, came: func(string) { l.wentBack(id) }, op: func() error {
-			_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
-			return err
-		},
+	cuts := map[string][]string{}
+	for operation, lost := range map[string][]string{
+		"create with memory": {"create-frozen"},
+		"apply with memory":  {"apply-started"},
+		"delete the only":    {"fold-pivoting", "fold-defined"},
+		"delete the first":   {"fold-disk"},
+	} {
+		cuts[operation] = slices.Concat(alone[operation], lost)
+	}
+	snapshottest.RunCheckpointerCutOff(t, cuts, func(t *testing.T, operation string) *snapshottest.Lifeline {
+		l := newLifeline(t, b)
+		l.fix.Died = func(step string, nth int) {
+			if nth > len(alone[operation]) && l.pid() != 0 {
+				l.crash(t)
+			}
+			l.Recovers(step)
+			l.start(t)
+		}
+		return l.Lifeline
 	})
-	l.wentBack(id)
+}
+
+// checkpointMeanwhile: what others do between the death of lull and its next start.
+func checkpointMeanwhile(l *lifeline) {
+	l.Writes()
+	id := l.Create(snapshot.NewCheckpoint{Memory: true})
 	l.wroteOn(id)
 	l.edited(id)
 	l.loading(id)
 	l.leftPaused(id)
 	l.unmounted(id)
-	l.each(cut{
-		at:   []string{"delete-marked", "fold-pivoting", "fold-pivoted", "fold-disk", "fold-defined", "sweep"},
-		lost: []string{"fold-pivoting", "fold-defined"}, came: none, op: func() error {
-			if len(l.kept) == 0 {
-				l.create(snapshot.NewCheckpoint{})
-				l.writes()
-			}
-			return l.host.MergeCheckpoints(l.ctx, "web")
-		},
-	})
-	clear(l.kept)
+	l.Merge()
 	l.savedMeanwhile()
 	l.jobMeanwhile()
 	l.differing()
-	l.each(cut{at: []string{"fold-disk", "fold-repointed"}, lost: []string{"fold-disk"}, came: func(step string) {
-		if n := len(l.tree().List); n != 1 {
-			l.t.Errorf("dead at %s: %d checkpoints", step, n)
-		}
-		l.merge()
-	}, op: func() error {
-		lower := l.create(snapshot.NewCheckpoint{})
-		l.writes()
-		l.create(snapshot.NewCheckpoint{})
-		l.writes()
-		return l.host.DeleteCheckpoints(l.ctx, "web", lower, false)
-	}})
-	l.merge()
-	l.right()
 }
 
 // wroteOn: what a domain has written between the death of lull and the next start stays, wherever
@@ -253,18 +204,19 @@ func (l *lifeline) wroteOn(id string) {
 		l.diesApplying(id, at)
 		moved := at == "apply-started"
 		if moved {
-			l.want = clones(l.kept[id])
+			l.Went(id)
 		}
-		l.writes()
+		l.Writes()
 		if err := l.conn.Destroy(l.ctx, l.dom.ID, true); err != nil {
 			l.t.Fatal(err)
 		}
-		l.recovers(at)
+		l.Recovers(at)
 		if on := l.pid() != 0; on == moved {
 			l.t.Errorf("dead at %s: the domain is on: %v", at, on)
 		}
-		l.right()
-		l.start(l.t)
+		l.On, l.State = !moved, nil
+		l.Right()
+		l.Boot()
 		if l.t.Failed() {
 			l.t.Fatalf("dead at %s", at)
 		}
@@ -289,15 +241,15 @@ func (l *lifeline) edited(id string) {
 		l.t.Errorf("the definition was changed: %v\n%s", err, now)
 	}
 	l.edit(func(string) string { return at })
-	l.recovers("apply-made")
-	l.right()
+	l.Recovers("apply-made")
+	l.Right()
 }
 
 // diesApplying lets the guest write, and lull die at a step of going back.
 func (l *lifeline) diesApplying(id, at string) {
 	l.t.Helper()
-	l.writes()
-	step := l.dies(func(step string) bool { return step == at }, func() error {
+	l.Writes()
+	step := l.Dies(func(step string) bool { return step == at }, func() error {
 		_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
 		return err
 	})
@@ -310,24 +262,24 @@ func (l *lifeline) diesApplying(id, at string) {
 // memory that goes on with the images of then.
 func (l *lifeline) savedMeanwhile() {
 	l.t.Helper()
-	l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	if l.dies(func(step string) bool { return step == "fold-disk" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
+	l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
+	if l.Dies(func(step string) bool { return step == "fold-disk" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
 		l.t.Fatal("no such step")
 	}
 	l.virsh("managedsave", "web")
 	l.refusesMerge("virsh managedsave-remove web")
-	l.start(l.t)
-	l.recovers("fold-disk, and a managed save")
-	clear(l.kept)
-	l.right()
+	l.Boot()
+	l.Recovers("fold-disk, and a managed save")
+	l.Forget()
+	l.Right()
 }
 
 // jobMeanwhile: what libvirt does for somebody else when lull takes a checkpoint back comes to its
 // end.
 func (l *lifeline) jobMeanwhile() {
 	l.t.Helper()
-	if l.dies(func(step string) bool { return step == "create-made" }, func() error {
+	if l.Dies(func(step string) bool { return step == "create-made" }, func() error {
 		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
 		return err
 	}) == "" {
@@ -338,48 +290,6 @@ func (l *lifeline) jobMeanwhile() {
 			l.t.Errorf("during a backup of the user's: %v", err)
 		}
 	})
-	l.recovers("create-made, and a backup of the user's")
-	l.right()
-}
-
-// cut is an operation that is cut off.
-type cut struct {
-	at   []string // the steps at which lull dies alone
-	lost []string // and those at which the host loses its power
-	op   func() error
-	came func(step string) // looks at what has become of it
-}
-
-// each carries an operation out again and again, cut off at another step each time; then to its
-// end.
-func (l *lifeline) each(c cut) {
-	l.t.Helper()
-	for i, at := range append(append(c.at, c.lost...), "") {
-		l.writes()
-		step := l.dies(func(step string) bool { return step == at }, c.op)
-		if step != at {
-			l.t.Fatalf("no step %q", at)
-		}
-		if step == "" {
-			return
-		}
-		if i >= len(c.at) && l.pid() != 0 {
-			l.crash(l.t)
-		}
-		l.recovers(step)
-		l.start(l.t)
-		c.came(step)
-		l.right()
-		if l.t.Failed() {
-			l.t.Fatalf("dead at %s", step)
-		}
-	}
-}
-
-// wentBack: the domain is as it was, or as the checkpoint.
-func (l *lifeline) wentBack(id string) {
-	l.t.Helper()
-	if bytes.Equal(l.content(l.t, "vda"), l.kept[id]["vda"]) {
-		l.want = clones(l.kept[id])
-	}
+	l.Recovers("create-made, and a backup of the user's")
+	l.Right()
 }

@@ -15,7 +15,7 @@ func (l *lifeline) loading(id string) {
 	l.t.Helper()
 	for _, then := range []syscall.Signal{syscall.SIGCONT, syscall.SIGKILL} {
 		l.diesApplying(id, "apply-loading")
-		l.want = clones(l.kept[id])
+		l.Went(id)
 		loaded := make(chan error, 1)
 		go func() { loaded <- l.orderLoad(id, 0) }()
 		pid := halt(l.t, l.dom.ID, l.ctx.Done())
@@ -29,13 +29,13 @@ func (l *lifeline) loading(id string) {
 				_ = syscall.Kill(pid, then) // it is halted, and no other process by now
 			}
 		}
-		l.recovers("apply-loading")
+		l.Recovers("apply-loading")
 		l.at = nil
 		if err := <-loaded; !waits || (err == nil) != (then == syscall.SIGCONT) {
 			l.t.Errorf("waited %v for a memory in a QEMU that gets %v: %v", waits, then, err)
 		}
 		l.goesOn()
-		l.right()
+		l.Right()
 	}
 }
 
@@ -43,13 +43,13 @@ func (l *lifeline) loading(id string) {
 func (l *lifeline) leftPaused(id string) {
 	l.t.Helper()
 	l.diesApplying(id, "apply-loading")
-	l.want = clones(l.kept[id])
+	l.Went(id)
 	if err := l.orderLoad(id, rpc.SavePaused); err != nil {
 		l.t.Fatal(err)
 	}
-	l.recovers("apply-loading, and the domain stands still")
+	l.Recovers("apply-loading, and the domain stands still")
 	l.goesOn()
-	l.right()
+	l.Right()
 	if err := l.conn.Suspend(l.ctx, l.dom.ID); err != nil { // as somebody wants it
 		l.t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func (l *lifeline) goesOn() {
 func (l *lifeline) restarting(id string) {
 	l.t.Helper()
 	for at, cold := range map[string]bool{"apply-ended": false, "apply-loading": false, "apply-defined": true} {
-		l.writes()
+		l.Writes()
 		died := make(chan error, 1)
 		l.at = func(step string) {
 			if step == at {
@@ -111,9 +111,9 @@ func (l *lifeline) restarting(id string) {
 			l.t.Fatalf("the daemon died at %s: %v", at, err)
 		}
 		l.conn = l.daemon.Dial(l.whole)
-		l.want = clones(l.kept[id])
+		l.Went(id)
 		l.goesOn()
-		l.right()
+		l.Right()
 	}
 }
 

@@ -36,14 +36,14 @@ func (l *lifeline) refusesApply(what, id, next string) {
 // userActs: what its user does with a domain while it is about to go back comes first.
 func (l *lifeline) userActs() {
 	l.t.Helper()
-	id := l.create(snapshot.NewCheckpoint{Memory: true})
-	l.writes()
+	id := l.Create(snapshot.NewCheckpoint{Memory: true})
+	l.Writes()
 	pid := l.pid()
 	l.backingUp(func() { l.refusesApply("a backup of the user's", id, "virsh domjobinfo web") })
 	if l.pid() != pid {
 		l.t.Error("the domain was ended")
 	}
-	l.right()
+	l.Right()
 
 	file := filepath.Join(l.dom.Dir, "mine.save")
 	l.once("apply-switching", func() { l.virsh("save", "web", file) })
@@ -55,14 +55,15 @@ func (l *lifeline) userActs() {
 	if err := os.Remove(file); err != nil {
 		l.t.Fatal(err)
 	}
-	l.right()
+	l.Right()
 
 	l.once("apply-ended", func() { l.virsh("start", "web") })
 	l.refusesApply("started by its user", id, "")
 	l.goesOn()
-	l.right()
-	l.merge()
-	l.right()
+	l.State = nil
+	l.Right()
+	l.Merge()
+	l.Right()
 }
 
 // backingUp does something while libvirt makes a backup for somebody else.
@@ -91,8 +92,8 @@ func (l *lifeline) backingUp(do func()) {
 // copied: a merge does not end what libvirt copies of a disk for its user.
 func (l *lifeline) copied() {
 	l.t.Helper()
-	l.create(snapshot.NewCheckpoint{})
-	l.writes()
+	l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
 	mine := filepath.Join(l.dom.Dir, "mine.qcow2")
 	l.once("fold-begun", func() { l.virsh("blockcopy", "web", "sda", mine, "--transient-job") })
 	l.refusesMerge("virsh blockjob")
@@ -103,22 +104,22 @@ func (l *lifeline) copied() {
 	if err := os.Remove(mine); err != nil {
 		l.t.Fatal(err)
 	}
-	l.merge()
-	l.right()
+	l.Merge()
+	l.Right()
 }
 
 // held: a merge of an image that the domain does not write to ends where there is no room left, or
 // somebody ends it; the next one goes on.
 func (l *lifeline) held() {
 	l.t.Helper()
-	first := l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	second := l.create(snapshot.NewCheckpoint{Memory: true})
-	l.writes()
+	first := l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
+	second := l.Create(snapshot.NewCheckpoint{Memory: true})
+	l.Writes()
 	usual := l.host.opt.Space
 	tight := func() { l.host.opt.Space = space.LeaveFree(1 << 60) }
 	tight()
-	if err := l.host.DeleteCheckpoints(l.ctx, "web", first, false); !errors.Is(err, snapshot.ErrNoSpace) || l.tree().List[0].Deleted {
+	if err := l.host.DeleteCheckpoints(l.ctx, "web", first, false); !errors.Is(err, snapshot.ErrNoSpace) || l.Tree().List[0].Deleted {
 		l.t.Errorf("a merge without room: %v", err)
 	}
 	l.host.opt.Space = usual
@@ -132,14 +133,14 @@ func (l *lifeline) held() {
 	l.ends(first, snapshot.ErrBusy, abort, func() error {
 		return l.host.onTree(l.ctx, "web", func(c *checkpointing) error { return c.reduce(l.ctx) })
 	})
-	l.recovers("the end of a commit")
-	delete(l.kept, first)
-	l.right()
-	l.apply(second, false) // the merge has not spoilt it
-	l.right()
+	l.Recovers("the end of a commit")
+	l.Forget()
+	l.Right()
+	l.Apply(second, false) // the merge has not spoilt it
+	l.Right()
 	l.spoilt(second)
-	l.merge()
-	l.right()
+	l.Merge()
+	l.Right()
 }
 
 // spoilt: somebody has written to the image of a checkpoint. Its memory is not loaded upon that.
@@ -155,8 +156,8 @@ func (l *lifeline) spoilt(id string) {
 	if !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), frozen) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "--cold") || l.pid() != pid {
 		l.t.Errorf("a memory upon an image that was written to: %v", err)
 	}
-	l.apply(id, true)
-	l.right()
+	l.Apply(id, true)
+	l.Right()
 }
 
 // ends: libvirt commits the images of a checkpoint that is deleted slowly, until that is ended.
@@ -177,7 +178,7 @@ func (l *lifeline) ends(id string, want error, end func(), op func() error) {
 		l.t.Errorf("the commit was ended, want %v: %v", want, err)
 	}
 	_, there, err := l.conn.BlockJobOf(l.ctx, l.dom.ID, "vda")
-	if tree := l.tree(); err != nil || there || tree.Pending != "" || !tree.List[0].Deleted {
+	if tree := l.Tree(); err != nil || there || tree.Pending != "" || !tree.List[0].Deleted {
 		l.t.Errorf("a job %v, pending %q, %v", there, tree.Pending, err)
 	}
 }
@@ -194,22 +195,22 @@ func (l *lifeline) slow(id string) error {
 // from which of the two it has gone on. Its user can.
 func (l *lifeline) differing() {
 	l.t.Helper()
-	l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	if l.dies(func(step string) bool { return step == "fold-pivoting" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
+	l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
+	if l.Dies(func(step string) bool { return step == "fold-pivoting" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
 		l.t.Fatal("no such step")
 	}
-	l.crash(l.t)
+	l.Off()
 	lower := l.dom.Disks[0]
-	off := int(l.fill%7) << 18 // where the upper one has something of its own
+	off := int(l.Last()) // where the upper one has something of its own
 	shell(l.t, "qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -P 201 %d 64k", off), lower)
 	for i := range 64 << 10 {
-		l.want["vda"][off+i] = 201
+		l.Want["vda"][off+i] = 201
 	}
 	before := l.files(l.t)
 	_, err := l.host.RecoverCheckpoints(l.ctx, "web")
 	var hinted *snapshot.Hinted
-	if !errors.Is(err, snapshot.ErrUncertain) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh edit web") || l.tree().Pending == "" {
+	if !errors.Is(err, snapshot.ErrUncertain) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh edit web") || l.Tree().Pending == "" {
 		l.t.Errorf("images that differ: %v", err)
 	}
 	if after := l.files(l.t); len(after) != len(before) {
@@ -224,10 +225,10 @@ func (l *lifeline) differing() {
 		upper = def.source("vda")
 		return strings.Replace(xml, "'"+upper+"'", "'"+lower+"'", 1)
 	})
-	l.start(l.t)
-	l.recovers("fold-pivoting, and a definition by the user")
-	clear(l.kept)
-	l.right()
+	l.Boot()
+	l.Recovers("fold-pivoting, and a definition by the user")
+	l.Forget()
+	l.Right()
 }
 
 // unmounted: an operation is not brought to an end where the images cannot be seen, and no file of
@@ -235,18 +236,18 @@ func (l *lifeline) differing() {
 func (l *lifeline) unmounted(id string) {
 	l.t.Helper()
 	l.diesApplying(id, "apply-defined")
-	l.want = clones(l.kept[id])
+	l.Went(id)
 	gone := l.dom.Disks[1] + ".gone"
 	if err := os.Rename(l.dom.Disks[1], gone); err != nil {
 		l.t.Fatal(err)
 	}
 	_, err := l.host.RecoverCheckpoints(l.ctx, "web")
-	if !errors.Is(err, snapshot.ErrBusy) || !errors.Is(err, os.ErrNotExist) || l.tree().Pending == "" || l.pid() != 0 {
+	if !errors.Is(err, snapshot.ErrBusy) || !errors.Is(err, os.ErrNotExist) || l.Tree().Pending == "" || l.pid() != 0 {
 		l.t.Errorf("without an image: %v", err)
 	}
 	if err := os.Rename(gone, l.dom.Disks[1]); err != nil {
 		l.t.Fatal(err)
 	}
-	l.recovers("apply-defined, and a file system that was not mounted")
-	l.right()
+	l.Recovers("apply-defined, and a file system that was not mounted")
+	l.Right()
 }

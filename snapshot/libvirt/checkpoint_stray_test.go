@@ -27,7 +27,7 @@ func (l *lifeline) astray() {
 	if err := os.WriteFile(stray, nil, 0o600); err != nil {
 		l.t.Fatal(err)
 	}
-	seen := l.tree()
+	seen := l.Tree()
 	l.host.opt.CheckpointDir = trees
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrDiverged) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "UUID") {
@@ -44,7 +44,7 @@ func (l *lifeline) astray() {
 	if err != nil || !slices.Contains(seen.Unowned, stray) || slices.ContainsFunc(own, func(path string) bool { return !slices.Contains(seen.Astray, path) }) {
 		l.t.Errorf("the domain is on %v, and beside it is %s: unowned %v, astray %v, %v", own, stray, seen.Unowned, seen.Astray, err)
 	}
-	if tree := l.tree(); !slices.Equal(tree.Unowned, []string{stray}) || len(tree.Astray) > 0 {
+	if tree := l.Tree(); !slices.Equal(tree.Unowned, []string{stray}) || len(tree.Astray) > 0 {
 		l.t.Errorf("with the tree: unowned %v, astray %v", tree.Unowned, tree.Astray)
 	}
 	if err := os.Remove(stray); err != nil {
@@ -70,21 +70,6 @@ func (l *lifeline) lost(files []string) {
 	if err := errors.Join(os.Remove(l.host.treePath(one)), os.Remove(l.host.treePath(empty))); err != nil {
 		l.t.Fatal(err)
 	}
-}
-
-// taken: what another process works on is listed, and not worked on.
-func (l *lifeline) taken() {
-	l.t.Helper()
-	unlock, err := checkpoint.Lock(l.host.treePath(l.dom.ID.UUID))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	_, err = l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
-	if !errors.Is(err, snapshot.ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("(pid %d)", os.Getpid())) {
-		l.t.Errorf("a tree that another process works on: %v", err)
-	}
-	l.tree()
-	unlock()
 }
 
 // TestFilesInUseAreLeft: a file that cannot be removed yet makes no failure of what is done.

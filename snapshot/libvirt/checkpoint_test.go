@@ -18,17 +18,19 @@ import (
 	"github.com/lull-backup/lull/snapshot/guesttest"
 	"github.com/lull-backup/lull/snapshot/libvirt/rpc"
 	"github.com/lull-backup/lull/snapshot/qemu"
+	"github.com/lull-backup/lull/snapshot/snapshottest"
 )
 
-// lifeline is a domain with checkpoints, and what each of them has to hold.
+// lifeline is a domain with checkpoints, in the hands of the kit.
 type lifeline struct {
 	*bench
-	t    *testing.T
-	ctx  context.Context
-	host *Host
-	at   func(step string)            // is told of each step
-	want map[string][]byte            // of the domain now, by disk
-	kept map[string]map[string][]byte // of checkpoints, by ID
+	*snapshottest.Lifeline
+	t      *testing.T
+	ctx    context.Context
+	host   *Host
+	at     func(step string) // is told of each step
+	nights int               // runs so far
+	fix    *snapshottest.CheckpointFixture
 }
 
 func newLifeline(t *testing.T, b *bench) *lifeline {
@@ -36,17 +38,32 @@ func newLifeline(t *testing.T, b *bench) *lifeline {
 	b.t = t
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
-	l := &lifeline{bench: b, t: t, ctx: ctx, want: map[string][]byte{}, kept: map[string]map[string][]byte{}}
+	l := &lifeline{bench: b, t: t, ctx: ctx}
 	b.start(t)
-	l.reopen()
-	for _, d := range []string{"vda", "sda"} {
-		l.want[d] = b.content(t, d)
-	}
+	l.fix = l.forKit()
+	l.Lifeline = snapshottest.NewLifeline(t, l.fix)
 	return l
 }
 
+func (l *lifeline) forKit() *snapshottest.CheckpointFixture {
+	return &snapshottest.CheckpointFixture{
+		Fixture: snapshottest.Fixture{
+			Host: l.reopen(), VM: "web", Write: l.write, Content: l.content, Files: l.strays,
+			Reopen: func(testing.TB) snapshot.Host { return l.reopen() }, Crash: l.crash,
+		},
+		Observe: func(fn func(string)) { l.at = fn },
+		Layer:   l.layer,
+		Runs:    func() bool { return l.pid() != 0 },
+		Start:   l.start,
+		Poke:    func(b byte) error { _, err := l.person(fmt.Sprintf("o /b %#x %#x", scratch, b)); return err },
+		Peek:    l.peek,
+		Lock:    func() (func(), error) { return checkpoint.Lock(l.host.treePath(l.dom.ID.UUID)) },
+		Right:   l.atHome,
+	}
+}
+
 // reopen is another process of lull's.
-func (l *lifeline) reopen() {
+func (l *lifeline) reopen() *Host {
 	if l.host != nil {
 		l.host.Close()
 	}
@@ -59,76 +76,45 @@ func (l *lifeline) reopen() {
 		Wipe: func(string) bool { return true },
 	})
 	l.t.Cleanup(func() { l.host.Close() })
+	return l.host
 }
 
-// writes lets the guest write something new to every disk.
-func (l *lifeline) writes() {
-	l.t.Helper()
-	l.fill++
-	for disk := range l.want {
-		off := int64(l.fill%7) << 18
-		if err := l.write(disk, off, 300<<10, l.fill); err != nil {
-			l.t.Fatalf("write as the guest: %v", err)
-		}
-		copy(l.want[disk][off:], bytes.Repeat([]byte{l.fill}, 300<<10))
+// scratch is a port that keeps what is written to it, and that nobody uses here: the page of a
+// channel of the DMA controller.
+const scratch = 0x83
+
+func (l *lifeline) peek() (b byte, err error) {
+	said, err := l.person(fmt.Sprintf("i /b %#x", scratch))
+	if err == nil {
+		_, err = fmt.Sscanf(said[strings.IndexByte(said, '=')+1:], " %v", &b)
 	}
+	return b, err
 }
 
-func (l *lifeline) create(n snapshot.NewCheckpoint) string {
+// person has a command carried out that is meant for a person.
+func (l *lifeline) person(command string) (said string, err error) {
+	err = l.monitor("human-monitor-command", map[string]string{"command-line": command}, &said)
+	return said, err
+}
+
+// layer is the image of a checkpoint.
+func (l *lifeline) layer(disk, id string) (path string) {
 	l.t.Helper()
-	c, err := l.host.CreateCheckpoint(l.ctx, "web", n)
+	err := l.host.seeTree(l.ctx, "web", func(c *checkpointing) error {
+		i := slices.IndexFunc(c.tree.Disks, func(d checkpoint.Disk) bool { return d.Name == disk })
+		path = c.tree.Find(id).Images[i]
+		return nil
+	})
 	if err != nil {
-		l.t.Fatalf("CreateCheckpoint: %v", err)
+		l.t.Fatal(err)
 	}
-	l.kept[c.ID] = clones(l.want)
-	return c.ID
+	return path
 }
 
-func clones(disks map[string][]byte) map[string][]byte {
-	same := map[string][]byte{}
-	for d, b := range disks {
-		same[d] = slices.Clone(b)
-	}
-	return same
-}
-
-func (l *lifeline) apply(id string, cold bool) {
+// atHome proves that both definitions name what the domain is on: without checkpoints its disks.
+func (l *lifeline) atHome() {
 	l.t.Helper()
-	if _, err := l.host.ApplyCheckpoint(l.ctx, "web", id, cold); err != nil {
-		l.t.Fatalf("ApplyCheckpoint: %v", err)
-	}
-	l.want = clones(l.kept[id])
-}
-
-func (l *lifeline) remove(id string, subtree bool) {
-	l.t.Helper()
-	if err := l.host.DeleteCheckpoints(l.ctx, "web", id, subtree); err != nil {
-		l.t.Fatalf("DeleteCheckpoints: %v", err)
-	}
-}
-
-func (l *lifeline) tree() snapshot.Checkpoints {
-	l.t.Helper()
-	tree, err := l.host.Checkpoints(l.ctx, "web")
-	if err != nil {
-		l.t.Fatalf("Checkpoints: %v", err)
-	}
-	return tree
-}
-
-// right proves that the domain and all checkpoints hold what they have to, that both
-// definitions name what the domain is on, and that nothing else is there.
-func (l *lifeline) right() {
-	l.t.Helper()
-	tree := l.tree()
-	if tree.Pending != "" || len(tree.Missing)+len(tree.Unowned)+len(tree.Astray) > 0 {
-		l.t.Errorf("pending %q, missing %v, unowned %v, astray %v", tree.Pending, tree.Missing, tree.Unowned, tree.Astray)
-	}
-	for disk, want := range l.want {
-		if !bytes.Equal(l.content(l.t, disk), want) {
-			l.t.Errorf("disk %s is not what the guest wrote", disk)
-		}
-	}
+	own := l.dom.Disks
 	err := l.host.onTree(l.ctx, "web", func(c *checkpointing) error {
 		s, err := c.look(l.ctx)
 		if err != nil {
@@ -139,54 +125,27 @@ func (l *lifeline) right() {
 				return fmt.Errorf("the next start has layers of its own for %s: %v", d.target, d.backing)
 			}
 		}
-		for _, n := range c.tree.Nodes {
-			if n.Gone {
-				continue
-			}
-			for i, d := range c.tree.Disks {
-				if !bytes.Equal(l.image(n.Images[i]), l.kept[n.ID][d.Name]) {
-					l.t.Errorf("disk %s of checkpoint %s (%q, upon %q) is not what it was", d.Name, n.ID, n.Name, n.Parent)
-				}
-			}
-		}
 		if len(c.tree.Nodes) == 0 {
 			return nil
 		}
+		own = c.tree.Own
 		return errors.Join(c.atHome(s), c.clear(l.ctx, s))
 	})
 	if err != nil {
 		l.t.Error(err)
 	}
-	if len(tree.List) == 0 {
-		l.alone()
-	}
-}
-
-// alone proves that the domain has its disks at their first paths, and no file beside them.
-func (l *lifeline) alone() {
-	l.t.Helper()
-	for _, path := range l.files(l.t) {
-		if strings.Contains(path, ".lull-") || strings.HasSuffix(path, ".xml") {
-			l.t.Errorf("left: %s", path)
-		}
-	}
 	text, err := l.conn.XML(l.ctx, l.dom.ID, rpc.XMLInactive)
-	if err != nil || !strings.Contains(text, "'"+l.dom.Disks[0]+"'") || !strings.Contains(text, "'"+l.dom.Disks[1]+"'") {
-		l.t.Errorf("the definition is not that of before: %v\n%s", err, text)
+	if err != nil || !strings.Contains(text, "'"+own[0]+"'") || !strings.Contains(text, "'"+own[1]+"'") {
+		l.t.Errorf("the definition does not have %v: %v\n%s", own, err, text)
 	}
 }
 
-// image is the content of a file that the domain may have open.
-func (l *lifeline) image(path string) []byte {
-	l.t.Helper()
-	out := filepath.Join(l.dom.Dir, "image")
-	defer os.Remove(out)
-	shell(l.t, "qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, out)
-	content, err := os.ReadFile(out)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return content
+// strays are the files that checkpoints may leave.
+func (l *lifeline) strays(t testing.TB) []string {
+	t.Helper()
+	return slices.DeleteFunc(l.files(t), func(path string) bool {
+		return !strings.Contains(path, ".lull-") && !strings.HasSuffix(path, ".xml")
+	})
 }
 
 // Checkpoints of a domain, on one daemon: a tree of them, what stands in the way of one, and
@@ -194,66 +153,35 @@ func (l *lifeline) image(path string) []byte {
 func TestCheckpoints(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, false, guesttest.Disk{Size: diskSize}, guesttest.Disk{Size: diskSize, Bus: guesttest.VirtioSCSI})
+	open := func(t *testing.T) *snapshottest.Lifeline { return newLifeline(t, b).Lifeline }
+	t.Run("Conformance", func(t *testing.T) { snapshottest.RunCheckpointer(t, open) })
 	t.Run("Tree", func(t *testing.T) { checkpointTree(newLifeline(t, b)) })
 	t.Run("Refused", func(t *testing.T) { checkpointRefused(newLifeline(t, b)) })
 	t.Run("Records", func(t *testing.T) { checkpointRecords(newLifeline(t, b)) })
 	t.Run("Daemon", func(t *testing.T) { checkpointDaemon(newLifeline(t, b)) })
-	t.Run("CutOff", func(t *testing.T) { checkpointCutOff(newLifeline(t, b)) })
+	t.Run("CutOff", func(t *testing.T) { checkpointCutOff(t, b) })
+	t.Run("Meanwhile", func(t *testing.T) { checkpointMeanwhile(newLifeline(t, b)) })
 }
 
 func checkpointTree(l *lifeline) {
-	l.writes()
-	a := l.create(snapshot.NewCheckpoint{Name: "a"})
-	l.writes()
-	b := l.create(snapshot.NewCheckpoint{Name: "b", Memory: true})
-	l.writes()
-	l.right()
-	l.apply(a, false)
-	l.writes()
-	c := l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	l.right()
-	l.apply(b, false) // with its memory
-	l.right()
-	l.writes()
-	d := l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	if tree := l.tree(); tree.Now != d || tree.Depth != 3 || len(tree.List) != 4 || tree.List[2].Parent != a || tree.Growth == 0 {
-		l.t.Errorf("tree %+v", tree)
-	}
-	l.crash(l.t)
-	l.renamed(b, c)
-	l.apply(b, false) // off, and runs then
-	l.start(l.t)
-	l.remove(d, false)
-	d = l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	l.remove(b, false) // between a and d, where the domain runs
-	l.right()
-	l.remove(a, false) // shared by c and d
-	l.right()
-	if tree := l.tree(); len(tree.List) != 3 || !tree.List[0].Deleted {
-		l.t.Errorf("tree %+v", tree)
-	}
+	a := l.Grow("a")[0]
+	b := l.Create(snapshot.NewCheckpoint{Memory: true})
+	l.Writes()
+	l.Off()
+	l.renamed(b, a)
+	l.Apply(b, false) // off, and runs then
+	l.Right()
+	l.Apply(a, true)
+	l.Grow("c")
+	l.Delete(a, false) // shared by b and c
+	l.Right()
 	if kept, err := filepath.Glob(filepath.Join(l.dom.Dir, "trees", "*."+a+".xml")); err != nil || len(kept) > 0 {
 		l.t.Errorf("a deleted checkpoint keeps more than its images: %v, %v", kept, err)
 	}
-	l.crash(l.t)
-	l.right()
-	l.apply(c, true) // off, and stays so
-	if l.pid() != 0 {
-		l.t.Error("the domain was started")
-	}
-	l.right()
-	l.remove(d, false) // a is c's alone then: folded beside the domain that is off
-	l.right()
-	l.start(l.t)
-	l.writes()
-	l.backedUp()
 	l.astray()
 	erased := l.erased()
-	l.merge()
-	l.right()
+	l.Merge()
+	l.Right()
 	erased()
 }
 
@@ -298,32 +226,8 @@ func (l *lifeline) renamed(memory, disks string) {
 		l.t.Error(err)
 	}
 	l.virsh("domrename", "other", "web")
-	l.want = clones(l.kept[disks])
-	l.right()
-}
-
-// backedUp: a run reads the domain as it is, and leaves its tree alone.
-func (l *lifeline) backedUp() {
-	l.t.Helper()
-	p, err := l.host.Plan(l.ctx, "web", "run")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	r := &run{bench: l.bench, t: l.t, ctx: l.ctx, host: l.host, plan: p, want: clones(l.want), taken: map[string][]byte{}}
-	if err := l.host.Prepare(l.ctx, p); err != nil {
-		l.t.Fatal(err)
-	}
-	r.take()
-	f, err := l.host.Open(l.ctx, p)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	r.frozen(f)
-	if err := errors.Join(f.Close(), l.host.Merge(l.ctx, p)); err != nil {
-		l.t.Fatal(err)
-	}
-	l.want = r.want
-	l.right()
+	l.Went(disks)
+	l.Right()
 }
 
 // checkpointRefused: what is the user's stays so.
@@ -335,16 +239,15 @@ func checkpointRefused(l *lifeline) {
 		if !errors.Is(err, want) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, next) {
 			l.t.Errorf("%s: %v", what, err)
 		}
-		l.right()
+		l.Right()
 	}
 	l.host.opt.CheckpointStop = time.Nanosecond
 	if _, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true}); err != nil && !errors.Is(err, errTooLong) {
 		l.t.Errorf("a memory that takes too long: %v", err)
 	}
 	l.host.opt.CheckpointStop = 0
-	l.taken()
-	l.merge()
-	l.right()
+	l.Merge()
+	l.Right()
 	l.layered()
 	l.based()
 	l.saved()
@@ -358,7 +261,7 @@ func checkpointRefused(l *lifeline) {
 	refused("a checkpoint of the user's", snapshot.ErrBusy, "virsh checkpoint-delete web")
 	l.virsh("checkpoint-delete", "web", "mine")
 
-	id := l.create(snapshot.NewCheckpoint{})
+	id := l.Create(snapshot.NewCheckpoint{})
 	own := ".lull-" + id + ".layer"
 	at := ""
 	l.edit(func(xml string) string {
@@ -371,47 +274,48 @@ func checkpointRefused(l *lifeline) {
 		l.t.Errorf("another definition: %v", err)
 	}
 	l.edit(func(string) string { return at })
-	l.merge()
-	l.right()
+	l.Merge()
+	l.Right()
 }
 
 // checkpointRecords: what a record of changes says is true, wherever the domain went meanwhile.
 func checkpointRecords(l *lifeline) {
 	since := l.recorded(nil, nil)
-	before := clones(l.want)
-	l.writes()
-	l.create(snapshot.NewCheckpoint{})
-	l.writes()
+	before := l.Copy()
+	l.Writes()
+	l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
 	if p := l.tracked(since); p.Disks[0].Track.Since != "" {
 		l.t.Errorf("upon a checkpoint the record %s is believed", p.Disks[0].Track.Since)
 	}
-	l.merge()
-	since, before = l.recorded(since, before), clones(l.want) // folded live, the record goes with it
+	l.Merge()
+	since, before = l.recorded(since, before), l.Copy() // folded live, the record goes with it
 
-	l.writes()
-	id := l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	l.apply(id, true)
-	l.writes()
-	l.merge()
-	since, before = l.recorded(since, before), clones(l.want) // by another image than it was made in
+	l.Writes()
+	id := l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
+	l.Apply(id, true)
+	l.Writes()
+	l.Merge()
+	since, before = l.recorded(since, before), l.Copy() // by another image than it was made in
 
-	l.writes()
-	l.create(snapshot.NewCheckpoint{})
-	l.writes()
+	l.Writes()
+	l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
 	if err := l.conn.Destroy(l.ctx, l.dom.ID, true); err != nil { // QEMU writes its bitmaps
 		l.t.Fatal(err)
 	}
-	l.merge()
-	l.start(l.t)
+	l.Merge()
+	l.Boot()
 	l.recorded(since, before)
-	l.right()
+	l.Right()
 }
 
 // tracked plans a run that reads what has changed.
 func (l *lifeline) tracked(since map[string]string) snapshot.Plan {
 	l.t.Helper()
-	p, err := l.host.Plan(l.ctx, "web", fmt.Sprintf("night%d", l.fill))
+	l.nights++
+	p, err := l.host.Plan(l.ctx, "web", fmt.Sprintf("night%d", l.nights))
 	if err == nil {
 		p, err = l.host.Track(l.ctx, p, "night", since)
 	}
@@ -442,7 +346,7 @@ func (l *lifeline) recorded(since map[string]string, before map[string][]byte) m
 		}
 		l.t.Logf("%s: since %q, %s", d.Name, d.Track.Since, c.Reason)
 		for i := range before[d.Name] {
-			if c.Since != nil && before[d.Name][i] != l.want[d.Name][i] && !c.Since.Any(int64(i), 1) {
+			if c.Since != nil && before[d.Name][i] != l.Want[d.Name][i] && !c.Since.Any(int64(i), 1) {
 				l.t.Errorf("disk %s: byte %d changed, and is said not to have", d.Name, i)
 				break
 			}
@@ -452,15 +356,6 @@ func (l *lifeline) recorded(since map[string]string, before map[string][]byte) m
 		l.t.Fatal(err)
 	}
 	return next
-}
-
-// merge removes all checkpoints.
-func (l *lifeline) merge() {
-	l.t.Helper()
-	if err := l.host.MergeCheckpoints(l.ctx, "web"); err != nil {
-		l.t.Fatal(err)
-	}
-	clear(l.kept)
 }
 
 // TestMemoryAsksNoMore: a save image cannot give a domain what its definition did not have.

@@ -13,10 +13,10 @@ import (
 // layered: a layer of the user's upon a checkpoint is not touched, nor what is below it.
 func (l *lifeline) layered() {
 	l.t.Helper()
-	l.create(snapshot.NewCheckpoint{})
+	l.Create(snapshot.NewCheckpoint{})
 	upper := filepath.Join(l.dom.Dir, "mine.qcow2")
 	l.virsh("snapshot-create-as", "web", "mine", "--disk-only", "--no-metadata", "--diskspec", "vda,file="+upper, "--diskspec", "sda,snapshot=no")
-	l.writes()
+	l.Writes()
 	err := l.host.MergeCheckpoints(l.ctx, "web")
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh blockcommit web vda") {
@@ -26,20 +26,20 @@ func (l *lifeline) layered() {
 	if err := os.Remove(upper); err != nil {
 		l.t.Fatal(err)
 	}
-	l.right()
-	l.merge()
-	l.right()
+	l.Right()
+	l.Merge()
+	l.Right()
 }
 
 // based: what somebody has made upon the image of a checkpoint keeps that, whoever starts from it.
 func (l *lifeline) based() {
 	l.t.Helper()
-	l.writes()
-	first := l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	leaf := l.create(snapshot.NewCheckpoint{})
+	l.Writes()
+	first := l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
+	leaf := l.Create(snapshot.NewCheckpoint{})
 	frozen := l.dom.Disks[0] + ".lull-" + first + ".layer" // what the domain wrote to until then
-	l.apply(first, true)
+	l.Apply(first, true)
 	mine := filepath.Join(l.dom.Dir, "mine.qcow2")
 	shell(l.t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", frozen, mine)
 	kept := func(what string, want error) {
@@ -47,8 +47,8 @@ func (l *lifeline) based() {
 		if err := l.host.DeleteCheckpoints(l.ctx, "web", leaf, false); !errors.Is(err, want) {
 			l.t.Errorf("%s: %v", what, err)
 		}
-		if _, err := os.Stat(frozen); err != nil || len(l.tree().List) != 2 || l.tree().List[1].Deleted {
-			l.t.Fatalf("%s: %v, %+v", what, err, l.tree().List)
+		if _, err := os.Stat(frozen); err != nil || len(l.Tree().List) != 2 || l.Tree().List[1].Deleted {
+			l.t.Fatalf("%s: %v, %+v", what, err, l.Tree().List)
 		}
 	}
 	text, err := l.conn.XML(l.ctx, l.dom.ID, rpc.XMLInactive|rpc.XMLSecure)
@@ -69,24 +69,24 @@ func (l *lifeline) based() {
 	if err := l.conn.Undefine(l.ctx, clone, 0); err != nil {
 		l.t.Fatal(err)
 	}
-	l.crash(l.t)
+	l.Off()
 	l.edit(func(string) string { return upon })
 	kept("a layer that the domain will start from", snapshot.ErrDiverged)
 	l.edit(func(string) string { return text })
 	if err := os.Remove(mine); err != nil {
 		l.t.Fatal(err)
 	}
-	l.start(l.t)
-	l.remove(leaf, false)
-	l.right()
-	l.merge()
+	l.Boot()
+	l.Delete(leaf, false)
+	l.Right()
+	l.Merge()
 }
 
 // saved: the images of a domain that was saved with its memory stay, as that goes on with them.
 func (l *lifeline) saved() {
 	l.t.Helper()
-	l.create(snapshot.NewCheckpoint{})
-	l.writes()
+	l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
 	file := filepath.Join(l.dom.Dir, "mine.save")
 	l.virsh("save", "web", file)
 	l.refusesMerge("virsh restore")
@@ -94,9 +94,9 @@ func (l *lifeline) saved() {
 	if err := os.Remove(file); err != nil {
 		l.t.Fatal(err)
 	}
-	l.right()
-	l.merge()
-	l.right()
+	l.Right()
+	l.Merge()
+	l.Right()
 }
 
 // refusesMerge: the domain is not lull's to change now. The hint says what to do.

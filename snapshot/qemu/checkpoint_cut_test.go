@@ -84,7 +84,7 @@ func (c *counter) sound(when string) {
 // named proves that a start from the paths would be from what the VM runs from.
 func (l *lifeline) named(when string) {
 	l.t.Helper()
-	for disk := range l.want {
+	for disk := range l.Want {
 		for _, b := range l.blocks() {
 			if b.QDev != l.at(disk).QDev {
 				continue
@@ -101,14 +101,6 @@ func (l *lifeline) named(when string) {
 				l.t.Errorf("%s disk %s runs from %s, which its path does not name: %v", when, disk, b.Inserted.File, err)
 			}
 		}
-	}
-}
-
-// tidied proves that no operation is pending, and that the tree owns every file.
-func (c *counter) tidied(when string) {
-	c.t.Helper()
-	if tree := c.tree(); tree.Pending != "" || len(tree.Missing)+len(tree.Unowned) > 0 {
-		c.t.Errorf("%s pending %q, missing %v, unowned %v", when, tree.Pending, tree.Missing, tree.Unowned)
 	}
 }
 
@@ -150,7 +142,7 @@ func TestCheckpointCutShort(t *testing.T) {
 			}
 		},
 		"apply": func(c *counter) func(context.Context) error {
-			id := c.create(snapshot.NewCheckpoint{Memory: true})
+			id := c.Create(snapshot.NewCheckpoint{Memory: true})
 			return func(ctx context.Context) error {
 				_, err := c.host.ApplyCheckpoint(ctx, "web", id, false)
 				return err
@@ -162,18 +154,22 @@ func TestCheckpointCutShort(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newCounter(t)
+			s := shape{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2}
+			if name == "apply" {
+				s = shape{format: snapshot.FormatQcow2, bus: "iothread", disks: 2}
+			}
+			c := newCounterAt(t, s)
 			op := ready(c)
 			for n := 1; !t.Failed(); n++ {
-				for name == "merge" && len(c.tree().List) < 2 {
-					c.create(snapshot.NewCheckpoint{})
+				for name == "merge" && len(c.Tree().List) < 2 {
+					c.Create(snapshot.NewCheckpoint{})
 				}
 				step := c.cutShort(n, op)
 				c.sound("after " + step)
 				if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
 					t.Fatalf("recovery after %s: %v", step, err)
 				}
-				c.tidied("recovered after " + step)
+				c.Tidy("recovered after " + step)
 				c.named("recovered after " + step)
 				if step == "" {
 					break
@@ -197,7 +193,7 @@ func (c *counter) fromItsPaths() {
 func (c *counter) blocked(run, ending string) (undo func()) {
 	c.t.Helper()
 	var temps []string
-	for disk := range c.want {
+	for disk := range c.Want {
 		temp := beside(c.own(disk), run, ending) + placeEnding
 		temps = append(temps, temp)
 		if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -235,7 +231,7 @@ func TestCheckpointNotPlaced(t *testing.T) {
 			c := newCounter(t)
 			id := ""
 			if test.remove {
-				id = c.create(snapshot.NewCheckpoint{})
+				id = c.Create(snapshot.NewCheckpoint{})
 			}
 			undo, ends, blocked := func() {}, []bool{}, false
 			c.host.opt.Guard = func(context.Context, string) (func(context.Context, bool) error, error) {
@@ -266,8 +262,8 @@ func TestCheckpointNotPlaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.sound("recovered")
-			c.tidied("recovered")
-			if n := len(c.tree().List); n > 0 {
+			c.Tidy("recovered")
+			if n := len(c.Tree().List); n > 0 {
 				t.Errorf("%d checkpoints", n)
 			}
 			c.fromItsPaths()
@@ -302,7 +298,7 @@ func (c *counter) do(id string, n snapshot.NewCheckpoint) error {
 func TestCheckpointMemoryBroken(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t)
-	id := c.create(snapshot.NewCheckpoint{Memory: true})
+	id := c.Create(snapshot.NewCheckpoint{Memory: true})
 	memory := beside(c.own(c.first()), id, memoryEnding)
 	info, err := os.Stat(memory)
 	if err != nil {
@@ -324,7 +320,7 @@ func TestCheckpointMemoryBroken(t *testing.T) {
 	if now := c.number(); now < before {
 		t.Errorf("the guest had counted to %d, and is at %d", before, now)
 	}
-	c.tidied("with half a memory")
+	c.Tidy("with half a memory")
 	at := strings.Index(string(whole), "QEVM")
 	if at < 0 {
 		t.Fatal("no stream in the memory")
@@ -337,33 +333,10 @@ func TestCheckpointMemoryBroken(t *testing.T) {
 		t.Errorf("a broken memory: %v", err)
 	}
 	c.sound("with a broken memory")
-	c.tidied("with a broken memory")
-	if now := c.tree().Now; now != id {
+	c.Tidy("with a broken memory")
+	if now := c.Tree().Now; now != id {
 		t.Errorf("the VM rests upon %q", now)
 	}
-}
-
-// A guest whose disks have a thread of their own goes all the ways.
-func TestCheckpointIOThread(t *testing.T) {
-	t.Parallel()
-	c := newCounterAt(t, shape{format: snapshot.FormatQcow2, bus: "iothread", disks: 2})
-	a := c.create(snapshot.NewCheckpoint{Memory: true})
-	c.sound("with a checkpoint")
-	for range 2 {
-		c.apply(a, false)
-		c.sound("gone back")
-	}
-	b := c.create(snapshot.NewCheckpoint{})
-	c.remove(a, false)
-	c.sound("without the first")
-	c.apply(b, true)
-	c.sound("gone back cold")
-	if err := c.host.MergeCheckpoints(c.ctx, "web"); err != nil {
-		t.Fatal(err)
-	}
-	c.sound("merged")
-	c.tidied("merged")
-	c.fromItsPaths()
 }
 
 // first is one of the disks, that beside which memory is kept.
@@ -381,7 +354,7 @@ func (c *counter) first() string {
 func TestCheckpointStop(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t)
-	id := c.create(snapshot.NewCheckpoint{Memory: true})
+	id := c.Create(snapshot.NewCheckpoint{Memory: true})
 	c.host.opt.CheckpointStop = time.Millisecond
 	if _, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{Memory: true}); !errors.Is(err, errTooLong) {
 		t.Errorf("create: %v", err)
@@ -400,18 +373,18 @@ func TestCheckpointStop(t *testing.T) {
 	if _, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false); !errors.Is(err, nobody) {
 		t.Errorf("apply: %v", err)
 	}
-	c.tidied("after all")
-	if n := len(c.tree().List); n != 1 {
+	c.Tidy("after all")
+	if n := len(c.Tree().List); n != 1 {
 		t.Errorf("%d checkpoints", n)
 	}
 	c.sound("after all")
 }
 
-// loads is how often QEMU begins to load memory, from now on.
+// loads is how often QEMU begins to load memory, since it was last asked.
 func (l *lifeline) loads() (count func() int) {
 	sub := l.hands.Subscribe("JOB_STATUS_CHANGE")
+	l.t.Cleanup(sub.Close)
 	return func() (n int) {
-		defer sub.Close()
 		for {
 			select {
 			case e := <-sub.Events():
@@ -452,22 +425,22 @@ func TestCheckpointRoom(t *testing.T) {
 		v.free = 4 << 20
 	})
 	fillDisks := func(b byte) {
-		for disk := range l.want {
+		for disk := range l.Want {
 			if err := l.write(disk, 1<<20, 3<<20, b); err != nil {
 				t.Fatal(err)
 			}
-			copy(l.want[disk][1<<20:], strings.Repeat(string(rune(b)), 3<<20))
+			copy(l.Want[disk][1<<20:], strings.Repeat(string(rune(b)), 3<<20))
 		}
 	}
-	id := l.create(snapshot.NewCheckpoint{})
+	id := l.Create(snapshot.NewCheckpoint{})
 	fillDisks(0x33)
 	filler := leave(t, l.dir+"/disks", 7<<20) // both take 3 MiB, and 4 MiB stay
 	err := l.host.DeleteCheckpoints(l.ctx, "web", id, false)
 	if !errors.Is(err, snapshot.ErrNoSpace) {
 		t.Errorf("without room: %v", err)
 	}
-	l.right()
-	if tree := l.tree(); len(tree.List) != 1 || tree.List[0].Deleted || tree.Tight == "" {
+	l.Right()
+	if tree := l.Tree(); len(tree.List) != 1 || tree.List[0].Deleted || tree.Tight == "" {
 		t.Errorf("it is marked, or nobody is warned: %+v", tree)
 	}
 	if err := os.Remove(filler); err != nil {
@@ -482,35 +455,36 @@ func TestCheckpointRoom(t *testing.T) {
 	if err := l.host.DeleteCheckpoints(l.ctx, "web", id, false); !errors.Is(err, snapshot.ErrNoSpace) {
 		t.Errorf("the room goes meanwhile: %v", err)
 	}
-	l.forget()
+	l.Forget()
 	if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); found || err != nil {
 		t.Errorf("recovery without room: %v, %v", found, err)
 	}
-	l.right()
+	l.Right()
 	if err := os.Remove(l.dir + "/disks/filler"); err != nil {
 		t.Fatal(err)
 	}
 	if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); !found || err != nil {
 		t.Errorf("recovery: %v, %v", found, err)
 	}
-	l.right()
-	l.alone()
+	l.Right()
+	if n := len(l.Tree().List); n > 0 {
+		t.Errorf("%d checkpoints", n)
+	}
 }
 
 // The same holds for images that are merged with QEMU gone.
 func TestCheckpointRoomOff(t *testing.T) {
 	t.Parallel()
 	l := newLifeline(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1}, func(*testVM) {})
-	id := l.create(snapshot.NewCheckpoint{})
-	l.writes()
-	l.kill()
+	id := l.Create(snapshot.NewCheckpoint{})
+	l.Writes()
+	l.Off()
 	l.host.opt.Space = space.LeaveFree(1 << 60)
 	if err := l.host.DeleteCheckpoints(l.ctx, "web", id, false); !errors.Is(err, snapshot.ErrNoSpace) {
 		t.Errorf("without room: %v", err)
 	}
 	l.host.opt.Space = space.Limits{}
-	l.remove(id, false)
-	l.start(l.disks)
-	l.right()
-	l.alone()
+	l.Delete(id, false)
+	l.Boot()
+	l.Right()
 }

@@ -29,7 +29,7 @@ func (c *counter) standsBy() (told *[]bool) {
 // pending proves that the operation is not forgotten.
 func (c *counter) pending(when string) {
 	c.t.Helper()
-	if c.tree().Pending == "" {
+	if c.Tree().Pending == "" {
 		c.t.Errorf("%s: nothing is pending", when)
 	}
 }
@@ -69,8 +69,8 @@ func TestCheckpointNotClosed(t *testing.T) {
 	}
 	c.ask("cont", nil, nil)
 	c.sound("recovered")
-	c.tidied("recovered")
-	if n := len(c.tree().List); n > 0 {
+	c.Tidy("recovered")
+	if n := len(c.Tree().List); n > 0 {
 		t.Errorf("%d checkpoints", n)
 	}
 }
@@ -97,7 +97,7 @@ func (c *counter) away() (back func()) {
 // diesIn carries out an operation in a process that dies at a step of that name.
 func (c *counter) diesIn(step string, op func() error) (when string) {
 	c.t.Helper()
-	if got := c.diesWhere(func(s string) bool { return s == step }, op); got != step {
+	if got := c.Dies(func(s string) bool { return s == step }, op); got != step {
 		c.t.Fatalf("it came to its end, and not to %s", step)
 	}
 	return "after death at " + step
@@ -125,7 +125,7 @@ func TestCheckpointUnreachable(t *testing.T) {
 			t.Fatalf("%s: recovery: %v", when, err)
 		}
 		c.sound(when)
-		c.tidied(when)
+		c.Tidy(when)
 	}
 	create := func() error {
 		_, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{})
@@ -133,8 +133,8 @@ func TestCheckpointUnreachable(t *testing.T) {
 	}
 	when := c.diesIn("create-stopped", create)
 	again(when, c.away())
-	a := c.create(snapshot.NewCheckpoint{})
-	b := c.create(snapshot.NewCheckpoint{})
+	a := c.Create(snapshot.NewCheckpoint{})
+	b := c.Create(snapshot.NewCheckpoint{})
 	when = c.diesIn("apply-resuming", func() error {
 		_, err := c.host.ApplyCheckpoint(c.ctx, "web", a, true)
 		return err
@@ -150,11 +150,11 @@ func TestCheckpointUnreachable(t *testing.T) {
 	if found, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil || !found {
 		t.Errorf("recovery: %v, %v", found, err)
 	}
-	c.forget()
+	c.Forget()
 	c.sound("without the second")
-	c.tidied("without the second")
+	c.Tidy("without the second")
 
-	b = c.create(snapshot.NewCheckpoint{})
+	b = c.Create(snapshot.NewCheckpoint{})
 	when = c.diesIn("fold-paused", func() error { return c.host.DeleteCheckpoints(c.ctx, "web", b, false) })
 	again(when, c.away())
 	told := c.standsBy()
@@ -185,7 +185,7 @@ func (l *lines) Write(b []byte) (int, error) { l.Add(1); return len(b), nil }
 func TestCheckpointLoadsForLong(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t)
-	id := c.create(snapshot.NewCheckpoint{Memory: true})
+	id := c.Create(snapshot.NewCheckpoint{Memory: true})
 	apply := func() error {
 		_, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false)
 		return err
@@ -199,7 +199,7 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 		t.Errorf("memory is loaded when time is over: %v", err)
 	}
 	c.sound("loaded")
-	c.tidied("loaded")
+	c.Tidy("loaded")
 
 	stuck := func() (released chan error) {
 		t.Helper()
@@ -226,7 +226,7 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 	if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
 		t.Fatal(err)
 	}
-	c.tidied("let go")
+	c.Tidy("let go")
 
 	released = stuck()
 	c.kill()
@@ -239,7 +239,7 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 	c.start(c.disks)
 	c.ask("cont", nil, nil)
 	c.sound("started anew")
-	c.tidied("started anew")
+	c.Tidy("started anew")
 }
 
 func (c *counter) signal(s unix.Signal) {

@@ -40,11 +40,11 @@ func newWiped(t *testing.T, s shape) (*lifeline, *wipetest.Volume) {
 // says writes something to the disk that nothing else holds.
 func (l *lifeline) says(secret byte) {
 	l.t.Helper()
-	for disk := range l.want {
+	for disk := range l.Want {
 		if err := l.write(disk, 1<<20, 256<<10, secret); err != nil {
 			l.t.Fatalf("write as the guest: %v", err)
 		}
-		copy(l.want[disk][1<<20:], bytes.Repeat([]byte{secret}, 256<<10))
+		copy(l.Want[disk][1<<20:], bytes.Repeat([]byte{secret}, 256<<10))
 	}
 }
 
@@ -94,61 +94,60 @@ func inFiles(t *testing.T, dir string, pattern []byte) (n int) {
 func TestCheckpointWiped(t *testing.T) {
 	t.Parallel()
 	l, v := newWiped(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1})
-	a := l.create(snapshot.NewCheckpoint{Memory: true})
+	a := l.Create(snapshot.NewCheckpoint{Memory: true})
 	memory := l.memoryOf(a)
 	if v.Holds(t, memory) == 0 {
 		t.Fatal("the memory is not on the device")
 	}
 	l.says(0xa1)
-	b := l.create(snapshot.NewCheckpoint{})
+	b := l.Create(snapshot.NewCheckpoint{})
 	l.says(0xa2)
 	wantKnown(t, v, "with two checkpoints", map[byte]bool{0xa1: true, 0xa2: true})
-	l.apply(a, false)
+	l.Apply(a, false)
 	wantKnown(t, v, "gone back", map[byte]bool{0xa1: true, 0xa2: false})
 	l.says(0xa3)
-	l.remove(b, false)
-	l.right()
+	l.Delete(b, false)
+	l.Right()
 	wantKnown(t, v, "without what the VM is not upon", map[byte]bool{0xa1: false, 0xa3: true})
 
-	c := l.create(snapshot.NewCheckpoint{})
-	l.apply(a, true)
+	c := l.Create(snapshot.NewCheckpoint{})
+	l.Apply(a, true)
 	l.says(0xa4)
-	d := l.create(snapshot.NewCheckpoint{})
-	l.remove(a, false) // two rest upon it
-	l.right()
+	d := l.Create(snapshot.NewCheckpoint{})
+	l.Delete(a, false) // two rest upon it
+	l.Right()
 	if n := v.Holds(t, memory); n > 0 {
 		t.Errorf("the memory of what is deleted is in %d places on the device", n)
 	}
-	if tree := l.tree().List; len(tree) != 3 || !tree[0].Deleted || tree[0].Memory {
+	if tree := l.Tree().List; len(tree) != 3 || !tree[0].Deleted || tree[0].Memory {
 		t.Errorf("the tree: %+v", tree)
 	}
-	l.remove(c, false) // with it the first goes
-	l.right()
+	l.Delete(c, false) // with it the first goes
+	l.Right()
 	wantKnown(t, v, "with one of three", map[byte]bool{0xa3: false, 0xa4: true})
 
 	l.says(0xa5)
-	for disk := range l.want {
+	for disk := range l.Want {
 		if err := l.io(disk, "write -z -u 1M 256K"); err != nil { // as a guest that discards
 			t.Fatal(err)
 		}
-		clear(l.want[disk][1<<20 : 1<<20+256<<10])
+		clear(l.Want[disk][1<<20 : 1<<20+256<<10])
 	}
 	wantKnown(t, v, "thrown away", map[byte]bool{0xa4: true, 0xa5: true})
-	l.kill()
-	l.remove(d, false) // the own into the first
+	l.Off()
+	l.Delete(d, false) // the own into the first
 	wantKnown(t, v, "written down", map[byte]bool{0xa4: true, 0xa5: false})
-	l.start(l.disks)
-	l.right()
-	l.alone()
+	l.Boot()
+	l.Right()
 	l.says(0xa6) // in the place of what is the disk's own
-	l.right()
+	l.Right()
 	wantKnown(t, v, "alone", map[byte]bool{0xa1: false, 0xa2: false, 0xa3: false, 0xa4: false, 0xa5: false})
 }
 
 // memoryOf is what tells the memory of a checkpoint from any other.
 func (l *lifeline) memoryOf(id string) []byte {
 	l.t.Helper()
-	for disk := range l.want {
+	for disk := range l.Want {
 		b, err := os.ReadFile(beside(l.own(disk), id, memoryEnding))
 		if at := bytes.Index(b, []byte("QEVM")); err == nil && at >= 0 {
 			return slices.Clone(b[at : at+48])
@@ -163,21 +162,21 @@ func (l *lifeline) memoryOf(id string) []byte {
 func TestCheckpointWipedLater(t *testing.T) {
 	t.Parallel()
 	l, v := newWiped(t, shape{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 1})
-	a := l.create(snapshot.NewCheckpoint{})
+	a := l.Create(snapshot.NewCheckpoint{})
 	l.says(0xb1)
-	b := l.create(snapshot.NewCheckpoint{})
+	b := l.Create(snapshot.NewCheckpoint{})
 	l.says(0xb2)
-	l.apply(a, true)
+	l.Apply(a, true)
 	wantKnown(t, v, "gone back", map[byte]bool{0xb1: true, 0xb2: false})
 
-	for disk := range l.want {
+	for disk := range l.Want {
 		f, err := os.Open(beside(l.own(disk), b, layerEnding))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		l.remove(b, false)
-		l.right()
+		l.Delete(b, false)
+		l.Right()
 		wantKnown(t, v, "while it is read", map[byte]bool{0xb1: true})
 		if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); found || err != nil {
 			t.Errorf("while it is read: %v, %v", found, err)
@@ -197,8 +196,8 @@ func TestCheckpointWipedLater(t *testing.T) {
 	}
 	l.host.opt.Observe = nil
 	wantKnown(t, v, "cut off in the wipe", map[byte]bool{0xb1: true})
-	l.recovers("the wipe was cut off")
-	l.right()
+	l.Recovers("the wipe was cut off")
+	l.Right()
 	wantKnown(t, v, "recovered", map[byte]bool{0xb1: false})
 
 	l.says(0xb3)
@@ -213,8 +212,8 @@ func TestCheckpointWipedLater(t *testing.T) {
 	if err := os.Rename(own, l.disks[0]); err != nil {
 		t.Fatal(err)
 	}
-	l.recovers("it is there again")
-	l.right()
+	l.Recovers("it is there again")
+	l.Right()
 }
 
 // junkIs puts a file on record that nothing needs any more.

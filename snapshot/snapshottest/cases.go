@@ -88,7 +88,7 @@ func (k *kit) frozenStandsStill() {
 	p := k.plan("run")
 	k.prepare(p)
 	k.write(0x20)
-	before := k.copyModel()
+	before := k.Copy()
 	k.take(p)
 	k.write(0x30)
 	k.content()
@@ -180,7 +180,7 @@ func (k *kit) openAgain() {
 	p := k.plan("run")
 	k.prepare(p)
 	k.take(p)
-	before := k.copyModel()
+	before := k.Copy()
 	k.write(2)
 	for range 3 {
 		f := k.open(p)

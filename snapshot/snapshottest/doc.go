@@ -15,6 +15,11 @@
 // RunSaver does the like for a snapshot.Saver: memory and disks of one instant, and a
 // VM that runs, whatever happens.
 //
+// RunCheckpointer and RunCheckpointerCutOff take a snapshot.Checkpointer through its own, on
+// a Lifeline: a VM, what its disks hold, and what every checkpoint of it has to hold as long
+// as it is there. Beside the rows that name what is promised there is a walk: whatever comes
+// to mind, the same each time, held against that model and against what the tree has to be.
+//
 // Every plan travels through JSON before it is used, as it does in the journal.
 //
 // Fake is for tests of what stands above a host: it needs no hypervisor, its

@@ -66,8 +66,8 @@ func (k *kit) readDisk(f snapshot.Frozen, name string) []byte {
 	return ReadAll(k.ctx, k.t, s)
 }
 
-// copyModel is what the disks hold at this instant.
-func (k *kit) copyModel() map[string][]byte {
+// Copy is what the disks hold at this instant.
+func (k *kit) Copy() map[string][]byte {
 	m := map[string][]byte{}
 	for name, b := range k.model {
 		m[name] = bytes.Clone(b)

@@ -106,7 +106,7 @@ func (k *saverKit) saves() {
 	k.write(0x10)
 	p := k.prepared()
 	k.write(0x20)
-	before := k.copyModel()
+	before := k.Copy()
 	k.takeSaved(p)
 	k.write(0x30)
 	f := k.open(p)

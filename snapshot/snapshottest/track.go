@@ -12,13 +12,13 @@ func (k *kit) tracks() {
 	var since map[string]string
 	k.write(1)
 	since = k.trackedRun("one", since, nil, true)
-	before := k.copyModel()
+	before := k.Copy()
 	k.write(2)
 	k.trackedRun("two", since, before, false) // it fails: the record of the first point stays true
 	k.Host = k.Reopen(k.t)
 	k.write(3)
 	since = k.trackedRun("three", since, before, true)
-	before = k.copyModel()
+	before = k.Copy()
 	k.trackedRun("four", since, before, false)
 
 	p := k.track("five", since)
@@ -56,7 +56,7 @@ func (k *kit) trackedRun(run string, since map[string]string, before map[string]
 	p := k.track(run, since)
 	k.prepare(p)
 	k.take(p)
-	want := k.copyModel()
+	want := k.Copy()
 	k.write(0x70)
 	f := k.open(p)
 	records := map[string]string{}
