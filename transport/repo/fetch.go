@@ -83,8 +83,10 @@ func (f *fetcher) read(ctx context.Context, wants []want, serve func([]want) int
 	return lost, nil
 }
 
-// maxPlaces bounds in how many places a block is looked for, beside the first.
-const maxPlaces = 8
+// maxPlaces bounds in how many places a block is looked for, beside the first. Each that is
+// no good costs a read, and is known to nobody here any more: so whoever lists other content
+// under names of others' blocks makes a restore slow by as many packs as he has stored.
+const maxPlaces = 1 << 16
 
 // readAgain reads segment by segment what was lost, and then from other packs that hold it,
 // one after the other: some of them may be no better. It returns what is lost for good, as
