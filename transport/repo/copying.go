@@ -98,8 +98,9 @@ func (r *Repository) copyID(ctx context.Context, vm, first string) (id string, o
 	return "", other, fmt.Errorf("%w: %d copies of %s were begun and never ended", ErrFenced, maxCopies, first)
 }
 
-// copyTaken tells whether a fence stands in place of the point that a session may make. A
-// point there is blob.ErrExists.
+// copyTaken tells whether something else stands in place of the point that a session may
+// make: a fence, or what cannot be read and is no copy therefore. A point there is
+// blob.ErrExists.
 func (r *Repository) copyTaken(ctx context.Context, s sid) (bool, error) {
 	info, err := r.store.Stat(ctx, s.point())
 	if errors.Is(err, blob.ErrNotFound) {
@@ -108,11 +109,14 @@ func (r *Repository) copyTaken(ctx context.Context, s sid) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	b, err := readSized(ctx, r.store, info, maxManifest)
-	if err == nil && !r.isFence(info, b) {
-		err = blob.ErrExists
+	_, err = r.readPoint(ctx, r.store, info)
+	switch {
+	case err == nil:
+		return true, blob.ErrExists
+	case errors.Is(err, errFence) || errors.Is(err, ErrCorrupt):
+		return true, nil
 	}
-	return true, objectErr(info.Name, err)
+	return true, err
 }
 
 // nthCopyID is the id that a copy of a point has when n others cannot be had: its time

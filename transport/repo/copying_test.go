@@ -78,3 +78,32 @@ func TestCopyThatFailed(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be read is no copy: the point is copied once more, under another id.
+func TestCopyOfWhatIsDamagedThere(t *testing.T) {
+	const id = "20261121T013000Z-9f86d081"
+	store := mem.New()
+	initRepo(t, store)
+	commit := func() repo.Point {
+		t.Helper()
+		s, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.Commit(t.Context(), repo.Point{VM: "lab/web", Frozen: clock()})
+		if err = errors.Join(err, s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := commit(); p.ID != id {
+		t.Fatalf("the copy of %s is %s", id, p.ID)
+	}
+	if _, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", id); !errors.Is(err, blob.ErrExists) {
+		t.Errorf("a second copy: %v, want %v", err, blob.ErrExists)
+	}
+	store.Damage(objects(store, "points/")[0], func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
+	if p := commit(); p.ID == id || !strings.HasPrefix(p.ID, id[:len(id)-4]) {
+		t.Errorf("the copy of %s, which is damaged, is %s", id, p.ID)
+	}
+}
