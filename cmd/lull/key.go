@@ -150,6 +150,8 @@ func (in *invocation) keyRemoveCommand() *cobra.Command {
 		Use:   "remove LABEL",
 		Short: "Remove a key: what it signs from now on is refused",
 		Long: "Remove a key. What it wrote stays good; what it signs from now on is refused.\n" +
+			"Where the key's file is gone, it is found by what it has signed; where several keys had\n" +
+			"the label, give the signer, which `lull forget --all --dry-run --signed-by LABEL` names.\n" +
 			"What it could read, whoever has a copy of its file can read still: `lull key rotate`\n" +
 			"keeps what comes later from it. An owner's key was all there is to know: when one was\n" +
 			"stolen, copy the repository into a new one with `lull copy`.",

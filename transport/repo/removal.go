@@ -34,6 +34,7 @@ const maxSigned = 1 << 18
 // what comes later from it. The word that it is removed comes first: a store that keeps the
 // file locked (Kept) takes nothing back of that.
 //
+// label may be the key's Signer as well; a key whose file is gone is found by what it signed.
 // Of a key that has signed more than a record has room for, the rest is refused too: Unlisted.
 func (r *Repository) RemoveKey(ctx context.Context, label string) (Key, error) {
 	return r.removeKey(ctx, label, maxSigned)
@@ -43,7 +44,7 @@ func (r *Repository) removeKey(ctx context.Context, label string, room int) (Key
 	if err := r.Allow(RoleMaintain, "remove keys"); err != nil {
 		return Key{}, err
 	}
-	k, all, err := r.findKey(ctx, label)
+	k, all, err := r.keyToRemove(ctx, label)
 	if err != nil {
 		return Key{}, err
 	}
@@ -72,6 +73,9 @@ func (r *Repository) removeKey(ctx context.Context, label string, room int) (Key
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
 	r.trust.revoke(removal{k.file.Certificate, r.now(), setOf(hashes)})
+	if k.object == "" {
+		return k, nil
+	}
 	gone, err := remove(ctx, r.store, k.object)
 	if err != nil {
 		return Key{}, fmt.Errorf("remove key: %w", err)

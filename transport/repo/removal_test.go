@@ -10,6 +10,7 @@ import (
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 )
 
 // removals is a repository with keys to remove, in a store that says whatever time it is
@@ -189,6 +190,50 @@ func TestThiefKeepsNoKeyFromBeingRemoved(t *testing.T) {
 	for _, p := range check(t, openRepo(t, m.store), repo.CheckOptions{}).Problems {
 		if strings.HasPrefix(p.Object, "sessions/") {
 			t.Errorf("check: %v", p)
+		}
+	}
+}
+
+// A thief who has deleted the file of the key that he holds is removed by what he has signed:
+// by the key's label, or, where that was given again, by the key itself.
+func TestKeyWhoseFileIsGoneIsRemoved(t *testing.T) {
+	m := newRemovals(t)
+	point := again(t, m.as("host1"), "lab/web", image(1, 20*block.PageSize), 0)
+	thief := m.as("host1")
+	m.deleteKey("host1")
+	if _, err := openRepo(t, m.store).RemoveKey(t.Context(), "host3"); !errors.Is(err, repo.ErrNoKey) {
+		t.Errorf("a key that is none: %v, want %v", err, repo.ErrNoKey)
+	}
+	addKey(t, m.store, "host1", repo.RoleBackup)
+	k, err := openRepo(t, m.store).RemoveKey(t.Context(), point.Signer)
+	if err != nil || k.Label != "host1" || k.Signer != point.Signer || k.Kept {
+		t.Fatalf("%+v, %v", k, err)
+	}
+	again(t, thief, "lab/web", image(2, 20*block.PageSize), 1)
+	points, err := openRepo(t, m.store).Points(t.Context(), "")
+	if !errors.Is(err, repo.ErrForged) || len(points) != 1 || points[0].ID != point.ID {
+		t.Errorf("%d points, %v, want %s and %v", len(points), err, point.ID, repo.ErrForged)
+	}
+	next := again(t, m.as("host1"), "lab/db", image(3, 20*block.PageSize), 2)
+	m.deleteKey("host1")
+	if k, err := openRepo(t, m.store).RemoveKey(t.Context(), "host1"); err != nil || k.Signer != next.Signer {
+		t.Errorf("by its label: %+v, %v", k, err)
+	}
+}
+
+// deleteKey deletes the file of a key, and leaves no word of that.
+func (m *removals) deleteKey(label string) {
+	m.t.Helper()
+	for _, name := range objects(m.store, "keys/") {
+		b, err := m.store.Read(m.t.Context(), name, 0, -1)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if keys.FileLabel(b) != label {
+			continue
+		}
+		if err := m.store.Delete(m.t.Context(), name); err != nil {
+			m.t.Fatal(err)
 		}
 	}
 }

@@ -89,6 +89,19 @@ func (r *Ring) cutTrailer(object []byte) (t trailer, err error) {
 	return t, err
 }
 
+// MaxTrailer bounds the trailer of a signed object, in bytes.
+const MaxTrailer = maxCertificate + signatureSize + 2 + signatureSize
+
+// CertificateIn is the certificate in the trailer at the end of b, nil where there is none.
+// That its key has signed the object is not looked at.
+func (r *Ring) CertificateIn(b []byte) *Certificate {
+	t, err := r.cutTrailer(b)
+	if err != nil {
+		return nil
+	}
+	return t.by
+}
+
 // verifyTrailer checks the signature of an object of a name.
 func (r *Ring) verifyTrailer(t *trailer, purpose, name string) error {
 	return r.verify(t.by, purpose, t.signature, []byte(name+"\x00"), t.signed)
