@@ -33,8 +33,8 @@ func (v *versioning) saw(id string) {
 }
 
 const (
-	// maxVersions bounds the versions of one object that Delete removes, and Reveal.
-	maxVersions = 1000
+	// maxVersions bounds the versions of one object that Delete and Reveal remove at a time.
+	maxVersions = 1 << 17
 	// maxHidden bounds the objects with older versions that Hidden remembers.
 	maxHidden = 1 << 20
 )
@@ -81,30 +81,26 @@ func (s *Store) removeVersion(ctx context.Context, name, id string) error {
 	return err
 }
 
-// history is the versions of one object. Those with bytes are newest first; markers,
-// which some stores list apart, lie anywhere between them.
-type history []minio.ObjectInfo
-
-// first is the oldest version that has bytes, or nil.
-func (h history) first() *minio.ObjectInfo {
-	for i := len(h) - 1; i >= 0; i-- {
-		if !h[i].IsDeleteMarker {
-			return &h[i]
-		}
-	}
-	return nil
+// history is what counts of the versions of one object, however many a thief has made. They
+// come newest first, but for markers, which some stores list apart: those come anywhere.
+type history struct {
+	first minio.ObjectInfo // the oldest that has bytes; none: without a key
+	top   minio.ObjectInfo // that a plain read meets
 }
 
-// top is the version that a plain read meets.
-func (h history) top() *minio.ObjectInfo {
-	i := slices.IndexFunc(h, func(o minio.ObjectInfo) bool { return o.IsLatest })
-	return &h[max(i, 0)]
+func (h *history) saw(o minio.ObjectInfo) {
+	if h.top.Key == "" || o.IsLatest && !h.top.IsLatest {
+		h.top = o
+	}
+	if !o.IsDeleteMarker {
+		h.first = o
+	}
 }
 
 // hidden tells of an object whose newest version does not show the first.
-func (h history) hidden(prefix string) (blob.Hidden, bool) {
-	first, top := h.first(), h.top()
-	if first == nil || (!top.IsDeleteMarker && (top.VersionID == first.VersionID || same(top, first))) {
+func (h *history) hidden(prefix string) (blob.Hidden, bool) {
+	first, top := &h.first, &h.top
+	if first.Key == "" || (!top.IsDeleteMarker && (top.VersionID == first.VersionID || same(top, first))) {
 		return blob.Hidden{}, false
 	}
 	return blob.Hidden{
@@ -118,8 +114,8 @@ func same(a, b *minio.ObjectInfo) bool { return a.ETag == b.ETag && a.Size == b.
 
 // histories are those of the objects under prefix that have more than one version,
 // or a marker. It remembers nothing of all others, which are nearly all.
-func (s *Store) histories(ctx context.Context, prefix string) (map[string]history, error) {
-	found := map[string]history{}
+func (s *Store) histories(ctx context.Context, prefix string) (map[string]*history, error) {
+	found := map[string]*history{}
 	var newest minio.ObjectInfo // the one version of its object so far
 	opts := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true, WithVersions: true}
 	for o := range s.client.ListObjectsIter(ctx, s.bucket, opts) {
@@ -133,12 +129,18 @@ func (s *Store) histories(ctx context.Context, prefix string) (map[string]histor
 			newest = o
 			continue
 		}
-		if newest.Key == o.Key && len(found[o.Key]) == 0 {
-			found[o.Key] = history{newest}
+		h := found[o.Key]
+		if h == nil {
+			if len(found) == maxHidden {
+				return nil, fmt.Errorf("more than %d objects have older versions", maxHidden)
+			}
+			h = new(history)
+			found[o.Key] = h
+			if newest.Key == o.Key {
+				h.saw(newest)
+			}
 		}
-		if found[o.Key] = append(found[o.Key], o); len(found[o.Key]) > maxVersions || len(found) > maxHidden {
-			return nil, fmt.Errorf("too many older versions: %d objects have some, %s has %d", len(found), o.Key, len(found[o.Key]))
-		}
+		h.saw(o)
 	}
 	return found, ctx.Err() // the library ends in silence
 }
@@ -191,19 +193,20 @@ func (s *Store) reveal(ctx context.Context, name string) error {
 		return err
 	}
 	h := found[s.prefix+name]
-	if h.first() == nil { // one version, or none at all
+	if h == nil || h.first.Key == "" { // one version, or none at all
 		_, err := s.stat(ctx, name)
 		return err
 	}
 	if _, is := h.hidden(s.prefix); !is {
 		return nil
 	}
+	others, err := s.versionsBut(ctx, name, h.first.VersionID)
+	if err != nil {
+		return err
+	}
 	locked := false
-	for _, v := range h {
-		if v.VersionID == h.first().VersionID {
-			continue
-		}
-		err := s.removeVersion(ctx, name, v.VersionID)
+	for _, id := range others {
+		err := s.removeVersion(ctx, name, id)
 		if kind := sentinel(err); kind == blob.ErrLocked || errors.Is(err, blob.ErrLocked) {
 			locked = true
 		} else if err != nil {
@@ -211,9 +214,26 @@ func (s *Store) reveal(ctx context.Context, name string) error {
 		}
 	}
 	if locked {
-		return s.copyOnTop(ctx, name, h.first().VersionID)
+		return s.copyOnTop(ctx, name, h.first.VersionID)
 	}
 	return nil
+}
+
+// versionsBut are the versions and markers of an object, but for one.
+func (s *Store) versionsBut(ctx context.Context, name, but string) (ids []string, err error) {
+	opts := minio.ListObjectsOptions{Prefix: s.prefix + name, Recursive: true, WithVersions: true}
+	for o := range s.client.ListObjectsIter(ctx, s.bucket, opts) {
+		if o.Err != nil {
+			return nil, o.Err
+		}
+		if o.Key != s.prefix+name || o.VersionID == but {
+			continue
+		}
+		if ids = append(ids, o.VersionID); len(ids) > maxVersions {
+			return nil, fmt.Errorf("it has more than %d versions", maxVersions)
+		}
+	}
+	return ids, ctx.Err() // the library ends in silence
 }
 
 func (s *Store) copyOnTop(ctx context.Context, name, version string) error {
