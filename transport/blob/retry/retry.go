@@ -8,6 +8,7 @@ package retry
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -38,8 +39,13 @@ type Options struct {
 type Store struct {
 	inner    blob.Store
 	o        Options
+	names    int         // of a listing that are remembered
 	answered atomic.Bool // the store has done something, or refused it
 }
+
+// maxNames bounds the names of one listing that are remembered: more than any that lull takes
+// has, and some 600 MiB. A listing that is longer is not begun again.
+const maxNames = 1 << 24
 
 // New puts the decorator around inner.
 func New(inner blob.Store, o Options) *Store {
@@ -53,7 +59,7 @@ func New(inner blob.Store, o Options) *Store {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{inner: inner, o: o}
+	return &Store{inner: inner, o: o, names: maxNames}
 }
 
 func orElse(d, standard time.Duration) time.Duration {
@@ -142,7 +148,7 @@ func (s *Store) Stat(ctx context.Context, name string) (info blob.Info, err erro
 // List remembers what fn was told, so that a listing that starts again after it
 // broke off tells nothing twice.
 func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) error) error {
-	o := once[blob.Info]{fn: fn, name: func(i blob.Info) string { return i.Name }}
+	o := once[blob.Info]{fn: fn, name: func(i blob.Info) string { return i.Name }, names: s.names}
 	return o.result(s.do(ctx, "list", prefix, func() error {
 		return o.tried(s.inner.List(ctx, prefix, o.tell))
 	}))
@@ -150,26 +156,35 @@ func (s *Store) List(ctx context.Context, prefix string, fn func(blob.Info) erro
 
 // once tells fn each name once, however often a listing starts again.
 type once[T any] struct {
-	fn   func(T) error
-	name func(T) string
-	told map[string]struct{}
-	own  error // fn's, which is nothing to try again
+	fn    func(T) error
+	name  func(T) string
+	names int
+	told  map[[16]byte]struct{} // by hash: names may be long
+	more  bool                  // were told than are remembered
+	own   error                 // fn's, which is nothing to try again
 }
 
 func (o *once[T]) tell(t T) error {
-	if _, again := o.told[o.name(t)]; again {
+	h := sha256.Sum256([]byte(o.name(t)))
+	key := [16]byte(h[:])
+	if _, again := o.told[key]; again {
 		return nil
 	}
 	if o.told == nil {
-		o.told = map[string]struct{}{}
+		o.told = map[[16]byte]struct{}{}
 	}
-	o.told[o.name(t)] = struct{}{}
+	if o.more = o.more || len(o.told) == o.names; !o.more {
+		o.told[key] = struct{}{}
+	}
 	o.own = o.fn(t)
 	return o.own
 }
 
-// tried is the error of one try: none, when it was fn that ended it.
+// tried is the error of one try: none, when it is nothing to try again.
 func (o *once[T]) tried(err error) error {
+	if o.own == nil && o.more {
+		o.own = err
+	}
 	if o.own != nil {
 		return nil
 	}
@@ -210,7 +225,7 @@ func (s *Store) Retention(ctx context.Context, name string) (l blob.Lock, err er
 
 // Hidden remembers what fn was told, as List does.
 func (s *Store) Hidden(ctx context.Context, prefix string, fn func(blob.Hidden) error) error {
-	o := once[blob.Hidden]{fn: fn, name: func(h blob.Hidden) string { return h.Name }}
+	o := once[blob.Hidden]{fn: fn, name: func(h blob.Hidden) string { return h.Name }, names: s.names}
 	return o.result(s.do(ctx, "list hidden", prefix, func() error {
 		return o.tried(blob.HiddenOf(ctx, s.inner, prefix, o.tell))
 	}))

@@ -143,6 +143,29 @@ func TestLostReplyOfACreate(t *testing.T) {
 	})
 }
 
+// A listing of more names than are remembered is told whole, and not begun again.
+func TestListRemembersSoManyNames(t *testing.T) {
+	bench(t, retry.Options{}, func(t *testing.T, f *faults.Store, s *retry.Store) {
+		for _, name := range []string{"second", "third"} {
+			if err := s.Create(t.Context(), name, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Remember(2)
+		list := func() (told int, err error) {
+			err = s.List(t.Context(), "", func(blob.Info) error { told++; return nil })
+			return told, err
+		}
+		if told, err := list(); told != 3 || err != nil {
+			t.Errorf("%d names, %v", told, err)
+		}
+		f.Add(faults.Fault{Op: faults.List, Nth: 1, After: errCut})
+		if told, err := list(); told != 3 || !errors.Is(err, errCut) {
+			t.Errorf("broken off: %d names, %v, want %v", told, err, errCut)
+		}
+	})
+}
+
 func TestListTellsNothingTwice(t *testing.T) {
 	bench(t, retry.Options{}, func(t *testing.T, f *faults.Store, s *retry.Store) {
 		f.Add(faults.Fault{Op: faults.List, Nth: 1, After: io.ErrUnexpectedEOF})
