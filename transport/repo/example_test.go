@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lull-backup/lull/snapshot"
@@ -99,6 +100,47 @@ func TestExampleReaderFindsDamage(t *testing.T) {
 	cmd := example(t, string(passphrase), dir, "20261121T013000Z-f612dd79", "root", filepath.Join(dir, "out"))
 	if out, err := cmd.CombinedOutput(); err == nil {
 		t.Errorf("restored from damaged packs: %s", out)
+	}
+}
+
+// Who maintains puts fences in place of what is never to come, and nobody puts one in place
+// of what is there.
+func TestExampleReaderAndFences(t *testing.T) {
+	folder, point := storedIn(t, repo.CompressFast, textDisk())
+	store, err := dir.Open(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	r := openRepo(t, store)
+	s, err := r.Begin(t.Context(), "web", clock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if report := prune(t, r, atOnce); report.Fenced != 1 {
+		t.Fatalf("%+v", report)
+	}
+	if out, err := example(t, string(passphrase), folder).CombinedOutput(); err != nil || !bytes.Contains(out, []byte(point)) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	points, err := filepath.Glob(filepath.Join(folder, "points", "*", "*"))
+	if err != nil || len(points) != 2 {
+		t.Fatal(points, err)
+	}
+	fence, of := points[0], points[1]
+	if filepath.Base(fence) == strings.ToLower(point) {
+		fence, of = of, fence
+	}
+	b, err := os.ReadFile(fence)
+	if err == nil {
+		err = os.WriteFile(of, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := example(t, string(passphrase), folder).CombinedOutput(); err == nil {
+		t.Errorf("another's fence hides a point: %s", out)
 	}
 }
 

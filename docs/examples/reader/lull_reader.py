@@ -44,8 +44,8 @@ class Repository:
 
     def load_index(self, path: Path) -> None:
         raw = path.read_bytes()
-        if raw[:PREFIX] == self.keys.prefix("F"):
-            return  # a fence: a session that was given up may not make blocks known any more
+        if self.is_fence(f"index/{path.name}", raw):
+            return  # a session that was given up may not make blocks known any more
         want(raw[:PREFIX] == self.keys.prefix("I"), f"{path}: not an index object")
         at = 0
         if self.keys.version == 1:
@@ -62,6 +62,15 @@ class Repository:
             if self.keys.version > 1:
                 at += 2 + SIGNATURE  # nor is who made it: names of blocks are compared
             at = self.load_directory(pack, b, at)
+
+    def is_fence(self, name: str, raw: bytes) -> bool:
+        """Whether maintenance has put a fence there, under that very name."""
+        if self.keys.version == 1 or raw[:PREFIX] != self.keys.prefix("F"):
+            return False
+        _, signer = self.keys.cut_trailer("document", name, raw)
+        want({"maintain", "owner"} & set(signer["roles"].split(",")), f"{name}: signed by a key that may not")
+        want(self.keys.counts(signer, raw), f"{name}: signed by a key that was removed")
+        return True
 
     def skip_certificates(self, b: bytes) -> int:
         (count,) = unpack_from("<H", b)
@@ -117,10 +126,10 @@ class Repository:
 
     def point(self, path: Path) -> dict | None:
         raw = path.read_bytes()
-        if raw[:PREFIX] == self.keys.prefix("F"):
-            return None  # a fence: a session that was given up may not commit any more
-        want(raw[:PREFIX] == self.keys.prefix("P"), f"{path}: not a restore point")
         name = str(path.relative_to(self.directory))
+        if self.is_fence(name, raw):
+            return None  # a session that was given up may not commit any more
+        want(raw[:PREFIX] == self.keys.prefix("P"), f"{path}: not a restore point")
         head, sealed = raw[: self.head], raw[self.head :]
         if self.keys.version > 1:
             signed, signer = self.keys.cut_trailer("point", name, raw)
