@@ -7,6 +7,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
@@ -27,22 +30,21 @@ func (r *Repository) keyToRemove(ctx context.Context, name string) (Key, []Key, 
 		}
 	}
 	found := map[string]Key{}
-	for _, prefix := range append(signedPrefixes(), sessionPrefix) {
-		infos, err := list(ctx, r.store, prefix)
-		if err != nil {
-			return Key{}, nil, err
+	var mu sync.Mutex
+	err := r.eachObject(ctx, append(signedPrefixes(), sessionPrefix), func(ctx context.Context, info blob.Info) error {
+		c, err := r.certificateOf(ctx, info)
+		if err != nil || c == nil || c.Label != name && c.Signer.String() != name || !r.trust.holds(c.Signer) {
+			return err
 		}
-		for _, info := range infos {
-			c, err := r.certificateOf(ctx, info)
-			if err != nil {
-				return Key{}, nil, err
-			}
-			if c != nil && (c.Label == name || c.Signer.String() == name) && r.trust.holds(c.Signer) {
-				k := keyOf(c)
-				k.file.Certificate = c
-				found[k.Signer] = k
-			}
-		}
+		k := keyOf(c)
+		k.file.Certificate = c
+		mu.Lock()
+		defer mu.Unlock()
+		found[k.Signer] = k
+		return nil
+	})
+	if err != nil {
+		return Key{}, nil, err
 	}
 	switch signers := slices.Sorted(maps.Keys(found)); len(signers) {
 	case 0:
@@ -52,6 +54,22 @@ func (r *Repository) keyToRemove(ctx context.Context, name string) (Key, []Key, 
 	default:
 		return Key{}, nil, fmt.Errorf("%w: %s: %s", ErrSigners, name, strings.Join(signers, ", "))
 	}
+}
+
+// eachObject lets look have all objects under some prefixes, several at the same time.
+func (r *Repository) eachObject(ctx context.Context, prefixes []string, look func(context.Context, blob.Info) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(pointReaders)
+	for _, prefix := range prefixes {
+		infos, err := list(ctx, r.store, prefix)
+		if err != nil {
+			return errors.Join(err, g.Wait())
+		}
+		for _, info := range infos {
+			g.Go(func() error { return look(ctx, info) })
+		}
+	}
+	return g.Wait()
 }
 
 // certificateOf is the certificate at the end of an object, nil where there is none. Whoever

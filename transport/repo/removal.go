@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -103,33 +101,20 @@ type signedObject struct {
 // signedBy are all such objects that a key has signed, those first that a record is to have
 // room for. Whether they are good shows when they are read.
 func (r *Repository) signedBy(ctx context.Context, signer keys.Signer) ([]signedObject, error) {
-	var infos []blob.Info
-	for _, prefix := range signedPrefixes() {
-		more, err := list(ctx, r.store, prefix)
-		if err != nil {
-			return nil, err
-		}
-		infos = append(infos, more...)
-	}
 	var all []signedObject
 	var mu sync.Mutex
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(pointReaders)
-	for _, info := range infos {
+	err := r.eachObject(ctx, signedPrefixes(), func(ctx context.Context, info blob.Info) error {
 		if strings.HasPrefix(info.Name, indexPrefix) && info.Size > maxNote {
-			continue // no fence: what an index object lists is the word of who made the packs
+			return nil // no fence: what an index object lists is the word of who made the packs
 		}
-		g.Go(func() error {
-			h, is, err := r.isBy(ctx, info, signer)
-			if is {
-				mu.Lock()
-				defer mu.Unlock()
-				all = append(all, signedObject{info, h})
-			}
-			return err
-		})
-	}
-	err := g.Wait()
+		h, is, err := r.isBy(ctx, info, signer)
+		if is {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, signedObject{info, h})
+		}
+		return err
+	})
 	slices.SortFunc(all, inRecord)
 	return all, err
 }
