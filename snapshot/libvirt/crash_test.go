@@ -184,6 +184,7 @@ func TestTrouble(t *testing.T) {
 		{"MergedThenDied", (*run).mergedThenDied},
 		{"Redefined", (*run).redefined},
 		{"AnotherLayer", (*run).anotherLayer},
+		{"SnapshotInDelta", (*run).snapshotInDelta},
 		{"Served", (*run).servedByQEMU},
 		{"Told", (*run).told},
 		{"JournalLost", (*run).journalLost},

@@ -245,6 +245,29 @@ func untouched(path string) (bool, error) {
 	return allZero(l1)
 }
 
+// unshot fails where somebody has made a snapshot inside a delta, as virsh snapshot-create
+// does of a domain whose layers are qcow2: it would be gone with the file.
+func unshot(d snapshot.DiskPlan) error {
+	f, err := os.Open(d.Delta)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var h [headerSize]byte
+	if _, err := io.ReadFull(f, h[:]); err != nil {
+		return ignoreEOF(err)
+	}
+	n := binary.BigEndian.Uint32(h[60:])
+	if n == 0 || binary.BigEndian.Uint32(h[0:]) != qcow2Magic {
+		return nil
+	}
+	return snapshot.WithHint(fmt.Errorf("the delta %s holds %d internal snapshots of somebody's, which would be gone with it: %w", d.Delta, n, snapshot.ErrBusy),
+		"delete them with the tool that made them (virsh snapshot-delete, or delvm), and run lull again; until then the delta stays")
+}
+
 func ignoreEOF(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil

@@ -84,3 +84,26 @@ func TestGrownDuringRun(t *testing.T) {
 		}
 	}
 }
+
+// A snapshot that somebody has made inside a delta is not removed with it.
+func TestSnapshotInDelta(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(r *run){"live": func(*run) {}, "QEMU is gone": (*run).kill} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := taken(t, shape{format: snapshot.FormatQcow2, bus: "virtio", disks: 1})
+			d := r.plan.Disks[0]
+			r.ask("blockdev-snapshot-internal-sync", args{"device": d.DeltaNode, "name": "theirs"}, nil)
+			r.guestWrites(d.Name, 1<<20, 0x99)
+			end(r)
+			r.refusedOr(snapshot.ErrBusy)
+			if name == "live" {
+				r.found(snapshot.FindingRefused, d.Name)
+				r.ask("blockdev-snapshot-delete-internal-sync", args{"device": d.DeltaNode, "name": "theirs"}, nil)
+			} else {
+				shell(t, "qemu-img", "snapshot", "-d", "theirs", d.Delta)
+			}
+			r.merged()
+		})
+	}
+}

@@ -180,6 +180,9 @@ func (m *monitor) mergeDisk(ctx context.Context, d snapshot.DiskPlan, same bool,
 	}
 	committed := v.committing || v.top != ""
 	if committed {
+		if err := unshot(d); err != nil {
+			return err
+		}
 		if v, err = m.commit(ctx, d, v, t.commit(d)); err != nil {
 			return err
 		}

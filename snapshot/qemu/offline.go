@@ -74,7 +74,11 @@ func (h *Host) mergeFile(ctx context.Context, d snapshot.DiskPlan, seen bool) er
 		return overwritten(d)
 	case away:
 		return leftBehind(d)
-	case unknown:
+	}
+	if err := unshot(d); err != nil {
+		return err
+	}
+	if v == unknown {
 		// A commit that was carried to its end leaves nothing to commit, whoever
 		// wrote later, elsewhere.
 		if d.Key != "" || d.Path == "" { // which QEMU alone can open

@@ -121,6 +121,10 @@ func (s *survey) ownedLive(ctx context.Context, m *monitor, f found) error {
 		}
 		switch {
 		case v.top != "" || v.committing:
+			if err := unshot(d); err != nil {
+				s.refuse(snapshot.FindingRefused, d, d.Delta, err)
+				continue
+			}
 			s.owe(d, "the VM writes to it")
 		default:
 			if err := s.ownedFile(d, same && v.onDevice, m.vm.Manager != nil); err != nil {
