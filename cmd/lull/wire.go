@@ -161,6 +161,7 @@ func (in *invocation) qemuHost(cfg *config.Config, h config.Host, ledger *space.
 		opt.CheckpointDir = filepath.Join(cfg.Agent.StateDir, "checkpoints", h.Name)
 		opt.CheckpointStop = cfg.Checkpoints.MaxStop
 		opt.Guard = in.checkpointGuard(cfg, h.Name, opt.CheckpointDir)
+		opt.Whole = true
 	}
 	host := qemu.NewHost(vms, opt)
 	in.opened = append(in.opened, host)

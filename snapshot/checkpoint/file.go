@@ -26,16 +26,9 @@ const maxFile = 64 << 20
 // Load reads the tree of a VM. No file is a tree without checkpoints. ErrCorrupt: there is
 // one, and it cannot be read.
 func Load(path, vm string) (Tree, error) {
-	t := Tree{VM: vm}
-	b, err := durable.ReadFile(path, maxFile)
+	t, err := Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return t, nil
-	}
-	if errors.Is(err, durable.ErrTooLong) {
-		err = fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
-	}
-	if err == nil {
-		err = decode(b, &t)
+		return Tree{VM: vm}, nil
 	}
 	if err == nil && t.VM != vm {
 		err = fmt.Errorf("it is of VM %q: %w", t.VM, snapshot.ErrCorrupt)
@@ -45,6 +38,18 @@ func Load(path, vm string) (Tree, error) {
 			"bring the file back from a copy, and start nothing from the images beside the VM's disks meanwhile")
 	}
 	return t, nil
+}
+
+// Read reads a tree, whichever VM it is of. fs.ErrNotExist: there is none.
+func Read(path string) (t Tree, err error) {
+	b, err := durable.ReadFile(path, maxFile)
+	if errors.Is(err, durable.ErrTooLong) {
+		err = fmt.Errorf("%w: %w", snapshot.ErrCorrupt, err)
+	}
+	if err == nil {
+		err = decode(b, &t)
+	}
+	return t, err
 }
 
 func decode(b []byte, t *Tree) error {

@@ -25,7 +25,10 @@ var idForm = regexp.MustCompile(`^[0-9a-f]{8}$`)
 
 // Tree is all checkpoints of a VM. The zero value has none.
 type Tree struct {
-	VM    string `json:"vm"`
+	VM string `json:"vm"`
+	// Was is what the VM was called, while its tree is being moved to its new name; empty: it
+	// is not.
+	Was   string `json:"was,omitempty"`
 	Disks []Disk `json:"disks,omitempty"` // those that go into every checkpoint
 	Nodes []Node `json:"nodes,omitempty"` // in the order in which they were made
 	Now   string `json:"now,omitempty"`   // the checkpoint that the VM's own images rest upon

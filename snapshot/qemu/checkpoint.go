@@ -55,7 +55,7 @@ func (h *Host) checkpointing(vm string) (*checkpointing, error) {
 		return nil, fmt.Errorf("QEMU alone has no checkpoints of a VM that another program manages: %w", snapshot.ErrUnsupported)
 	}
 	c := &checkpointing{Host: h, vm: vm, line: l, path: h.treePath(vm)}
-	c.tree, err = checkpoint.Load(c.path, vm)
+	c.tree, err = h.load(vm)
 	return c, err
 }
 
@@ -118,7 +118,7 @@ func (h *Host) RecoverCheckpoints(ctx context.Context, vm string) (found bool, e
 	if l := h.lines[vm]; l != nil && (len(l.vm.Nodes) > 0 || l.vm.Manager != nil) {
 		return false, nil
 	}
-	there, err := exists(h.treePath(vm))
+	there, err := h.mayHave(vm)
 	if err == nil && there {
 		err = h.onTree(ctx, vm, func(c *checkpointing) error {
 			found, err = c.Recover(ctx)

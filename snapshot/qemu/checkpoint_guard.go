@@ -125,6 +125,9 @@ func (h *Host) onTree(ctx context.Context, vm string, fn func(*checkpointing) er
 	}
 	defer unlock()
 	c, err := h.checkpointing(vm)
+	if err == nil {
+		err = c.follow(ctx)
+	}
 	if err != nil {
 		return err
 	}

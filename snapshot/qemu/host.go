@@ -56,6 +56,9 @@ type Options struct {
 	// CheckpointDir holds the trees of checkpoints, a small file for each VM. Default:
 	// /var/lib/lull/checkpoints.
 	CheckpointDir string
+	// Whole: no other VM of this host is configured. A tree of checkpoints that is of another
+	// name is that of a VM which has got another name since.
+	Whole bool
 	// Observe hears each step of an operation on checkpoints before it is done, when all
 	// that is needed to end it or to take it back is durable. May be nil.
 	Observe func(vm, step string)

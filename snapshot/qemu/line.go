@@ -63,6 +63,15 @@ func (l *line) acquire(ctx context.Context) (*monitor, error) {
 	return m, nil
 }
 
+// relearn has the connection there is look at the tree again.
+func (l *line) relearn() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m != nil {
+		l.m.learn(l.tree)
+	}
+}
+
 // alive takes a user's share of the connection there is, unless it is dead.
 func (l *line) alive() *monitor {
 	l.mu.Lock()
