@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -270,6 +271,19 @@ func TestTrackUntrue(t *testing.T) {
 			s.must(s.host.Merge(s.ctx, s.plan))
 			s.again()
 		}, "crashed"},
+		"QEMU was killed after a commit that somebody had cancelled": {one, func(s *series) {
+			s.freeze()
+			s.guestWrites(mib, mib)
+			d := s.plan.Disks[0]
+			s.must(note(d, stampCommit))
+			s.ask("block-commit", args{"job-id": "c", "device": d.DeltaNode, "base-node": d.Node}, nil)
+			s.awaits("ready")
+			s.ask("block-job-cancel", args{"device": "c"}, nil)
+			s.awaits("")
+			s.kill()
+			s.must(s.host.Merge(s.ctx, s.plan))
+			s.again()
+		}, "crashed"},
 		"a program without bitmaps wrote": {one, func(s *series) {
 			s.quit()
 			clearAutoclear(s.t, s.disks[0])
@@ -336,6 +350,33 @@ func TestTrackUntrue(t *testing.T) {
 			s.wants(s.point())
 		})
 	}
+}
+
+// awaits waits until QEMU's one job has a status; empty: until it is gone.
+func (s *series) awaits(status string) {
+	s.t.Helper()
+	eventually(s.t, "job "+status, func() bool {
+		var jobs []job
+		s.ask("query-jobs", nil, &jobs)
+		return len(jobs) == 0 && status == "" || len(jobs) > 0 && jobs[0].Status == status
+	})
+}
+
+// QEMU takes no image back to a snapshot inside it while there is a record, which would not
+// know of that.
+func TestTrackSnapshotInside(t *testing.T) {
+	t.Parallel()
+	s := newSeries(t, trackedShapes()[0])
+	s.ask("blockdev-snapshot-internal-sync", args{"device": "fmt0", "name": "before"}, nil)
+	s.point()
+	s.guestWrites(mib, 4096)
+	s.quit()
+	out, err := exec.CommandContext(s.ctx, "qemu-img", "snapshot", "-a", "before", s.disks[0]).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "active dirty bitmaps") {
+		t.Errorf("went back: %v %s", err, out)
+	}
+	s.again()
+	s.wants(s.point(), mib)
 }
 
 // clearAutoclear does to a header what a program must that writes to the image and
