@@ -135,6 +135,10 @@ func TestLibvirtOff(t *testing.T) {
 		t.Error(out)
 	}
 	b.libvirt(exitDone, "recover", "kvm/Web")
+	// It runs: the point has the state of its TPM all the same.
+	b.libvirt(exitWarnings, "backup", "kvm/Web")
+	b.libvirt(exitDone, "restore", "kvm/Web", "--to", b.path("ran"), "--define", "kvm", "--as", "web3")
+	b.sameState(d, first.UUID(), b.domain(c, "web3").UUID())
 	b.domainCheckpoints(c)
 	b.recoversGone()
 	d.Kill()
