@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,5 +91,47 @@ func TestPointsOutliveWrongClocks(t *testing.T) {
 				t.Errorf("the newest is %s, %v, want %s", p.ID, err, want.ID)
 			}
 		})
+	}
+}
+
+// A point of another key that is dated some hours ahead is the newest of its VM and the parent
+// of all that follow: those are missed all the same where the store leaves them out.
+func TestPointsBehindAPointOfTomorrow(t *testing.T) {
+	for _, vms := range [][]string{{"lab/web"}, {"lab/web", "lab/db"}} {
+		store := mem.New()
+		initRepo(t, store)
+		addKey(t, store, "evil", repo.RoleBackup)
+		addKey(t, store, "good", repo.RoleBackup|repo.RoleRestore)
+		cache := t.TempDir()
+		good := func() *repo.Repository { return openAs(t, store, "good", repo.OpenOptions{Cache: cache}) }
+		disk := image(1, 20*block.PageSize)
+		var made []repo.Point
+		for hour := range 4 {
+			for _, vm := range vms {
+				if p := again(t, good(), vm, disk, hour); vm == "lab/web" {
+					made = append(made, p)
+				}
+			}
+			if hour == 0 {
+				again(t, openAs(t, store, "evil", repo.OpenOptions{}), "lab/web", disk, 20)
+			}
+		}
+		for i, p := range made[1:] {
+			left := store.Clone()
+			for _, name := range objects(left, "points/") {
+				if strings.HasSuffix(name, strings.ToLower(p.ID)) {
+					if err := left.Delete(t.Context(), name); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			o := repo.OpenOptions{Cache: cache}
+			if i < len(made)-2 || len(vms) > 1 {
+				o.Cache = "" // a stranger sees it as well
+			}
+			if _, err := openAs(t, left, "good", o).Points(t.Context(), ""); !errors.Is(err, repo.ErrOmitted) {
+				t.Errorf("%d VMs: without point %d: %v, want %v", len(vms), i+1, err, repo.ErrOmitted)
+			}
+		}
 	}
 }

@@ -32,8 +32,10 @@ type seen struct {
 	Epoch   int             `json:"epoch"`  // the newest
 	Removed map[string]bool `json:"gone"`   // keys that were removed, by their signers
 	Newest  map[string]Head `json:"newest"` // point of each VM, by the VM's name in the store
-	// Own are the VMs that this host backs up.
-	Own map[string]bool `json:"own"`
+	// Own are the VMs that this host backs up, Mine the points of them that it made last:
+	// another's may be dated later, and would be all that is remembered.
+	Own  map[string]bool `json:"own"`
+	Mine map[string]Head `json:"mine,omitempty"`
 }
 
 // maxMemory bounds the file in bytes.
@@ -75,7 +77,8 @@ func readSeen(path string) (s seen, err error) {
 	return s, nil
 }
 
-// newest are the newest points that were seen, of one VM or, for "", of all.
+// newest are the newest points that were seen, of one VM or, for "", of all, and those that
+// this host made last.
 func (m *memory) newest(vm string) []Head {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -85,13 +88,22 @@ func (m *memory) newest(vm string) []Head {
 			all = append(all, h)
 		}
 	}
+	for name, h := range m.seen.Mine {
+		if (vm == "" || name == vm) && m.seen.Newest[name] != h {
+			all = append(all, h)
+		}
+	}
 	slices.SortFunc(all, func(a, b Head) int { return strings.Compare(a.Point, b.Point) })
 	return all
 }
 
-// heads are the newest points that this host knows of the other VMs that it backs up.
-func (m *memory) heads(but string) []Head {
-	return slices.DeleteFunc(m.newest(""), func(h Head) bool { return h.vmOf() == but || !m.own(h.vmOf()) })
+// heads are the newest points that this host knows of the other VMs that it backs up, and its
+// own last of this VM, where that is not the parent.
+func (m *memory) heads(vm, parent string) []Head {
+	mine := m.now().Mine[vm]
+	return slices.DeleteFunc(m.newest(""), func(h Head) bool {
+		return !m.own(h.vmOf()) || h.vmOf() == vm && (h != mine || h.Point == vm+"/"+strings.ToLower(parent))
+	})
 }
 
 func (m *memory) own(vm string) bool {
@@ -110,6 +122,10 @@ func (m *memory) see(own bool, heads ...Head) {
 				s.Own = with(s.Own, vm, true)
 				changed = true
 			}
+			if own && s.Mine[vm] != h {
+				s.Mine = with(s.Mine, vm, h)
+				changed = true
+			}
 			if s.Newest[vm].Point < h.Point { // ids sort by time
 				s.Newest = with(s.Newest, vm, h)
 				changed = true
@@ -126,6 +142,11 @@ func (m *memory) forget(heads ...Head) {
 			if s.Newest[h.vmOf()] == h {
 				s.Newest = maps.Clone(s.Newest)
 				delete(s.Newest, h.vmOf())
+				changed = true
+			}
+			if s.Mine[h.vmOf()] == h {
+				s.Mine = maps.Clone(s.Mine)
+				delete(s.Mine, h.vmOf())
 				changed = true
 			}
 		}

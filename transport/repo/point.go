@@ -54,8 +54,8 @@ type Point struct {
 	Mark uint64 `json:"mark,omitempty"`
 }
 
-// Head is the newest point of another VM that a host knew when it made a point: the
-// object's name below points/, and its hash.
+// Head is the newest point of another VM that a host knew when it made a point, or the last
+// that it had made itself of this one or another: the object's name below points/, and its hash.
 type Head struct {
 	Point string `json:"point"`
 	Hash  Hash   `json:"hash"`
