@@ -1,6 +1,7 @@
 package libvirt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -16,13 +17,7 @@ import (
 // checkpointDaemon: libvirt's daemon dies.
 func checkpointDaemon(l *lifeline) {
 	// QEMU has taken the snapshot, and libvirt has died before it noted that.
-	at := func(step string) bool { return step == "create-made" }
-	if l.Dies(at, func() error {
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
-		return err
-	}) == "" {
-		l.t.Fatal("no such step")
-	}
+	l.DiesIn("create-made", func(ctx context.Context) error { return l.TryCreate(ctx, snapshot.NewCheckpoint{}) })
 	l.unaware()
 	l.Writes()
 	l.Recovers("an unaware daemon")
@@ -79,7 +74,7 @@ func checkpointDaemon(l *lifeline) {
 			died <- l.daemon.Restart(l.ctx)
 		}
 	}
-	err = l.host.MergeCheckpoints(l.ctx, "web")
+	err = l.TryMerge(l.ctx)
 	l.t.Logf("the daemon died as it moved the domain: %v", err)
 	if err := <-died; err != nil {
 		l.t.Fatal(err)
@@ -93,12 +88,7 @@ func checkpointDaemon(l *lifeline) {
 // not thrown away.
 func (l *lifeline) unheard() {
 	l.t.Helper()
-	if l.Dies(func(step string) bool { return step == "create-made" }, func() error {
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
-		return err
-	}) == "" {
-		l.t.Fatal("no such step")
-	}
+	l.DiesIn("create-made", func(ctx context.Context) error { return l.TryCreate(ctx, snapshot.NewCheckpoint{}) })
 	fresh := l.fresh()
 	l.unaware()
 	l.Writes()
@@ -249,13 +239,7 @@ func (l *lifeline) edited(id string) {
 func (l *lifeline) diesApplying(id, at string) {
 	l.t.Helper()
 	l.Writes()
-	step := l.Dies(func(step string) bool { return step == at }, func() error {
-		_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
-		return err
-	})
-	if step != at {
-		l.t.Fatalf("no step %q", at)
-	}
+	l.DiesIn(at, func(ctx context.Context) error { return l.TryApply(ctx, id, false) })
 }
 
 // savedMeanwhile: a merge that was cut off between two disks does not go on while libvirt keeps a
@@ -264,9 +248,7 @@ func (l *lifeline) savedMeanwhile() {
 	l.t.Helper()
 	l.Create(snapshot.NewCheckpoint{})
 	l.Writes()
-	if l.Dies(func(step string) bool { return step == "fold-disk" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
-		l.t.Fatal("no such step")
-	}
+	l.DiesIn("fold-disk", l.TryMerge)
 	l.virsh("managedsave", "web")
 	l.refusesMerge("virsh managedsave-remove web")
 	l.Boot()
@@ -279,12 +261,7 @@ func (l *lifeline) savedMeanwhile() {
 // end.
 func (l *lifeline) jobMeanwhile() {
 	l.t.Helper()
-	if l.Dies(func(step string) bool { return step == "create-made" }, func() error {
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
-		return err
-	}) == "" {
-		l.t.Fatal("no such step")
-	}
+	l.DiesIn("create-made", func(ctx context.Context) error { return l.TryCreate(ctx, snapshot.NewCheckpoint{}) })
 	l.backingUp(func() {
 		if _, err := l.host.RecoverCheckpoints(l.ctx, "web"); !errors.Is(err, snapshot.ErrBusy) {
 			l.t.Errorf("during a backup of the user's: %v", err)

@@ -106,7 +106,7 @@ func (l *lifeline) restarting(id string) {
 				}()
 			}
 		}
-		_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, cold)
+		err := l.TryApply(l.ctx, id, cold)
 		if err := errors.Join(err, <-died); err != nil {
 			l.t.Fatalf("the daemon died at %s: %v", at, err)
 		}

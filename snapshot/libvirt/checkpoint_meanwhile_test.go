@@ -26,7 +26,7 @@ func (l *lifeline) once(at string, do func()) {
 // refusesApply: nothing was done to the domain, which goes on being what it was.
 func (l *lifeline) refusesApply(what, id, next string) {
 	l.t.Helper()
-	_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
+	err := l.TryApply(l.ctx, id, false)
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrBusy) || next != "" && (!errors.As(err, &hinted) || !strings.Contains(hinted.Next, next)) {
 		l.t.Errorf("%s: %v", what, err)
@@ -151,7 +151,7 @@ func (l *lifeline) spoilt(id string) {
 	if err := os.Chtimes(frozen, later, later); err != nil {
 		l.t.Fatal(err)
 	}
-	_, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false)
+	err := l.TryApply(l.ctx, id, false)
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrCorrupt) || !strings.Contains(err.Error(), frozen) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "--cold") || l.pid() != pid {
 		l.t.Errorf("a memory upon an image that was written to: %v", err)
@@ -197,9 +197,7 @@ func (l *lifeline) differing() {
 	l.t.Helper()
 	l.Create(snapshot.NewCheckpoint{})
 	l.Writes()
-	if l.Dies(func(step string) bool { return step == "fold-pivoting" }, func() error { return l.host.MergeCheckpoints(l.ctx, "web") }) == "" {
-		l.t.Fatal("no such step")
-	}
+	l.DiesIn("fold-pivoting", l.TryMerge)
 	l.Off()
 	lower := l.dom.Disks[0]
 	off := int(l.Last()) // where the upper one has something of its own

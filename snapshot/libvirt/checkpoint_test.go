@@ -55,10 +55,12 @@ func (l *lifeline) forKit() *snapshottest.CheckpointFixture {
 		Layer:   l.layer,
 		Runs:    func() bool { return l.pid() != 0 },
 		Start:   l.start,
-		Poke:    func(b byte) error { _, err := l.person(fmt.Sprintf("o /b %#x %#x", scratch, b)); return err },
-		Peek:    l.peek,
-		Lock:    func() (func(), error) { return checkpoint.Lock(l.host.treePath(l.dom.ID.UUID)) },
-		Right:   l.atHome,
+		Monitor: func(command string) (said string, err error) {
+			err = l.monitor("human-monitor-command", map[string]string{"command-line": command}, &said)
+			return said, err
+		},
+		Lock:  func() (func(), error) { return checkpoint.Lock(l.host.treePath(l.dom.ID.UUID)) },
+		Right: l.atHome,
 	}
 }
 
@@ -77,24 +79,6 @@ func (l *lifeline) reopen() *Host {
 	})
 	l.t.Cleanup(func() { l.host.Close() })
 	return l.host
-}
-
-// scratch is a port that keeps what is written to it, and that nobody uses here: the page of a
-// channel of the DMA controller.
-const scratch = 0x83
-
-func (l *lifeline) peek() (b byte, err error) {
-	said, err := l.person(fmt.Sprintf("i /b %#x", scratch))
-	if err == nil {
-		_, err = fmt.Sscanf(said[strings.IndexByte(said, '=')+1:], " %v", &b)
-	}
-	return b, err
-}
-
-// person has a command carried out that is meant for a person.
-func (l *lifeline) person(command string) (said string, err error) {
-	err = l.monitor("human-monitor-command", map[string]string{"command-line": command}, &said)
-	return said, err
 }
 
 // layer is the image of a checkpoint.
@@ -234,7 +218,7 @@ func (l *lifeline) renamed(memory, disks string) {
 func checkpointRefused(l *lifeline) {
 	refused := func(what string, want error, next string) {
 		l.t.Helper()
-		_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+		err := l.TryCreate(l.ctx, snapshot.NewCheckpoint{})
 		var hinted *snapshot.Hinted
 		if !errors.Is(err, want) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, next) {
 			l.t.Errorf("%s: %v", what, err)
@@ -242,7 +226,7 @@ func checkpointRefused(l *lifeline) {
 		l.Right()
 	}
 	l.host.opt.CheckpointStop = time.Nanosecond
-	if _, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{Memory: true}); err != nil && !errors.Is(err, errTooLong) {
+	if err := l.TryCreate(l.ctx, snapshot.NewCheckpoint{Memory: true}); err != nil && !errors.Is(err, errTooLong) {
 		l.t.Errorf("a memory that takes too long: %v", err)
 	}
 	l.host.opt.CheckpointStop = 0
@@ -268,7 +252,7 @@ func checkpointRefused(l *lifeline) {
 		at = xml
 		return strings.Replace(xml, own, "", 1)
 	})
-	_, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+	err := l.TryCreate(l.ctx, snapshot.NewCheckpoint{})
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrDiverged) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "gives its checkpoints up") {
 		l.t.Errorf("another definition: %v", err)

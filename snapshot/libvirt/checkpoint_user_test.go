@@ -17,7 +17,7 @@ func (l *lifeline) layered() {
 	upper := filepath.Join(l.dom.Dir, "mine.qcow2")
 	l.virsh("snapshot-create-as", "web", "mine", "--disk-only", "--no-metadata", "--diskspec", "vda,file="+upper, "--diskspec", "sda,snapshot=no")
 	l.Writes()
-	err := l.host.MergeCheckpoints(l.ctx, "web")
+	err := l.TryMerge(l.ctx)
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, "virsh blockcommit web vda") {
 		l.t.Errorf("a layer of the user's: %v", err)
@@ -102,7 +102,7 @@ func (l *lifeline) saved() {
 // refusesMerge: the domain is not lull's to change now. The hint says what to do.
 func (l *lifeline) refusesMerge(next string) {
 	l.t.Helper()
-	err := l.host.MergeCheckpoints(l.ctx, "web")
+	err := l.TryMerge(l.ctx)
 	var hinted *snapshot.Hinted
 	if !errors.Is(err, snapshot.ErrBusy) || !errors.As(err, &hinted) || !strings.Contains(hinted.Next, next) {
 		l.t.Errorf("merge: %v", err)

@@ -43,8 +43,10 @@ func newCounterAt(t *testing.T, s shape) *counter {
 // number is what the guest has counted to.
 func (c *counter) number() (n int64) {
 	c.t.Helper()
-	var said string
-	c.ask("human-monitor-command", args{"command-line": guesttest.Counter}, &said)
+	said, err := c.monitor(guesttest.Counter)
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	if _, err := fmt.Sscanf(said[strings.IndexByte(said, ':')+1:], " %v", &n); err != nil {
 		c.t.Fatalf("the guest's count: %v: %q", err, said)
 	}
@@ -104,53 +106,18 @@ func (l *lifeline) named(when string) {
 	}
 }
 
-// cutShort is an operation whose context ends at its nth step. Empty: it came to its end before.
-func (c *counter) cutShort(n int, op func(context.Context) error) (step string) {
-	c.t.Helper()
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
-	at := 0
-	c.host.opt.Observe = func(_, name string) {
-		if at++; at == n {
-			step = name
-			cancel()
-		}
-	}
-	defer func() { c.host.opt.Observe = nil }()
-	if err := op(ctx); err != nil && step == "" {
-		c.t.Fatalf("operation: %v", err)
-	}
-	return step
-}
-
 // An operation that is interrupted at any of its steps leaves a guest that runs, from the
 // images that its paths name, with memory and disks that belong together; before anybody
 // repairs anything.
 func TestCheckpointCutShort(t *testing.T) {
 	t.Parallel()
-	for name, ready := range map[string]func(*counter) func(context.Context) error{
-		"create": func(c *counter) func(context.Context) error {
-			return func(ctx context.Context) error {
-				_, err := c.host.CreateCheckpoint(ctx, "web", snapshot.NewCheckpoint{Memory: true})
-				return err
-			}
+	for name, op := range map[string]func(*counter, context.Context) error{
+		"create": func(c *counter, ctx context.Context) error {
+			return c.TryCreate(ctx, snapshot.NewCheckpoint{Memory: true})
 		},
-		"create without memory": func(c *counter) func(context.Context) error {
-			return func(ctx context.Context) error {
-				_, err := c.host.CreateCheckpoint(ctx, "web", snapshot.NewCheckpoint{})
-				return err
-			}
-		},
-		"apply": func(c *counter) func(context.Context) error {
-			id := c.Create(snapshot.NewCheckpoint{Memory: true})
-			return func(ctx context.Context) error {
-				_, err := c.host.ApplyCheckpoint(ctx, "web", id, false)
-				return err
-			}
-		},
-		"merge": func(c *counter) func(context.Context) error {
-			return func(ctx context.Context) error { return c.host.MergeCheckpoints(ctx, "web") }
-		},
+		"create without memory": func(c *counter, ctx context.Context) error { return c.TryCreate(ctx, snapshot.NewCheckpoint{}) },
+		"apply":                 func(c *counter, ctx context.Context) error { return c.TryApply(ctx, "first", false) },
+		"merge":                 func(c *counter, ctx context.Context) error { return c.TryMerge(ctx) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,12 +126,14 @@ func TestCheckpointCutShort(t *testing.T) {
 				s = shape{format: snapshot.FormatQcow2, bus: "iothread", disks: 2}
 			}
 			c := newCounterAt(t, s)
-			op := ready(c)
+			if name == "apply" {
+				c.Create(snapshot.NewCheckpoint{Name: "first", Memory: true})
+			}
 			for n := 1; !t.Failed(); n++ {
 				for name == "merge" && len(c.Tree().List) < 2 {
 					c.Create(snapshot.NewCheckpoint{})
 				}
-				step := c.cutShort(n, op)
+				step := c.Interrupted(n, func(ctx context.Context) error { return op(c, ctx) })
 				c.sound("after " + step)
 				if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
 					t.Fatalf("recovery after %s: %v", step, err)
@@ -289,8 +258,7 @@ func (c *counter) do(id string, n snapshot.NewCheckpoint) error {
 	if id != "" {
 		return c.host.DeleteCheckpoints(c.ctx, "web", id, false)
 	}
-	_, err := c.host.CreateCheckpoint(c.ctx, "web", n)
-	return err
+	return c.TryCreate(c.ctx, n)
 }
 
 // Memory that cannot be loaded is found out before the VM is stopped, where that can be;
@@ -313,7 +281,7 @@ func TestCheckpointMemoryBroken(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := c.number()
-	if _, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false); !errors.Is(err, snapshot.ErrCorrupt) {
+	if err := c.TryApply(c.ctx, id, false); !errors.Is(err, snapshot.ErrCorrupt) {
 		t.Errorf("half a memory: %v", err)
 	}
 	c.sound("with half a memory")
@@ -329,7 +297,7 @@ func TestCheckpointMemoryBroken(t *testing.T) {
 	if err := os.WriteFile(memory, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false); !errors.Is(err, errLoad) {
+	if err := c.TryApply(c.ctx, id, false); !errors.Is(err, errLoad) {
 		t.Errorf("a broken memory: %v", err)
 	}
 	c.sound("with a broken memory")
@@ -356,21 +324,21 @@ func TestCheckpointStop(t *testing.T) {
 	c := newCounter(t)
 	id := c.Create(snapshot.NewCheckpoint{Memory: true})
 	c.host.opt.CheckpointStop = time.Millisecond
-	if _, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{Memory: true}); !errors.Is(err, errTooLong) {
+	if err := c.TryCreate(c.ctx, snapshot.NewCheckpoint{Memory: true}); !errors.Is(err, errTooLong) {
 		t.Errorf("create: %v", err)
 	}
 	c.sound("after a create that took too long")
-	if _, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false); !errors.Is(err, errTooLong) {
+	if err := c.TryApply(c.ctx, id, false); !errors.Is(err, errTooLong) {
 		t.Errorf("apply: %v", err)
 	}
 	c.sound("after an apply that took too long")
 	c.host.opt.CheckpointStop = time.Minute
 	nobody := errors.New("nobody")
 	c.host.opt.Guard = func(context.Context, string) (func(context.Context, bool) error, error) { return nil, nobody }
-	if _, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{}); !errors.Is(err, nobody) {
+	if err := c.TryCreate(c.ctx, snapshot.NewCheckpoint{}); !errors.Is(err, nobody) {
 		t.Errorf("create: %v", err)
 	}
-	if _, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false); !errors.Is(err, nobody) {
+	if err := c.TryApply(c.ctx, id, false); !errors.Is(err, nobody) {
 		t.Errorf("apply: %v", err)
 	}
 	c.Tidy("after all")

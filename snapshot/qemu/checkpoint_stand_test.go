@@ -50,7 +50,7 @@ func TestCheckpointNotClosed(t *testing.T) {
 			cancel()
 		}
 	}
-	if _, err := c.host.CreateCheckpoint(ctx, "web", snapshot.NewCheckpoint{}); !errors.Is(err, snapshot.ErrBusy) {
+	if err := c.TryCreate(ctx, snapshot.NewCheckpoint{}); !errors.Is(err, snapshot.ErrBusy) {
 		t.Errorf("create: %v", err)
 	}
 	c.host.opt.Observe = nil
@@ -94,15 +94,6 @@ func (c *counter) away() (back func()) {
 	return func() { move("/away", "/qmp") }
 }
 
-// diesIn carries out an operation in a process that dies at a step of that name.
-func (c *counter) diesIn(step string, op func() error) (when string) {
-	c.t.Helper()
-	if got := c.Dies(func(s string) bool { return s == step }, op); got != step {
-		c.t.Fatalf("it came to its end, and not to %s", step)
-	}
-	return "after death at " + step
-}
-
 // A monitor that is out of reach for a moment is not that of a VM that is off: nothing is
 // forgotten that the VM waits for.
 func TestCheckpointUnreachable(t *testing.T) {
@@ -127,19 +118,12 @@ func TestCheckpointUnreachable(t *testing.T) {
 		c.sound(when)
 		c.Tidy(when)
 	}
-	create := func() error {
-		_, err := c.host.CreateCheckpoint(c.ctx, "web", snapshot.NewCheckpoint{})
-		return err
-	}
-	when := c.diesIn("create-stopped", create)
-	again(when, c.away())
+	c.DiesIn("create-stopped", func(ctx context.Context) error { return c.TryCreate(ctx, snapshot.NewCheckpoint{}) })
+	again("after death in create", c.away())
 	a := c.Create(snapshot.NewCheckpoint{})
 	b := c.Create(snapshot.NewCheckpoint{})
-	when = c.diesIn("apply-resuming", func() error {
-		_, err := c.host.ApplyCheckpoint(c.ctx, "web", a, true)
-		return err
-	})
-	again(when, c.away())
+	c.DiesIn("apply-resuming", func(ctx context.Context) error { return c.TryApply(ctx, a, true) })
+	again("after death in apply", c.away())
 
 	back := c.away()
 	if err := c.host.DeleteCheckpoints(c.ctx, "web", b, false); !errors.Is(err, snapshot.ErrUnreachable) {
@@ -155,8 +139,8 @@ func TestCheckpointUnreachable(t *testing.T) {
 	c.Tidy("without the second")
 
 	b = c.Create(snapshot.NewCheckpoint{})
-	when = c.diesIn("fold-paused", func() error { return c.host.DeleteCheckpoints(c.ctx, "web", b, false) })
-	again(when, c.away())
+	c.DiesIn("fold-paused", func(ctx context.Context) error { return c.host.DeleteCheckpoints(ctx, "web", b, false) })
+	again("after death in delete", c.away())
 	told := c.standsBy()
 	c.host.opt.Observe = func(_, step string) {
 		if step == "fold-paused" {
@@ -186,13 +170,10 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 	t.Parallel()
 	c := newCounter(t)
 	id := c.Create(snapshot.NewCheckpoint{Memory: true})
-	apply := func() error {
-		_, err := c.host.ApplyCheckpoint(c.ctx, "web", id, false)
-		return err
-	}
+	apply := func(ctx context.Context) error { return c.TryApply(ctx, id, false) }
 	over, cancel := context.WithCancel(c.ctx)
 	cancel()
-	c.diesIn("apply-loading", apply)
+	c.DiesIn("apply-loading", apply)
 	if err := c.host.onTree(c.ctx, "web", func(at *checkpointing) error {
 		return at.line.use(c.ctx, func(m *monitor) error { return at.exchange(over, m, *at.tree.Find(id)) })
 	}); err != nil {
@@ -203,7 +184,7 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 
 	stuck := func() (released chan error) {
 		t.Helper()
-		c.diesIn("apply-loaded", apply)
+		c.DiesIn("apply-loaded", apply)
 		var said lines
 		c.host.opt.Log = slog.New(slog.NewTextHandler(&said, nil))
 		c.host.lines["web"].opt.Handshake = 100 * time.Millisecond // that who stands by has time for several

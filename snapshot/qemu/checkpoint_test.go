@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,23 +77,10 @@ func (l *lifeline) forKit() *snapshottest.CheckpointFixture {
 				l.ask("cont", nil, nil)
 			}
 		},
-		Poke:  func(b byte) error { _, err := l.monitor(fmt.Sprintf("o /b %#x %#x", scratch, b)); return err },
-		Peek:  l.peek,
-		Lock:  func() (func(), error) { return checkpoint.Lock(l.host.treePath("web")) },
-		Right: l.atHome,
+		Monitor: l.monitor,
+		Lock:    func() (func(), error) { return checkpoint.Lock(l.host.treePath("web")) },
+		Right:   l.atHome,
 	}
-}
-
-// scratch is a port that keeps what is written to it, and that nobody uses here: the page of a
-// channel of the DMA controller.
-const scratch = 0x83
-
-func (l *lifeline) peek() (b byte, err error) {
-	said, err := l.monitor(fmt.Sprintf("i /b %#x", scratch))
-	if err == nil {
-		_, err = fmt.Sscanf(said[strings.IndexByte(said, '=')+1:], " %v", &b)
-	}
-	return b, err
 }
 
 // monitor has a person's command carried out.
@@ -215,7 +201,7 @@ func TestCheckpointRefused(t *testing.T) {
 	shell(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
 	l.ask("blockdev-add", args{"driver": "qcow2", "node-name": "nameless", "file": args{"driver": "file", "filename": path}}, nil)
 	l.ask("device_add", args{"driver": "scsi-hd", "bus": "scsi0.0", "drive": "nameless"}, nil)
-	_, err = l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{})
+	err = l.TryCreate(l.ctx, snapshot.NewCheckpoint{})
 	if !errors.Is(err, snapshot.ErrUnsupported) || !strings.Contains(err.Error(), "no id") {
 		t.Errorf("a device without an id: %v", err)
 	}
@@ -260,7 +246,7 @@ func (l *lifeline) startedFrom(image string) {
 	l.kill()
 	l.start([]string{image})
 	for what, err := range map[string]error{
-		"create": func() error { _, err := l.host.CreateCheckpoint(l.ctx, "web", snapshot.NewCheckpoint{}); return err }(),
+		"create": l.TryCreate(l.ctx, snapshot.NewCheckpoint{}),
 		"backup": func() error { _, err := l.host.Plan(l.ctx, "web", "run"); return err }(),
 		"delete": l.host.MergeCheckpoints(l.ctx, "web"),
 	} {

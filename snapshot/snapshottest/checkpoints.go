@@ -43,8 +43,7 @@ func (l *Lifeline) names() {
 		{Name: strings.Repeat("n", 65)}: snapshot.ErrUnsupported,
 		{MaxDepth: 2}:                   snapshot.ErrUnsupported,
 	} {
-		_, err := l.host().CreateCheckpoint(l.ctx, l.VM, n)
-		wantErr(l.t, "CreateCheckpoint", err, want)
+		wantErr(l.t, "CreateCheckpoint", l.TryCreate(l.ctx, n), want)
 	}
 	l.locked()
 	l.missing(ids[0])
@@ -55,7 +54,6 @@ func (l *Lifeline) names() {
 	l.Delete(ids[1][:7], false)
 	l.Delete("one", false)
 	l.Create(snapshot.NewCheckpoint{Name: "one", MaxDepth: 1})
-	l.Right()
 	l.Merge()
 	l.Right()
 }
@@ -78,12 +76,10 @@ func (l *Lifeline) locked() {
 	defer unlock()
 	ctx, cancel := context.WithTimeout(l.ctx, 50*time.Millisecond) // a host may wait
 	defer cancel()
-	_, err = l.host().CreateCheckpoint(ctx, l.VM, snapshot.NewCheckpoint{})
-	wantErr(l.t, "CreateCheckpoint", err, snapshot.ErrBusy)
-	_, err = l.host().ApplyCheckpoint(ctx, l.VM, "one", true)
-	wantErr(l.t, "ApplyCheckpoint", err, snapshot.ErrBusy)
+	wantErr(l.t, "CreateCheckpoint", l.TryCreate(ctx, snapshot.NewCheckpoint{}), snapshot.ErrBusy)
+	wantErr(l.t, "ApplyCheckpoint", l.TryApply(ctx, "one", true), snapshot.ErrBusy)
 	wantErr(l.t, "DeleteCheckpoints", l.host().DeleteCheckpoints(ctx, l.VM, "one", true), snapshot.ErrBusy)
-	wantErr(l.t, "MergeCheckpoints", l.host().MergeCheckpoints(ctx, l.VM), snapshot.ErrBusy)
+	wantErr(l.t, "MergeCheckpoints", l.TryMerge(ctx), snapshot.ErrBusy)
 	l.Tree()
 }
 
@@ -107,17 +103,12 @@ func (l *Lifeline) missing(id string) {
 // pending: what is cut off is told of, and whatever comes next brings it to an end.
 func (l *Lifeline) pending() {
 	l.t.Helper()
-	if l.Dies(func(string) bool { return true }, func() error {
-		_, err := l.host().CreateCheckpoint(l.ctx, l.VM, snapshot.NewCheckpoint{})
-		return err
-	}) == "" {
-		l.t.Fatal("CreateCheckpoint has no steps")
-	}
+	l.Dies(func(string) bool { return true }, operations()[0].on(l, ""))
 	if l.Tree().Pending == "" {
 		l.t.Error("nothing is pending")
 	}
 	l.unknown(l.VM, "none", snapshot.ErrNoCheckpoint)
-	l.Right()
+	l.now()
 }
 
 // deletes: what is deleted leaves what the VM and the others hold, wherever the VM is.

@@ -47,16 +47,17 @@ func operations() []operation {
 func (op operation) creates() bool { return strings.HasPrefix(op.name, "create") }
 func (op operation) applies() bool { return strings.HasPrefix(op.name, "apply") }
 
-func (op operation) do(ctx context.Context, l *Lifeline, id string) (err error) {
-	switch {
-	case op.creates():
-		_, err = l.host().CreateCheckpoint(ctx, l.VM, snapshot.NewCheckpoint{Memory: op.memory})
-	case op.applies():
-		_, err = l.host().ApplyCheckpoint(ctx, l.VM, id, !op.memory)
-	default:
-		err = l.host().DeleteCheckpoints(ctx, l.VM, id, false)
+// on is the operation for a VM, and one of its checkpoints.
+func (op operation) on(l *Lifeline, id string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		switch {
+		case op.creates():
+			return l.TryCreate(ctx, snapshot.NewCheckpoint{Memory: op.memory})
+		case op.applies():
+			return l.TryApply(ctx, id, !op.memory)
+		}
+		return l.host().DeleteCheckpoints(ctx, l.VM, id, false)
 	}
-	return err
 }
 
 // everywhere carries an operation out again and again, cut off at another step each time; in
@@ -72,7 +73,7 @@ func (l *Lifeline) everywhere(op operation, steps []string) {
 				return nth <= len(steps) && step == steps[nth-1]
 			}
 			return at == nth
-		}, func() error { return op.do(l.ctx, l, id) })
+		}, op.on(l, id))
 		if steps != nil && nth <= len(steps) && step != steps[nth-1] {
 			l.t.Fatalf("no step %q", steps[nth-1])
 		}
@@ -97,7 +98,7 @@ func (l *Lifeline) everywhere(op operation, steps []string) {
 // ready makes what an operation needs, and tells which checkpoint it is about.
 func (l *Lifeline) ready(op operation) (id string, before outline) {
 	l.t.Helper()
-	const many = 4
+	const many = 3 // all of them are read each time
 	before = l.outline()
 	if len(before.List) > max(op.depth, many) || op.depth == 1 && len(before.List) > 1 {
 		l.Merge()
@@ -142,18 +143,73 @@ func (l *Lifeline) shows(id string) bool {
 	return bytes.Equal(l.Content(l.t, disk), l.Kept[id][disk])
 }
 
-// interrupted carries out an operation whose context ends at a step of its own.
-func (l *Lifeline) interrupted(op operation, id string, nth int) {
+// TryCreate makes a checkpoint, or does not: nothing is noted.
+func (l *Lifeline) TryCreate(ctx context.Context, n snapshot.NewCheckpoint) error {
+	_, err := l.host().CreateCheckpoint(ctx, l.VM, n)
+	return err
+}
+
+// TryApply goes back to a checkpoint, or does not: nothing is noted.
+func (l *Lifeline) TryApply(ctx context.Context, id string, cold bool) error {
+	_, err := l.host().ApplyCheckpoint(ctx, l.VM, id, cold)
+	return err
+}
+
+// TryMerge removes all checkpoints, or does not: nothing is noted.
+func (l *Lifeline) TryMerge(ctx context.Context) error { return l.host().MergeCheckpoints(ctx, l.VM) }
+
+// Dies carries out an operation in a process that dies at the first of some steps, and then
+// starts another one. It returns the name of the step; empty: the operation came to its end.
+func (l *Lifeline) Dies(here func(step string) bool, op func(context.Context) error) (step string) {
+	l.t.Helper()
+	l.f.Observe(func(name string) {
+		if here(name) {
+			panic(died{name})
+		}
+	})
+	defer func() {
+		l.f.Observe(nil)
+		if p := recover(); p != nil {
+			d, ok := p.(died)
+			if !ok {
+				panic(p)
+			}
+			step = d.step
+			l.Restart()
+		}
+	}()
+	if err := op(l.ctx); err != nil {
+		l.t.Fatalf("operation: %v", err)
+	}
+	return ""
+}
+
+// died is what a process ends with at a step of an operation.
+type died struct{ step string }
+
+// DiesIn is Dies for steps of that name, to which the operation comes.
+func (l *Lifeline) DiesIn(step string, op func(context.Context) error) {
+	l.t.Helper()
+	if l.Dies(func(s string) bool { return s == step }, op) == "" {
+		l.t.Fatalf("it came to its end, and not to %s", step)
+	}
+}
+
+// Interrupted carries out an operation whose context ends at its nth step. It returns the name
+// of that; empty: the operation came to its end before.
+func (l *Lifeline) Interrupted(nth int, op func(context.Context) error) (step string) {
 	l.t.Helper()
 	ctx, cancel := context.WithCancel(l.ctx)
 	defer cancel()
-	l.f.Observe(func(string) {
+	l.f.Observe(func(name string) {
 		if nth--; nth == 0 {
+			step = name
 			cancel()
 		}
 	})
 	defer l.f.Observe(nil)
-	if err := op.do(ctx, l, id); err != nil && ctx.Err() == nil {
-		l.t.Fatalf("%s: %v", op.name, err)
+	if err := op(ctx); err != nil && step == "" {
+		l.t.Fatalf("operation: %v", err)
 	}
+	return step
 }

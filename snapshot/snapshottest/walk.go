@@ -8,7 +8,7 @@ import (
 )
 
 // strolls is how long a walk is.
-const strolls = 15
+const strolls = 12
 
 // walk does what comes to its mind, the same each time, and holds all of it against the
 // model after each step.
@@ -103,12 +103,11 @@ func (l *Lifeline) mishap(r *rand.Rand) (what string) {
 	id, before := l.ready(op)
 	nth := 1 + r.IntN(12)
 	if r.IntN(2) == 0 {
-		what = fmt.Sprintf("interrupted %s of %q at step %d", op.name, id, nth)
-		l.interrupted(op, id, nth)
+		what = fmt.Sprintf("interrupted %s of %q at %q", op.name, id, l.Interrupted(nth, op.on(l, id)))
 	} else {
 		n := 0
-		step := l.Dies(func(string) bool { n++; return n == nth }, func() error { return op.do(l.ctx, l, id) })
-		what = fmt.Sprintf("died of %s of %q at step %d, %q", op.name, id, nth, step)
+		step := l.Dies(func(string) bool { n++; return n == nth }, op.on(l, id))
+		what = fmt.Sprintf("died of %s of %q at %q", op.name, id, step)
 	}
 	l.Recovers(what)
 	l.came(op, id, before)
