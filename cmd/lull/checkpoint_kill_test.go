@@ -41,7 +41,7 @@ func newCounterVM(t *testing.T) *counterVM {
 	c.write("lull.yaml", fmt.Sprintf(`
 agent: {state_dir: %[1]s/state}
 repositories: {main: {dir: %[1]s/repo}}
-hosts: {lab: {qemu: {vms: [{name: web, qmp: %[2]s/qmp}]}}}
+hosts: {lab: {qemu: {vms: [{name: web, qmp: %[2]s/qmp, wipe_deltas: true}]}}}
 `, c.dir, c.sockets))
 	for i := range 2 {
 		raw, disk := c.path("raw"), c.path(fmt.Sprintf("disk%d.qcow2", i))

@@ -176,7 +176,7 @@ func TestCheckpointConformance(t *testing.T) {
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
-			v := mountedVM(t, s, func(v *testVM) { v.ejected = true })
+			v := mountedVM(t, s, func(v *testVM) { v.ejected, v.wipe = true, s.drive })
 			snapshottest.RunCheckpointer(t, func(t *testing.T) *snapshottest.Lifeline { return lifelineOf(t, v, true).Lifeline })
 		})
 	}

@@ -169,22 +169,14 @@ func TestCheckpointWipedLater(t *testing.T) {
 	l.Apply(a, true)
 	wantKnown(t, v, "gone back", map[byte]bool{0xb1: true, 0xb2: false})
 
-	for disk := range l.Want {
-		f, err := os.Open(beside(l.own(disk), b, layerEnding))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		l.Delete(b, false)
-		l.Right()
-		wantKnown(t, v, "while it is read", map[byte]bool{0xb1: true})
-		if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); found || err != nil {
-			t.Errorf("while it is read: %v, %v", found, err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
+	read := l.reads(beside(l.disks[0], b, layerEnding))
+	l.Delete(b, false)
+	l.Right()
+	wantKnown(t, v, "while it is read", map[byte]bool{0xb1: true})
+	if found, err := l.host.RecoverCheckpoints(l.ctx, "web"); found || err != nil {
+		t.Errorf("while it is read: %v, %v", found, err)
 	}
+	read()
 	ctx, cancel := context.WithCancel(l.ctx)
 	l.host.opt.Observe = func(_, step string) {
 		if step == "sweep" {
@@ -214,6 +206,30 @@ func TestCheckpointWipedLater(t *testing.T) {
 	}
 	l.Recovers("it is there again")
 	l.Right()
+
+	read = l.reads(l.disks[0])
+	l.Apply(a, true) // another image takes its place
+	l.Right()
+	wantKnown(t, v, "replaced while it is read", map[byte]bool{0xb3: true})
+	read()
+	l.Recovers("it is read no more")
+	l.Right()
+	wantKnown(t, v, "read no more", map[byte]bool{0xb3: false})
+}
+
+// reads has a file open until it is told to close it.
+func (l *lifeline) reads(path string) (end func()) {
+	l.t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { _ = f.Close() })
+	return func() {
+		if err := f.Close(); err != nil {
+			l.t.Fatal(err)
+		}
+	}
 }
 
 // junkIs puts a file on record that nothing needs any more.
