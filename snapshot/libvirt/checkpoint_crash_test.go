@@ -183,6 +183,7 @@ func checkpointMeanwhile(l *lifeline) {
 	l.Merge()
 	l.savedMeanwhile()
 	l.jobMeanwhile()
+	l.snapshotMeanwhile()
 	l.differing()
 }
 

@@ -1,6 +1,7 @@
 package libvirt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -45,6 +46,17 @@ func (l *lifeline) userActs() {
 	}
 	l.Right()
 
+	text, err := l.conn.XML(l.ctx, l.dom.ID, rpc.XMLInactive|rpc.XMLSecure)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.virsh("undefine", "web") // it would be gone when it ends
+	if _, err := l.host.ApplyCheckpoint(l.ctx, "web", id, false); !errors.Is(err, snapshot.ErrUnsupported) || l.pid() != pid {
+		l.t.Errorf("a domain without a definition: %v", err)
+	}
+	l.edit(func(string) string { return text })
+	l.Right()
+
 	file := filepath.Join(l.dom.Dir, "mine.save")
 	l.once("apply-switching", func() { l.virsh("save", "web", file) })
 	l.refusesApply("saved by its user", id, "virsh restore FILE")
@@ -87,6 +99,34 @@ func (l *lifeline) backingUp(do func()) {
 	if err := os.Remove(text); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+// snapshotMeanwhile: a snapshot that its user makes of the domain is not ended with a checkpoint that
+// has no memory.
+func (l *lifeline) snapshotMeanwhile() {
+	l.t.Helper()
+	if l.Dies(func(step string) bool { return step == "create-made" }, func(ctx context.Context) error {
+		_, err := l.host.CreateCheckpoint(ctx, "web", snapshot.NewCheckpoint{})
+		return err
+	}) == "" {
+		l.t.Fatal("no such step")
+	}
+	mine := filepath.Join(l.dom.Dir, "mine.memory")
+	made := make(chan error, 1)
+	go func() {
+		_, err := l.conn.SnapshotCreate(l.ctx, l.dom.ID, "<domainsnapshot><memory snapshot='external' file='"+mine+"'/><disks>"+
+			"<disk name='vda' snapshot='no'/><disk name='sda' snapshot='no'/></disks></domainsnapshot>", rpc.SnapshotNoMetadata)
+		made <- err
+	}()
+	eventually(l.t, "the memory of the user's", func() error {
+		_, err := os.Stat(mine)
+		return err
+	})
+	l.Recovers("create-made, and a snapshot of the user's")
+	if err := errors.Join(<-made, os.Remove(mine)); err != nil {
+		l.t.Errorf("the snapshot: %v", err)
+	}
+	l.Right()
 }
 
 // copied: a merge does not end what libvirt copies of a disk for its user.
