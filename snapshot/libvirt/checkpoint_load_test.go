@@ -31,6 +31,9 @@ func (l *lifeline) loading(id string) {
 		}
 		l.Recovers("apply-loading")
 		l.at = nil
+		if !waits {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // so that this ends
+		}
 		if err := <-loaded; !waits || (err == nil) != (then == syscall.SIGCONT) {
 			l.t.Errorf("waited %v for a memory in a QEMU that gets %v: %v", waits, then, err)
 		}
