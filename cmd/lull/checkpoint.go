@@ -77,7 +77,8 @@ func (in *invocation) checkpointApplyCommand() *cobra.Command {
 		Short: "Take a VM back to a checkpoint, which stays as it is",
 		Long: "Take a VM back to a checkpoint, by its name or its ID, as often as wanted. What the VM has\n" +
 			"done since its newest checkpoint is lost with --discard; with --keep it is made a\n" +
-			"checkpoint before. A VM that runs goes on in the same process.",
+			"checkpoint before. A VM that runs goes on in the same process of QEMU; libvirt starts its\n" +
+			"domain anew, and displays and consoles are to be opened again.",
 		Example: "  lull checkpoint apply web before-upgrade --keep",
 		Args:    argCount(2, 2, "the VM or the checkpoint"),
 		RunE: in.run(func(cmd *cobra.Command, args []string) error {
