@@ -167,7 +167,7 @@ func (c *checkpointing) clear(ctx context.Context, s sight) error {
 		return err
 	case len(snapshots) > 0:
 		return snapshot.WithHint(fmt.Errorf("the domain has snapshots of libvirt's (%s), which would name images that are not its own any more: %w", some(snapshots), snapshot.ErrBusy),
-			"remove them first (virsh snapshot-delete "+name+" NAME), or go on with virsh alone")
+			"remove them first (virsh snapshot-delete "+name+" NAME; with --metadata one whose images you have merged yourself), or go on with virsh alone")
 	case len(checkpoints) > 0:
 		return snapshot.WithHint(fmt.Errorf("the domain has checkpoints of libvirt's (%s), whose records of changes lie in its images: %w", some(checkpoints), snapshot.ErrBusy),
 			"remove them first (virsh checkpoint-delete "+name+" NAME), or go on with virsh alone")
