@@ -135,9 +135,7 @@ func TestCheckpointCutShort(t *testing.T) {
 				}
 				step := c.Interrupted(n, func(ctx context.Context) error { return op(c, ctx) })
 				c.sound("after " + step)
-				if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
-					t.Fatalf("recovery after %s: %v", step, err)
-				}
+				c.Recovers(step)
 				c.Tidy("recovered after " + step)
 				c.named("recovered after " + step)
 				if step == "" {
@@ -227,9 +225,7 @@ func TestCheckpointNotPlaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.sound("let go")
-			if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
-				t.Fatal(err)
-			}
+			c.Recovers(test.at)
 			c.sound("recovered")
 			c.Tidy("recovered")
 			if n := len(c.Tree().List); n > 0 {

@@ -61,9 +61,7 @@ func TestCheckpointNotClosed(t *testing.T) {
 	c.pending("with an image that is not closed")
 	c.ask("blockdev-del", args{"node-name": "user"}, nil)
 	c.ask("stop", nil, nil)
-	if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
-		t.Fatal(err)
-	}
+	c.Recovers("create-stopped")
 	if s := c.state(); s != "paused" {
 		t.Errorf("stopped by its user, the VM is %s", s)
 	}
@@ -112,9 +110,7 @@ func TestCheckpointUnreachable(t *testing.T) {
 		if s := c.state(); s != "running" {
 			t.Fatalf("%s: let go the VM is %s", when, s)
 		}
-		if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
-			t.Fatalf("%s: recovery: %v", when, err)
-		}
+		c.Recovers(when)
 		c.sound(when)
 		c.Tidy(when)
 	}
@@ -204,9 +200,7 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 		t.Errorf("release: %v", err)
 	}
 	c.sound("let go")
-	if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
-		t.Fatal(err)
-	}
+	c.Recovers("apply-loaded")
 	c.Tidy("let go")
 
 	released = stuck()
@@ -214,9 +208,7 @@ func TestCheckpointLoadsForLong(t *testing.T) {
 	if err := <-released; err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("release of a VM that has ended: %v", err)
 	}
-	if _, err := c.host.RecoverCheckpoints(c.ctx, "web"); err != nil {
-		t.Fatal(err)
-	}
+	c.Recovers("apply-loaded")
 	c.start(c.disks)
 	c.ask("cont", nil, nil)
 	c.sound("started anew")
