@@ -100,7 +100,7 @@ func TestMergeTells(t *testing.T) {
 		w := newWorld(t)
 		job := w.job()
 		tell := []snapshot.Merging{{Done: 1, Total: 9}, {Done: 4, Total: 9, Slowed: "slower now"}, {Done: 9, Total: 9}}
-		job.Host = &slowly{looking{Host: job.Host, tell: tell}}
+		job.Host = &slowly{looking: looking{Host: job.Host, tell: tell}, pause: time.Second}
 		res, err := w.runner.Backup(t.Context(), job)
 		must(t, err)
 		var done []int64
@@ -116,13 +116,51 @@ func TestMergeTells(t *testing.T) {
 }
 
 // slowly takes its time between two things that it tells.
-type slowly struct{ looking }
+type slowly struct {
+	looking
+	pause time.Duration
+}
 
 func (s *slowly) MergeTelling(ctx context.Context, p snapshot.Plan, tell func(snapshot.Merging)) error {
-	return s.looking.MergeTelling(ctx, p, func(m snapshot.Merging) {
-		time.Sleep(time.Second) // of the bubble
-		tell(m)
-	})
+	for _, m := range s.tell {
+		select {
+		case <-time.After(s.pause): // of the bubble
+			tell(m)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.Merge(ctx, p)
+}
+
+// A merge takes as long as it gets somewhere, and is given up when it does not.
+func TestMergePatience(t *testing.T) {
+	const total = 1 << 40
+	for _, c := range []struct {
+		name  string
+		grows int64 // by what the guest writes meanwhile, each time
+		ends  bool
+	}{{"it gets somewhere", 0, true}, {"the guest writes as fast", total / 20, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				var tell []snapshot.Merging
+				for i := range int64(21) {
+					tell = append(tell, snapshot.Merging{Done: i * total / 20, Total: total + i*c.grows})
+				}
+				job := w.job()
+				job.Host = &slowly{looking: looking{Host: job.Host, tell: tell}, pause: 15 * time.Minute} // of the bubble
+				begun := time.Now()
+				res, err := w.runner.Backup(t.Context(), job)
+				if took := time.Since(begun); c.ends {
+					must(t, err)
+					w.wantRestored(res.Point)
+				} else if err == nil || !strings.Contains(err.Error(), "the merge gets nowhere for") || took > 2*time.Hour {
+					t.Errorf("after %v: %v", took, err)
+				}
+			})
+		})
+	}
 }
 
 // A journal that was lost comes back as far as the host can tell, and the delta is merged.

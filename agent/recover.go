@@ -124,9 +124,7 @@ func (r *Runner) standBy(ctx context.Context, e journal.Entry) (leave func()) {
 func (r *Runner) thawAndMerge(ctx context.Context, e journal.Entry, host snapshot.Host, vm string) (proven bool, thawErr, mergeErr error) {
 	var thaw sync.WaitGroup
 	thaw.Go(func() { proven, thawErr = r.thaw(ctx, e, host, vm) })
-	mergeCtx, cancel := context.WithTimeout(ctx, mergeTimeout)
-	defer cancel()
-	mergeErr = r.mergeTelling(mergeCtx, host, e.Plan, func(told Event) {
+	mergeErr = r.mergeTelling(ctx, host, e.Plan, func(told Event) {
 		told.Run, told.VM = e.Run, e.VM
 		r.emit(told)
 	})

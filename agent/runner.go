@@ -15,12 +15,8 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// Limits of the clean-up that follows a run, however the run ended. They are
-// long: giving up on a merge leaves work to the next start, nothing more.
-const (
-	mergeTimeout = time.Hour
-	abortTimeout = 6 * time.Minute
-)
+// abortTimeout bounds the clean-up in the guest that follows a run, however the run ended.
+const abortTimeout = 6 * time.Minute
 
 // Writers starts the writers that speak for one guest. stop ends them.
 type Writers func(ctx context.Context, guest snapshot.Guest) (writers []quiesce.Writer, stop func() error, err error)
@@ -174,10 +170,9 @@ func (b *backup) snapshotAndRead(ctx context.Context) (point repo.Point, err err
 	return b.read(ctx)
 }
 
-// merge brings the chain back. It has its own time: a cancelled run merges too.
+// merge brings the chain back. It takes its own time: a cancelled run merges too.
 func (b *backup) merge(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mergeTimeout)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	b.step(StepMerging, "")
 	b.measure()
 	if err := b.mergeTelling(ctx, b.job.Host, b.plan, b.heard); err != nil {
