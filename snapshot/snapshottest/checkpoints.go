@@ -113,21 +113,15 @@ func (l *Lifeline) pending() {
 
 // deletes: what is deleted leaves what the VM and the others hold, wherever the VM is.
 func (l *Lifeline) deletes() {
-	l.Grow("one", "two", "three")
-	for _, name := range []string{"two", "one", "three"} { // the middle, the first, the last
-		l.Delete(name, false)
-		l.Right()
-		l.Writes()
-	}
-	l.Grow("four", "five", "six")
-	l.Apply("four", true)
-	l.Grow("seven")
-	l.Delete("four", false) // two rest upon it
+	l.Grow("one", "two", "three", "four")
+	l.Delete("three", false)
+	l.Apply("one", true)
+	l.Grow("five")
+	l.Delete("one", false) // two rest upon it
 	l.Right()
-	l.unknown(l.VM, "four", snapshot.ErrNoCheckpoint)
-	l.Delete("five", true) // a branch, and what it shared
+	l.unknown(l.VM, "one", snapshot.ErrNoCheckpoint)
+	l.Delete("two", true) // a branch, and what it shared
 	l.Right()
-	l.Grow("eight")
-	l.Merge()
+	l.Delete("five", false)
 	l.Right()
 }

@@ -36,7 +36,7 @@ func operations() []operation {
 		{name: "create"},
 		{name: "create with memory", memory: true},
 		{name: "apply", depth: 2, about: 1},
-		{name: "apply with memory", memory: true, depth: 2, about: 1},
+		{name: "apply with memory", memory: true, depth: 1},
 		{name: "delete the newest", depth: 2},
 		{name: "delete the middle", depth: 3, about: 1},
 		{name: "delete the first", depth: 2, about: 1},
