@@ -169,8 +169,7 @@ func (l *lifeline) strays(t testing.TB) []string {
 
 func TestCheckpointConformance(t *testing.T) {
 	t.Parallel()
-	for _, s := range []shape{
-		{format: snapshot.FormatQcow2, bus: "virtio", disks: 2},
+	for _, s := range []shape{ // that with -blockdev and two disks has TestCheckpointPowerLoss
 		{format: snapshot.FormatQcow2, drive: true, bus: "virtio", disks: 2},
 		{format: snapshot.FormatQcow2, bus: "iothread", disks: 1, backing: true},
 	} {
