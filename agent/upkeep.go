@@ -91,6 +91,9 @@ func (d *Daemon) prune(ctx context.Context, r *repo.Repository, u Upkeep) error 
 	if err != nil {
 		return err
 	}
+	if len(report.Ignored) > 0 {
+		d.Log.Warn("somebody without a key of the repository writes below leases/", "repository", u.Repository, "ignored", report.Ignored)
+	}
 	d.Log.Info("pruned", "repository", u.Repository, "deleted", report.Deleted, "deleted_bytes", report.DeletedBytes,
 		"marked", report.Marked, "rewritten", report.Rewritten, "fenced", report.Fenced, "waiting", report.Waiting)
 	return nil

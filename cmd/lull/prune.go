@@ -106,6 +106,9 @@ func (in *invocation) showPrune(p repo.PruneReport, dry bool) {
 	if p.Fenced > 0 {
 		in.note("given up: %s that did not go on", count(p.Fenced, "session"))
 	}
+	for _, name := range p.Ignored {
+		in.note("no lease of maintenance, and not believed: %q; find out who can write to the store, see docs/threat-model.md", name)
+	}
 	if p.Waiting != "" {
 		until := ""
 		if !p.Until.IsZero() {

@@ -39,7 +39,7 @@ func (c *checker) small() []smallObjects {
 		}, true},
 		smallObjects{sessionPrefix, c.checkSession, true},
 		note(wire.Mark, markPrefix, maxMark, true),
-		note(wire.Lease, leasePrefix, maxNote, true),
+		smallObjects{leasePrefix, c.checkLease, true},
 		note(wire.Hold, holdPrefix, maxNote, true),
 	)
 }
@@ -49,6 +49,15 @@ func (c *checker) small() []smallObjects {
 func (c *checker) checkSession(ctx context.Context, info blob.Info) error {
 	_, _, err := c.r.openSession(ctx, info)
 	return objectErr(info.Name, err)
+}
+
+// checkLease reads an object of a lease. Under names that no lease has nothing is believed.
+func (c *checker) checkLease(ctx context.Context, info blob.Info) error {
+	if _, _, ok := leaseNumber(info.Name); !ok {
+		return fmt.Errorf("%w: no name of a lease", wire.ErrDamaged)
+	}
+	var doc leaseDoc
+	return c.r.readJSON(ctx, c.r.store, wire.Lease, info, maxNote, &doc)
 }
 
 // checkKeys reads the config object, the key files and all other small objects again.

@@ -226,6 +226,13 @@ func Renew(ctx context.Context, s *Session) error {
 		s.r.createJSON(ctx, s.r.store, wire.Session, s.sid.object(int(s.renewals.Add(1))), sessionDoc{s.r.now().UTC()}))
 }
 
+// TakeLease makes an object of a lease, signed by r's key: "" takes it, others renew it or give
+// it back.
+func TakeLease(ctx context.Context, r *Repository, n int, suffix string) error {
+	l := lease{r: r, prefix: leasePrefix + "prune/", n: n}
+	return l.create(ctx, suffix)
+}
+
 // Doubts is how many objects this host takes for damaged.
 func (r *Repository) Doubts() int { return r.doubts.size() }
 

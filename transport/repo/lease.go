@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,13 +22,15 @@ type leaseDoc struct {
 
 // lease keeps maintainers from doing the same work twice. It is a courtesy: two that
 // work at the same time do no harm. leases/<what>/<n> is taken by creating it, renewed by
-// <n>.<k>, given back by <n>.end; of several that are alive the lowest number has it.
+// <n>.<k>, given back by <n>.end; who takes it looks at those that were there before.
 type lease struct {
 	r      *Repository
 	prefix string
 	n      int
 	// taken is the store's time of the taking, at the host's.
 	taken, at time.Time
+	// ignored are names under which something lies that is no lease, as far as that was seen.
+	ignored []string
 
 	stop chan struct{}
 	wg   sync.WaitGroup
@@ -57,48 +58,15 @@ func (l *lease) object(n int, suffix string) string {
 	return l.prefix + strconv.Itoa(n) + suffix
 }
 
-// held is what is known of one number.
-type held struct {
-	last  time.Time // when it was renewed last
-	ended bool
-	names []string
-}
-
-func (l *lease) list(ctx context.Context) (map[int]*held, error) {
-	infos, err := list(ctx, l.r.store, l.prefix)
-	if err != nil {
-		return nil, err
-	}
-	all := map[int]*held{}
-	for _, i := range infos {
-		number, suffix, _ := strings.Cut(strings.TrimPrefix(i.Name, l.prefix), ".")
-		n, err := strconv.Atoi(number)
-		if err != nil {
-			continue
-		}
-		h := all[n]
-		if h == nil {
-			h = new(held)
-			all[n] = h
-		}
-		h.names = append(h.names, i.Name)
-		h.ended = h.ended || suffix == "end"
-		if i.Created.After(h.last) {
-			h.last = i.Created
-		}
-	}
-	return all, nil
-}
-
+// take takes the number after that of the last lease, unless another is alive.
 func (l *lease) take(ctx context.Context) error {
-	all, err := l.list(ctx)
+	others, err := l.others(ctx)
 	if err != nil {
 		return err
 	}
-	for n := range all {
-		l.n = max(l.n, n)
+	if l.n, err = others.next(ctx); err != nil {
+		return err
 	}
-	l.n++
 	l.at = l.r.now()
 	if err := l.create(ctx, ""); err != nil {
 		if errors.Is(err, blob.ErrExists) {
@@ -111,21 +79,15 @@ func (l *lease) take(ctx context.Context) error {
 		return err
 	}
 	l.taken = own.Created
-	for n, h := range all {
-		if n < l.n && !h.ended && l.taken.Sub(h.last) < leaseTerm {
-			return errors.Join(ErrBusy, l.create(ctx, ".end"))
-		}
+	busy, err := others.busy(ctx, l.taken)
+	if err != nil {
+		return err
 	}
-	for n, h := range all {
-		for _, name := range h.names {
-			if n < l.n {
-				if _, err := remove(ctx, l.r.store, name); err != nil {
-					return err
-				}
-			}
-		}
+	if busy {
+		return errors.Join(ErrBusy, l.create(ctx, ".end"))
 	}
-	return nil
+	l.ignored = others.ignored
+	return others.clear(ctx)
 }
 
 func (l *lease) create(ctx context.Context, suffix string) error {

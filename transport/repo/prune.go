@@ -59,6 +59,10 @@ type PruneReport struct {
 	LockedBytes int64     `json:"locked_bytes,omitempty"`
 	LockedUntil time.Time `json:"locked_until,omitzero"`
 
+	// Ignored are names below leases/ under which something lies that no key of the
+	// repository has signed, or that no lease has: somebody else writes there. At most 16.
+	Ignored []string `json:"ignored,omitempty"`
+
 	// Waiting says what the open mark waits for, and until when at least; empty: nothing.
 	Waiting string    `json:"waiting,omitempty"`
 	Until   time.Time `json:"until,omitzero"`
@@ -126,7 +130,7 @@ func (p *pruner) leased(ctx context.Context) error {
 		return err
 	}
 	defer l.release(ctx)
-	p.now = l.now()
+	p.now, p.report.Ignored = l.now(), l.ignored
 	return p.run(ctx)
 }
 
