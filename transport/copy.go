@@ -18,7 +18,8 @@ const copyWorkers = 3
 //
 // A point that the target has already is to be passed over by the caller.
 func Copy(ctx context.Context, from, to *repo.Repository, p repo.Point, earlier []repo.Point, o Options) (copied repo.Point, err error) {
-	s, err := to.BeginCopy(ctx, p.VM, p.ID)
+	origin := from.OriginOf(&p)
+	s, err := to.BeginCopy(ctx, p.VM, p.ID, origin)
 	if err != nil {
 		return repo.Point{}, err
 	}
@@ -29,7 +30,6 @@ func Copy(ctx context.Context, from, to *repo.Repository, p repo.Point, earlier 
 	}()
 	c := copying{from: from, s: s, opts: o}
 	c.choose(earlier)
-	origin := from.OriginOf(&p)
 	next := p
 	next.Parent, next.ParentHash, next.Heads, next.SignedBy, next.Origin = "", repo.Hash{}, nil, "", &origin
 	next.Disks = make([]repo.Disk, len(p.Disks))
@@ -61,10 +61,11 @@ type copying struct {
 	base, parent map[string]repo.Root
 }
 
-// choose finds the point that both have: the newest of the target.
+// choose finds the point that both have: the newest of the target, if it is to be believed
+// that it is a copy. What is equal in the source is not looked at again.
 func (c *copying) choose(earlier []repo.Point) {
 	parent, _ := c.s.Parent() // damage only means less to build on
-	if parent.Origin == nil {
+	if parent.Origin == nil || !parent.Believed {
 		return
 	}
 	for i := range earlier {

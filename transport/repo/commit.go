@@ -76,7 +76,7 @@ func (s *Session) commit(ctx context.Context, p *Point) error {
 // link chains a point to its parent, to the points of other VMs, and to the host's own last
 // of this VM.
 func (s *Session) link(ctx context.Context, vm [16]byte, p *Point) (err error) {
-	p.SignedBy, p.Signer = s.r.Label(), s.r.signer()
+	p.SignedBy, p.Signer, p.Believed = s.r.Label(), s.r.signer(), true
 	p.Deduplicated, p.Removed = s.r.domain.String(), s.removed
 	p.Heads = s.r.memory.heads(hex.EncodeToString(vm[:]), p.Parent)
 	p.Heads = p.Heads[:min(len(p.Heads), maxHeads)]

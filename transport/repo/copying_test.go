@@ -28,12 +28,12 @@ func TestCopyThatNeverEnded(t *testing.T) {
 			return r
 		}
 		r := open()
-		crashed, err := r.BeginCopy(t.Context(), "lab/web", id)
+		crashed, err := r.BeginCopy(t.Context(), "lab/web", id, repo.Origin{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		now = now.Add(time.Hour)
-		if _, err := open().BeginCopy(t.Context(), "lab/web", id); !errors.Is(err, repo.ErrBusy) {
+		if _, err := open().BeginCopy(t.Context(), "lab/web", id, repo.Origin{}); !errors.Is(err, repo.ErrBusy) {
 			t.Fatalf("beside another: %v, want %v", err, repo.ErrBusy)
 		}
 		now = now.Add(90 * time.Minute)
@@ -43,7 +43,7 @@ func TestCopyThatNeverEnded(t *testing.T) {
 				t.Fatalf("%+v", report)
 			}
 		}
-		s, err := open().BeginCopy(t.Context(), "lab/web", id)
+		s, err := open().BeginCopy(t.Context(), "lab/web", id, repo.Origin{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +54,7 @@ func TestCopyThatNeverEnded(t *testing.T) {
 		if p.ID == id || !strings.HasPrefix(p.ID, id[:len(id)-4]) {
 			t.Errorf("the copy of %s is %s", id, p.ID)
 		}
-		if _, err := open().BeginCopy(t.Context(), "lab/web", id); !errors.Is(err, blob.ErrExists) {
+		if _, err := open().BeginCopy(t.Context(), "lab/web", id, repo.Origin{}); !errors.Is(err, blob.ErrExists) {
 			t.Errorf("a second copy: %v, want %v", err, blob.ErrExists)
 		}
 		if err := crashed.Close(); err != nil {
@@ -69,7 +69,7 @@ func TestCopyThatFailed(t *testing.T) {
 	store := mem.New()
 	initRepo(t, store)
 	for range 3 {
-		s, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", "20261121T013000Z-9f86d081")
+		s, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", "20261121T013000Z-9f86d081", repo.Origin{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestCopyOfWhatIsDamagedThere(t *testing.T) {
 	initRepo(t, store)
 	commit := func() repo.Point {
 		t.Helper()
-		s, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", id)
+		s, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", id, repo.Origin{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestCopyOfWhatIsDamagedThere(t *testing.T) {
 	if p := commit(); p.ID != id {
 		t.Fatalf("the copy of %s is %s", id, p.ID)
 	}
-	if _, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", id); !errors.Is(err, blob.ErrExists) {
+	if _, err := openRepo(t, store).BeginCopy(t.Context(), "lab/web", id, repo.Origin{}); !errors.Is(err, blob.ErrExists) {
 		t.Errorf("a second copy: %v, want %v", err, blob.ErrExists)
 	}
 	store.Damage(objects(store, "points/")[0], func(b []byte) []byte { b[len(b)/2] ^= 4; return b })

@@ -31,6 +31,10 @@ type Point struct {
 	// Signer is that key itself, as Key.Signer: a label may be given again. Only who reads
 	// the point's object, or has made it, knows; empty in format 1.
 	Signer string `json:"-"`
+	// Believed: the key that opened the repository has made the point, or one that
+	// maintains, and it was not removed since; or it is of format 1. What other points say
+	// of where they come from is the word of their makers only.
+	Believed bool `json:"-"`
 	// Deduplicated is the domain whose packs the point builds on; "" for all.
 	Deduplicated string `json:"deduplicated,omitempty"`
 	// Removed stands for the keys of that domain that had been removed when the session of
@@ -80,14 +84,15 @@ func (h *Hash) UnmarshalText(b []byte) error {
 
 var errHash = errors.New("a hash has 64 digits")
 
-// outline is what maintenance may know of a point: where its maps are and how it is
-// chained, and nothing of the machine.
+// outline is what maintenance may know of a point: where its maps are, how it is chained
+// and whose copy it is, which rules ask for; and nothing of the machine.
 type outline struct {
 	ID         string    `json:"id"`
 	VM         string    `json:"vm"`
 	Parent     string    `json:"parent,omitempty"`
 	ParentHash Hash      `json:"parent_hash,omitzero"`
 	Heads      []Head    `json:"heads,omitempty"`
+	Origin     *Origin   `json:"origin,omitempty"`
 	Frozen     time.Time `json:"frozen"`
 	Roots      []Root    `json:"roots"`
 }
@@ -95,13 +100,13 @@ type outline struct {
 func outlineOf(p *Point) outline {
 	return outline{
 		ID: p.ID, VM: p.VM, Parent: p.Parent, ParentHash: p.ParentHash, Heads: p.Heads,
-		Frozen: p.Frozen, Roots: slices.Collect(p.roots()),
+		Origin: p.Origin, Frozen: p.Frozen, Roots: slices.Collect(p.roots()),
 	}
 }
 
 // point is the point as far as the outline tells.
 func (o *outline) point() Point {
-	p := Point{ID: o.ID, VM: o.VM, Parent: o.Parent, ParentHash: o.ParentHash, Heads: o.Heads, Frozen: o.Frozen}
+	p := Point{ID: o.ID, VM: o.VM, Parent: o.Parent, ParentHash: o.ParentHash, Heads: o.Heads, Origin: o.Origin, Frozen: o.Frozen}
 	for _, root := range o.Roots {
 		p.Disks = append(p.Disks, Disk{Root: root})
 	}

@@ -200,6 +200,7 @@ func (r *Repository) openSealed(info blob.Info, b []byte, sealed *keys.SealedPoi
 	if sealed.Signer != nil {
 		p.SignedBy, p.Signer = sealed.Signer.Label, sealed.Signer.Signer.String()
 	}
+	p.Believed = r.believes(sealed.Signer)
 	if p.ID == "" {
 		return p, nil
 	}

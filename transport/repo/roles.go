@@ -43,6 +43,15 @@ func (r *Repository) signer() string {
 // removed since. A label does not tell: it may be that of a removed key.
 func (r *Repository) Made(p *Point) bool { return p.Signer == r.signer() && r.trust.knows(p.Signer) }
 
+// believes tells whether what a key says in a point counts as much as what the key says that
+// opened the repository. One that maintains can delete everything anyway.
+func (r *Repository) believes(c *keys.Certificate) bool {
+	if c == nil {
+		return true
+	}
+	return r.trust.holds(c.Signer) && (c.Signer.String() == r.signer() || c.Roles.Has(RoleMaintain))
+}
+
 // roleError is what the key that opened the repository may not do.
 type roleError struct {
 	what  string
