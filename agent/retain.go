@@ -19,20 +19,20 @@ type Verdict struct {
 	Reasons []string
 }
 
-// Judge applies rules to the restore points of one VM, oldest first: to those of each key
+// Judge applies rules to the restore points of one VM, oldest first: to those of each maker
 // on their own. A host that was taken over signs points of any VM, of any day: they take
-// no place of another key's. Points that are held stay whatever the rules say, and the
-// newest of each key always does.
+// no place of another key's, nor do their copies. Points that are held stay whatever the
+// rules say, and the newest of each maker always does.
 func Judge(keep retention.Keep, points []repo.Point, held map[string]repo.Held, loc *time.Location) []Verdict {
 	out := make([]Verdict, len(points))
-	signers := Signers(points)
-	for _, signer := range signers {
-		places, times := signedBy(points, signer)
+	makers, of := makersOf(points)
+	for _, m := range makers {
+		places, times := madeBy(points, of, m)
 		for n, d := range retention.Decide(keep, times, loc) {
 			i := places[n]
 			out[i] = Verdict{Point: points[i], Keep: d.Keep, Reasons: d.Reasons}
-			if len(signers) > 1 {
-				out[i].Reasons = append(d.Reasons, "counted with those of key "+signer)
+			if len(makers) > 1 {
+				out[i].Reasons = append(d.Reasons, "counted with those of key "+m.String())
 			}
 		}
 	}
@@ -44,10 +44,10 @@ func Judge(keep retention.Keep, points []repo.Point, held map[string]repo.Held, 
 	return out
 }
 
-// signedBy are the places and times of the points of one key.
-func signedBy(points []repo.Point, signer string) (places []int, times []time.Time) {
+// madeBy are the places and times of the points of one maker; of says whose each is.
+func madeBy(points []repo.Point, of []maker, m maker) (places []int, times []time.Time) {
 	for i := range points {
-		if points[i].SignedBy == signer {
+		if of[i] == m {
 			places, times = append(places, i), append(times, points[i].Frozen)
 		}
 	}
@@ -56,11 +56,12 @@ func signedBy(points []repo.Point, signer string) (places []int, times []time.Ti
 
 // LockUntil says until when the points of one VM, oldest first, are to stay locked so that
 // locks follow the rules: as long as the rules are sure to keep them, and the newest of each
-// key, which always stays, for some time from now on.
+// maker, which always stays, for some time from now on.
 func LockUntil(keep retention.Keep, points []repo.Point, loc *time.Location, now time.Time, newest time.Duration) []time.Time {
 	out := make([]time.Time, len(points))
-	for _, signer := range Signers(points) {
-		places, times := signedBy(points, signer)
+	makers, of := makersOf(points)
+	for _, m := range makers {
+		places, times := madeBy(points, of, m)
 		for n, until := range retention.Until(keep, times, loc, now) {
 			out[places[n]] = until
 		}
@@ -81,17 +82,6 @@ func (v *Verdict) hold(h repo.Held) {
 		reason += ": " + h.Reason
 	}
 	v.Keep, v.Reasons = true, append(slices.Clip(v.Reasons), reason)
-}
-
-// Signers are the labels of the keys that made the restore points of one VM, which are
-// oldest first; that of the newest point comes first.
-func Signers(points []repo.Point) (labels []string) {
-	for i := range slices.Backward(points) {
-		if by := points[i].SignedBy; !slices.Contains(labels, by) {
-			labels = append(labels, by)
-		}
-	}
-	return labels
 }
 
 // ManySigners is what the administrator is to know of a VM whose restore points several

@@ -119,7 +119,7 @@ func pointTable(points []repo.Point) *table {
 			size(total), size(p.Stats.Read), size(p.Stats.New), size(p.Stats.Stored),
 		}
 		if several {
-			row = append(row, p.SignedBy)
+			row = append(row, agent.MadeBy(&p))
 		}
 		t.add(row...)
 	}

@@ -132,7 +132,7 @@ func (in *invocation) pointToRestore(ctx context.Context, r *repo.Repository, vm
 	}
 	if signers := agent.Signers(points); len(signers) > 1 && point.ID != which {
 		in.warn("restore point %s is of key %s, and %s has restore points of %s; name another by its id if this is not the one that you want, see `lull points %s`",
-			point.ID, point.SignedBy, point.VM, strings.Join(signers, ", "), point.VM)
+			point.ID, agent.MadeBy(&point), point.VM, strings.Join(signers, ", "), point.VM)
 	}
 	return point, nil
 }
