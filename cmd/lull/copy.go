@@ -96,20 +96,20 @@ func (in *invocation) copyAll(ctx context.Context, source, target *repo.Reposito
 	if err != nil && !partial(err) {
 		return fmt.Errorf("look into the target: %w", err)
 	}
-	has := map[repo.Origin]bool{}
-	for i := range there {
-		has[target.OriginOf(&there[i])] = true
-	}
+	copies := findCopies(target, there)
 	var done []copied
 	for _, p := range chosen {
 		c := copied{VM: p.VM, Point: p.ID, Frozen: p.Frozen}
-		if !has[source.OriginOf(&p)] {
+		if !copies.has(source, &p) {
+			if by, is := copies.doubtful(source, &p); is {
+				in.warn("the target has %s@%s by the word of key %s only, which does not maintain it and is not the one that copies: copied all the same", p.VM, p.ID, by)
+			}
 			stats, err := in.copyPoint(ctx, source, target, p, all)
 			switch {
 			case err == nil:
 				c.Stats = &stats
 			case errors.Is(err, blob.ErrExists): // another host was faster
-			case partial(err) || errors.Is(err, repo.ErrBusy):
+			case partial(err) || errors.Is(err, repo.ErrBusy) || errors.Is(err, repo.ErrFenced):
 				failed = errors.Join(failed, err)
 				continue
 			default:
@@ -119,6 +119,46 @@ func (in *invocation) copyAll(ctx context.Context, source, target *repo.Reposito
 		done = append(done, c)
 	}
 	return errors.Join(in.showCopied(done), failed)
+}
+
+// copies are what a target has of other repositories' points, and of its own.
+type copies struct {
+	sure map[repo.Origin]bool
+	// said and named are by whom there are points that are not believed: which say that
+	// they are copies, and which have a name that a copy would have.
+	said  map[repo.Origin]string
+	named map[string]string
+}
+
+func findCopies(target *repo.Repository, there []repo.Point) copies {
+	c := copies{map[repo.Origin]bool{}, map[repo.Origin]string{}, map[string]string{}}
+	for i := range there {
+		p := &there[i]
+		c.sure[target.OriginOf(p)] = true
+		if p.Believed {
+			continue
+		}
+		c.named[p.VM+"@"+p.ID] = p.SignedBy
+		if p.Origin != nil {
+			c.said[*p.Origin] = p.SignedBy
+		}
+	}
+	return c
+}
+
+// has tells whether a point of the source is there: its copy, or what it says itself to be a
+// copy of. Who lies there keeps nobody's points back but its own.
+func (c *copies) has(source *repo.Repository, p *repo.Point) bool {
+	return c.sure[source.OriginOf(p)] || p.Origin != nil && c.sure[*p.Origin]
+}
+
+// doubtful tells by whom a point of the source is there, if it is.
+func (c *copies) doubtful(source *repo.Repository, p *repo.Point) (by string, is bool) {
+	if by, is = c.said[source.OriginOf(p)]; is {
+		return by, is
+	}
+	by, is = c.named[p.VM+"@"+p.ID]
+	return by, is
 }
 
 // chooseToCopy are the points that the arguments name, by VM and oldest first.
