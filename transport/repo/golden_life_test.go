@@ -71,7 +71,7 @@ func (l *lifetime) backup(vm string, disk []byte, origin *repo.Origin) repo.Poin
 	ctx := blob.WithNonce(l.t.Context())
 	begin := func() (*repo.Session, error) { return l.r.Begin(ctx, vm, l.at) }
 	if origin != nil {
-		begin = func() (*repo.Session, error) { return l.r.BeginCopy(ctx, vm, origin.Point) }
+		begin = func() (*repo.Session, error) { return l.r.BeginCopy(ctx, vm, origin.Point, *origin) }
 	}
 	s, err := begin()
 	l.must(err)
