@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -123,6 +125,32 @@ func TestGrants(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Very many calls into the guest at once wait for each other in the plugin, not in lull's memory.
+func TestCrowdOfCalls(t *testing.T) {
+	var under, tooMany atomic.Int32
+	waited := make(chan struct{})
+	begin := sync.OnceFunc(func() { time.AfterFunc(100*time.Millisecond, func() { close(waited) }) })
+	g := quiescetest.NewGuest()
+	g.Fault = func(context.Context, string) error {
+		defer under.Add(-1)
+		if under.Add(1) > 16 {
+			tooMany.Add(1)
+		}
+		begin()
+		<-waited // for more to come
+		return nil
+	}
+	s := spec("crowd prepare")
+	s.Grants = plugins.Grants()
+	p := started(t, s, g)
+	if err := quiescetest.PrepareOnly(t.Context(), p, quiesce.Request{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := tooMany.Load(); n > 0 {
+		t.Errorf("%d calls came beside 16 others", n)
 	}
 }
 

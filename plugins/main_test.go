@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -202,6 +203,8 @@ func (w *odd) act(call quiescetest.Call) error {
 		return w.reach()
 	case "late":
 		return w.late()
+	case "crowd":
+		return w.crowd()
 	}
 	return nil
 }
@@ -248,6 +251,21 @@ func (w *odd) reach() error {
 		}
 	}
 	return errors.New(strings.Join(out, "\n"))
+}
+
+// crowd has very many calls into the guest under way at once.
+func (w *odd) crowd() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	errs := make([]error, 100)
+	for i := range errs {
+		all.Go(func() {
+			_, errs[i] = w.guest.Exec(ctx, snapshot.Command{Path: "/bin/true", Stdin: make([]byte, 1<<20)})
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // late freezes the guest once more, outside of Freeze.

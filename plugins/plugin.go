@@ -109,6 +109,7 @@ func (p *Plugin) config() *goplugin.ClientConfig {
 		GRPCDialOptions: []grpc.DialOption{
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(proto.MaxMessage), grpc.MaxCallSendMsgSize(proto.MaxMessage)),
 			grpc.WithMaxHeaderListSize(maxHeaders),
+			grpc.WithStreamInterceptor(p.process.flood.watchBroker),
 			// A connection that go-plugin drops without closing does not last.
 			grpc.WithIdleTimeout(10 * time.Second),
 		},
@@ -193,11 +194,12 @@ func (p *Plugin) serveGuest(broker *goplugin.GRPCBroker) (uint32, error) {
 		// plugin's; its own AcceptAndServe uses the same.
 		grpc.Creds(credentials.NewTLS(p.options.TLSConfig)),
 		grpc.MaxRecvMsgSize(proto.MaxMessage), grpc.MaxSendMsgSize(proto.MaxMessage),
+		grpc.MaxConcurrentStreams(guestCalls), grpc.MaxHeaderListSize(maxHeaders),
 		grpc.UnaryInterceptor(recoverer(p.log)), grpc.WaitForHandlers(true),
 	)
 	proto.RegisterGuestServer(p.server, p.guest)
 	p.serving.Go(func() {
-		if err := p.server.Serve(listener); err != nil {
+		if err := p.server.Serve(newFewConns(listener)); err != nil {
 			p.log.Warn("guest service ended", "error", err)
 		}
 	})
