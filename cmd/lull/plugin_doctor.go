@@ -59,7 +59,7 @@ func (in *invocation) diagnosePlugin(ctx context.Context, cfg *config.Config, na
 	default:
 		start.Detail = fmt.Sprintf("%s %s, level %s", id.Name, id.Version, id.Level)
 		if id.Name != name {
-			start.Result, start.Hint = resultWarning, fmt.Sprintf("it calls itself %s: reports name it so", id.Name)
+			start.Result, start.Hint = resultWarning, fmt.Sprintf("it calls itself %s; reports name it %s, as the configuration does", id.Name, name)
 		}
 	}
 	return []diagnosis{d, start}

@@ -341,7 +341,7 @@ func (in *invocation) startWriter(ctx context.Context, w wanted, guest snapshot.
 	if err != nil {
 		return &unable{name: w.Name, err: err}, func() error { return nil }
 	}
-	return p, p.Close
+	return configured{p, w.Name}, p.Close
 }
 
 // restoreWriter starts a writer of the configuration for a restore: without a guest.
