@@ -107,7 +107,7 @@ func (m *machine) losesQEMU() {
 	m.io("write -f -P 5 54M 1M")
 	m.dies()
 	code, _, said := m.attempt(m.ctx, "recover", "lab/web")
-	if code != exitFailed || !strings.Contains(said, "cannot tell whether") {
+	if code != exitFailed || !strings.Contains(said, "cannot tell which image") {
 		m.t.Errorf("recover: exit code %d: %s", code, said)
 	}
 	_, command, _ := strings.Cut(said, "finish it: ")
