@@ -3,7 +3,9 @@ package qemu
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/lull-backup/lull/snapshot/checkpoint"
 )
@@ -77,6 +79,9 @@ func (c *checkpointing) take(was string) error {
 			return err
 		}
 		c.step("follow-copied")
+		if err := c.forgetCopies(was); err != nil {
+			return err
+		}
 		if err := removeAll(c.treePath(was)); err != nil {
 			return err
 		}
@@ -85,6 +90,23 @@ func (c *checkpointing) take(was string) error {
 	}
 	c.tree.Was = ""
 	return c.save()
+}
+
+// forgetCopies removes what others were to follow from a name and did not come to: once the
+// tree of that is gone, they would count.
+func (c *checkpointing) forgetCopies(was string) error {
+	paths, err := filepath.Glob(filepath.Join(c.opt.CheckpointDir, "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if t, err := checkpoint.Read(path); err == nil && t.Was == was && path != c.path && path == c.treePath(t.VM) && slices.Equal(t.Disks, c.tree.Disks) {
+			if err := removeAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // leftBehind is the name under which the only tree is kept that is of the disks of this VM,
@@ -145,6 +167,9 @@ func (m *monitor) hasDisks(ctx context.Context, t checkpoint.Tree) (bool, error)
 		return false, err
 	}
 	for _, d := range t.Disks {
+		if _, err := os.Stat(d.Path); err != nil {
+			return false, nil // of storage that is no more, perhaps: no VM that can be worked on runs from it
+		}
 		found := false
 		for _, b := range drives {
 			if b.Inserted == nil || found {

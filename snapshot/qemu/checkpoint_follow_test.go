@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -46,7 +47,7 @@ func TestCheckpointFollows(t *testing.T) {
 	l.Create(snapshot.NewCheckpoint{})
 	l.Writes()
 	l.Create(snapshot.NewCheckpoint{})
-	other := checkpoint.Tree{VM: "other", Disks: []checkpoint.Disk{{Name: "disk0", Path: l.dir + "/other.qcow2"}}, Nodes: []checkpoint.Node{{ID: "aa"}}}
+	other := checkpoint.Tree{VM: "other", Disks: []checkpoint.Disk{{Name: "disk0", Path: l.dir + "/qmp/other.qcow2"}}, Nodes: []checkpoint.Node{{ID: "aa"}}}
 	if err := checkpoint.Save(filepath.Join(l.options().CheckpointDir, "other.json"), other); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +83,35 @@ func TestCheckpointFollows(t *testing.T) {
 		t.Errorf("trees: %v, %v", trees, err)
 	}
 	l.tie()
+}
+
+// A copy that was made for a name which the VM then did not keep is forgotten once the tree
+// goes elsewhere: it would count, and be of a VM that has the name by then.
+func TestFollowForgetsCopies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, tree := range []checkpoint.Tree{{VM: "web", Nodes: []checkpoint.Node{{ID: "aa"}}}, {VM: "db", Was: "web"}, {VM: "mail", Was: "post"}, {VM: "new", Was: "web"}} {
+		tree.Disks = []checkpoint.Disk{{Name: "disk0", Path: "/srv/web.qcow2"}}
+		if tree.VM == "new" { // which had the name before
+			tree.Disks[0].Path = "/srv/new.qcow2"
+		}
+		if err := checkpoint.Save(filepath.Join(dir, tree.VM+".json"), tree); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := NewHost([]VM{{Name: "shop"}}, Options{CheckpointDir: dir, Log: slog.New(slog.DiscardHandler)})
+	defer h.Close()
+	c, err := h.checkpointing("shop")
+	if err == nil {
+		err = c.take("web")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if want := []string{filepath.Join(dir, "mail.json"), filepath.Join(dir, "new.json"), filepath.Join(dir, "shop.json")}; err != nil || !slices.Equal(paths, want) {
+		t.Errorf("%q, %v, want %q", paths, err, want)
+	}
 }
 
 // endedAt is what a process ends with at a step.
