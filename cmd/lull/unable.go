@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/lull-backup/lull/config"
 	"github.com/lull-backup/lull/quiesce"
@@ -13,6 +14,7 @@ import (
 type unable struct {
 	name string
 	err  error
+	run  atomic.Bool // it was asked who it is, as each run does first
 }
 
 var _ quiesce.Writer = (*unable)(nil)
@@ -23,6 +25,7 @@ func (u *unable) failure() error {
 
 // Identify answers as the writer would, as far as its name tells.
 func (u *unable) Identify(context.Context) (quiesce.Identity, error) {
+	u.run.Store(true)
 	if u.name == config.FilesystemWriter {
 		return quiesce.Identity{Name: u.name, Tier: quiesce.System, Level: quiesce.LevelFilesystem}, nil
 	}
@@ -50,8 +53,14 @@ func (u *unable) PostSnapshot(context.Context, quiesce.Request) ([]byte, error) 
 // Complete is not reached.
 func (u *unable) Complete(context.Context, quiesce.CompleteRequest) error { return nil }
 
-// Abort has nothing to undo.
-func (u *unable) Abort(context.Context, quiesce.Request) error { return nil }
+// Abort has nothing to undo of a run in which it took no part. Without one, it is an earlier
+// process that may have held the application still, and nobody lets go of that.
+func (u *unable) Abort(context.Context, quiesce.Request) error {
+	if u.run.Load() {
+		return nil
+	}
+	return u.failure()
+}
 
 // PreRestore fails.
 func (u *unable) PreRestore(context.Context, quiesce.RestoreRequest) error { return u.failure() }
