@@ -44,7 +44,7 @@ func prepared(t *testing.T, s shape) *run {
 
 func newRun(t *testing.T, s shape, setUp func(*testVM)) *run {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	v := mountedVM(t, s, setUp)
 	r := &run{testVM: v, t: t, ctx: ctx, host: v.host(), want: map[string][]byte{}}

@@ -29,7 +29,7 @@ type series struct {
 
 func newSeries(t *testing.T, s shape) *series {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	v := newVM(t, s)
 	return &series{testVM: v, t: t, ctx: ctx, host: v.host(), name: "repository web", disk: diskName(v.blocks()[0], 0, map[string]bool{})}
