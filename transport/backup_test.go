@@ -16,7 +16,6 @@ import (
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/transport"
-	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
 )
@@ -98,21 +97,7 @@ func random(size int) []byte {
 
 func open(t *testing.T) *repo.Repository {
 	t.Helper()
-	store := mem.New()
-	_, err := repo.Init(t.Context(), store, repo.InitOptions{Passphrase: []byte("x"), Cost: repo.Cost{Time: 1, Memory: 64, Threads: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: []byte("x")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return openStore(t, newStore(t), repo.OpenOptions{Passphrase: []byte("x")})
 }
 
 func store(t *testing.T, r *repo.Repository, d *disk) (transport.Stored, error) {

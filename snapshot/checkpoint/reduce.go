@@ -64,3 +64,16 @@ func (t *Tree) Done(s Step) {
 	}
 	t.Nodes = slices.DeleteFunc(t.Nodes, func(n Node) bool { return n.ID == s.Node })
 }
+
+// Strip makes junk of all that checkpoints which are gone have of their own, and tells whether
+// there was anything: what rests upon them needs their images alone.
+func (t *Tree) Strip() (found bool) {
+	for i := range t.Nodes {
+		n := &t.Nodes[i]
+		if files := n.Paths()[len(n.Images):]; n.Gone && len(files) > 0 {
+			t.Junk = append(t.Junk, files...)
+			n.Memory, n.Files, found = nil, nil, true
+		}
+	}
+	return found
+}

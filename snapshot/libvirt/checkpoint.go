@@ -238,17 +238,6 @@ func (c *checkpointing) later(err error) error {
 	return nil
 }
 
-// strip gives up all that checkpoints which are gone have of their own: what rests upon them
-// needs their images alone.
-func (c *checkpointing) strip() {
-	for i := range c.tree.Nodes {
-		if n := &c.tree.Nodes[i]; n.Gone {
-			c.tree.Junk = append(c.tree.Junk, n.Paths()[len(n.Images):]...)
-			n.Memory, n.Files = nil, nil
-		}
-	}
-}
-
 // reduceMarked does what can be done about checkpoints that have just gone.
 func (c *checkpointing) reduceMarked(ctx context.Context) error {
 	if _, more := c.tree.Next(); more {

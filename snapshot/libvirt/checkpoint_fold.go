@@ -23,7 +23,7 @@ import (
 // Remove marks checkpoints as gone, and does what can be done about their images.
 func (c *checkpointing) Remove(ctx context.Context, ids []string) error {
 	c.tree.Delete(ids...)
-	c.strip()
+	c.tree.Strip()
 	if s, ok := c.tree.Next(); ok { // nothing is marked that cannot be begun
 		if err := c.may(ctx, s); err != nil {
 			return err

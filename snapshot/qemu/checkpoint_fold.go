@@ -20,7 +20,7 @@ func (c *checkpointing) Remove(ctx context.Context, ids []string) error {
 	before := c.tree
 	c.tree.Nodes = append([]checkpoint.Node(nil), before.Nodes...)
 	c.tree.Delete(ids...)
-	c.strip()
+	c.tree.Strip()
 	if s, ok := c.tree.Next(); ok && !s.Drop {
 		if err := errors.Join(c.ready(ctx), c.roomToFold(s)); err != nil { // nothing is marked that cannot be begun
 			return err

@@ -51,19 +51,6 @@ func (c *checkpointing) junk(paths ...string) error {
 	return nil
 }
 
-// strip gives up what deleted checkpoints have of their own: what rests upon them needs their
-// images alone.
-func (c *checkpointing) strip() (found bool) {
-	for i := range c.tree.Nodes {
-		n := &c.tree.Nodes[i]
-		if files := n.Paths(); n.Gone && len(files) > 0 {
-			c.tree.Junk = append(c.tree.Junk, files...)
-			n.Memory, n.Files, found = nil, nil, true
-		}
-	}
-	return found
-}
-
 // replacedBy is the name that an image gets in whose place another is put.
 func replacedBy(image string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(image, layerEnding), ownEnding) + replacedEnding

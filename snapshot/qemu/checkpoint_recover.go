@@ -62,7 +62,7 @@ func (c *checkpointing) recoverOp(ctx context.Context) (err error) {
 // that until there is room: everything works without.
 func (c *checkpointing) reduceAgain(ctx context.Context) (found bool, err error) {
 	_, more := c.tree.Next()
-	old := c.strip() // an older lull kept that
+	old := c.tree.Strip() // an older lull kept that
 	had := len(c.tree.Junk)
 	if c.urgent || !more && had == 0 {
 		return false, nil
