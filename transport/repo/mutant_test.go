@@ -94,49 +94,53 @@ func (s *late) release(op, name string) error {
 // moment; TestParentThatTheMarkDidNotRead is that schedule, and fails then. A session that is
 // announced too late finds out before it commits (witnessed).
 func TestProtocolIsNeeded(t *testing.T) {
-	base := newProtocolBase(t)
-	shared := newSharedBase(t)
-	mixed := append(bytes.Clone(base.disk), base.old...)
 	undisturbed := func(w *world) func(context.Context, blob.Store) error { return w.maintainer(100 * time.Hour) }
 	for _, test := range []struct {
 		name       string
-		base       *protocolBase
+		base       func(*testing.T) protocolBase
 		maintainer func(*world) func(context.Context, blob.Store) error
 		writer     func(blob.Store) blob.Store
 		other      func(blob.Store) blob.Store
 	}{
-		{"no fence", &base, func(w *world) func(context.Context, blob.Store) error {
+		{"no fence", newProtocolBase, func(w *world) func(context.Context, blob.Store) error {
 			return w.maintainer(time.Hour)
 		}, nil, func(s blob.Store) blob.Store { return unfenced{s} }},
-		{"marks are ignored", &base, undisturbed, func(s blob.Store) blob.Store { return unseeing{s, "marks/"} }, nil},
-		{"sessions are ignored", &base, undisturbed, nil, func(s blob.Store) blob.Store { return unseeing{s, "sessions/"} }},
-		{"deleted before the decision", &shared, undisturbed, nil, func(s blob.Store) blob.Store {
+		{"marks are ignored", newProtocolBase, undisturbed, func(s blob.Store) blob.Store { return unseeing{s, "marks/"} }, nil},
+		{"sessions are ignored", newProtocolBase, undisturbed, nil, func(s blob.Store) blob.Store { return unseeing{s, "sessions/"} }},
+		{"deleted before the decision", newSharedBase, undisturbed, nil, func(s blob.Store) blob.Store {
 			return &late{Store: s, prefix: "marks/", suffix: ".done", before: func(op, name string) bool {
 				return strings.HasPrefix(name, "marks/")
 			}}
 		}},
 		// What a thief must not be able to do: end a session with the key of its host.
-		{"sessions ended by their own key", &base, func(w *world) func(context.Context, blob.Store) error {
+		{"sessions ended by their own key", newProtocolBase, func(w *world) func(context.Context, blob.Store) error {
 			return w.robbed(w.thief("owner"))
 		}, nil, nil},
-		{"no fence for what has vanished", &base, func(w *world) func(context.Context, blob.Store) error {
+		{"no fence for what has vanished", newProtocolBase, func(w *world) func(context.Context, blob.Store) error {
 			return w.robbed(w.eraser())
 		}, nil, func(s blob.Store) blob.Store { return unfenced{s} }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var found error
-			n := explore(1, func(choose func([]int) int) bool {
-				w := test.base.world()
-				actors := []*actor{
-					{name: "writer", run: w.writer("lab/web", mixed), view: test.writer},
-					{name: "maintainer", run: test.maintainer(w), view: test.other},
-				}
-				if found = w.schedule(t, actors, choose); found == nil {
-					found = w.afterwards(t.Context(), base.old)
-				}
-				return found != nil
-			})
+			n := 0
+			// Names are random, and so is the order in which things are deleted: of a hundred
+			// repositories there is one in which a fault does no harm in any schedule.
+			for try := 0; try < 4 && found == nil; try++ {
+				base := test.base(t)
+				mixed := append(bytes.Clone(base.disk), base.old...)
+				n += explore(1, func(choose func([]int) int) bool {
+					w := base.world()
+					actors := []*actor{
+						{name: "writer", run: w.writer("lab/web", mixed), view: test.writer},
+						{name: "maintainer", run: test.maintainer(w), view: test.other},
+					}
+					if found = w.schedule(t, actors, choose); found == nil {
+						found = w.afterwards(t.Context(), base.old)
+					}
+					return found != nil
+				})
+			}
 			if found == nil {
 				t.Fatalf("nothing was noticed in %d schedules", n)
 			}
