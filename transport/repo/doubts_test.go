@@ -17,21 +17,6 @@ import (
 	"github.com/lull-backup/lull/transport/repo"
 )
 
-// openCached opens a repository with a cache that outlives it.
-func openCached(t *testing.T, store blob.Store, cache string) *repo.Repository {
-	t.Helper()
-	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: clock, Cache: cache})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
-}
-
 // spoil does something to every object under a prefix.
 func spoil(t *testing.T, store *mem.Store, prefix string, fn func(name string)) {
 	t.Helper()

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
@@ -155,6 +156,72 @@ func TestRequestBudget(t *testing.T) {
 	if s := budget(t, store, disk); s.New != 64<<20 || s.Requests > 12 {
 		t.Errorf("an incremental of %d bytes took %d requests, want at most 12", s.New, s.Requests)
 	}
+}
+
+// Nor does one of 64 MiB that lie in 64 places of a large disk, other ones each night: not by a
+// host that reads maps, of data that shrinks by half, nor by one that keeps its own, of data
+// that does not shrink.
+func TestScatteredRequestBudget(t *testing.T) {
+	pages := image(1, 256<<20)
+	noise := make([]byte, 256<<20)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	for _, keeps := range []bool{false, true} {
+		store := mem.New()
+		initRepo(t, store)
+		r, news := openRepo(t, store), pages
+		if keeps {
+			r, news = newHost(t, store, "host").open(t, "host", repo.Domain{}), noise
+		}
+		scattered(t, r, news)
+	}
+}
+
+// scattered backs up, night after night, a MiB in each of 64 places.
+func scattered(t *testing.T, r *repo.Repository, news []byte) {
+	t.Helper()
+	const windows, places = 16384, 64
+	nights := int64(len(news) / places >> 20)
+	window := make([]byte, block.WindowSize)
+	var last repo.Point
+	for night := range nights {
+		s := beginAt(t, r, clock().Add(time.Duration(night)*time.Hour))
+		var parent *repo.Root
+		if p, _ := s.Parent(); len(p.Disks) > 0 {
+			parent = &p.Disks[0].Root
+		}
+		st, err := s.Stream(t.Context(), windows*block.WindowSize, parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := int64(0) // windows
+		for i := range int64(places) {
+			w := i*windows/places + 7*night
+			copy(window, news[:1<<20])
+			news = news[1<<20:]
+			if err := errors.Join(rest(st, parent, told, w-told), st.Put(t.Context(), w, window)); err != nil {
+				t.Fatal(err)
+			}
+			told = w + 1
+		}
+		if err := rest(st, parent, told, windows-told); err != nil {
+			t.Fatal(err)
+		}
+		last = finish(t, s, st, "lab/web")
+		if last.Stats.New != 64<<20 || last.Stats.Requests > 12 {
+			t.Errorf("night %d: %d new bytes in %d places took %d requests, want at most 12", night, last.Stats.New, places, last.Stats.Requests)
+		}
+	}
+	if want := nights * 64 << 20; last.Disks[0].Root.Data != want {
+		t.Errorf("%d bytes in blocks in the end, want %d", last.Disks[0].Root.Data, want)
+	}
+}
+
+// rest tells of windows in which nothing has changed.
+func rest(st *repo.Stream, parent *repo.Root, first, count int64) error {
+	if parent == nil {
+		return st.Zero(first, count)
+	}
+	return st.Keep(first, count)
 }
 
 // budget backs a disk up by a new host, and returns what the session did until its end.

@@ -10,6 +10,7 @@ import (
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo/internal/index"
+	"github.com/lull-backup/lull/transport/repo/internal/keys"
 	"github.com/lull-backup/lull/transport/repo/internal/pack"
 	"github.com/lull-backup/lull/transport/repo/internal/tree"
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
@@ -18,6 +19,11 @@ import (
 // nodeSegments bounds the opened segments of map nodes that are kept, up to
 // 1 MiB each.
 const nodeSegments = 8
+
+// readBehind is how many bytes before a segment are read along with it: a map is written
+// from its leaves up and asked from its root down, and of a night with few changes all of
+// it lies in one small pack.
+const readBehind = maxGap
 
 // nodes reads map nodes. Nodes that are used together lie together, so a segment
 // that was opened for one serves the next ones. Safe for concurrent use.
@@ -32,6 +38,19 @@ type nodes struct {
 
 	mu    sync.Mutex
 	cache []nodeSegment // most recently used last
+	near  packRange     // that was read last
+}
+
+// packRange is what was read of a pack.
+type packRange struct {
+	pack [32]byte
+	key  *keys.PackKey
+	from int64
+	b    []byte
+}
+
+func (p *packRange) has(loc index.Location) bool {
+	return p.key != nil && p.pack == loc.Pack && p.from <= int64(loc.SegmentOffset) && end(&loc) <= p.from+int64(len(p.b))
 }
 
 type nodeSegment struct {
@@ -111,7 +130,7 @@ func (n *nodes) segment(ctx context.Context, loc index.Location) ([]byte, error)
 			return s.plain, nil
 		}
 	}
-	plain, err := n.r.readSegment(ctx, n.store, loc)
+	plain, err := n.open(ctx, loc)
 	if err != nil {
 		return nil, err
 	}
@@ -122,10 +141,38 @@ func (n *nodes) segment(ctx context.Context, loc index.Location) ([]byte, error)
 	return plain, nil
 }
 
+// open opens a segment that may have been read along with another.
+func (n *nodes) open(ctx context.Context, loc index.Location) ([]byte, error) {
+	if err := n.r.checkSegment(&loc); err != nil {
+		return nil, err
+	}
+	if !n.near.has(loc) {
+		from := max(int64(loc.SegmentOffset)-readBehind, 0)
+		key, b, err := n.r.readPack(ctx, n.store, loc.Pack, from, end(&loc))
+		if err != nil {
+			return nil, err
+		}
+		n.near = packRange{loc.Pack, key, from, b}
+	}
+	sealed := n.near.b[int64(loc.SegmentOffset)-n.near.from:][:loc.SegmentLength]
+	packed, err := n.near.key.Open(nil, loc.SegmentOffset, sealed)
+	if err != nil {
+		return nil, err
+	}
+	return n.r.codec.Unpack(nil, packed)
+}
+
+func (r *Repository) checkSegment(loc *index.Location) error {
+	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead || int(loc.SegmentOffset) < r.ring.PackHeaderSize() {
+		return fmt.Errorf("%w: segment at %d of %d bytes", wire.ErrDamaged, loc.SegmentOffset, loc.SegmentLength)
+	}
+	return nil
+}
+
 // readSegment reads and opens one segment.
 func (r *Repository) readSegment(ctx context.Context, store blob.Store, loc index.Location) ([]byte, error) {
-	if loc.SegmentLength > pack.MaxSegment+pack.SegmentOverhead || int(loc.SegmentOffset) < r.ring.PackHeaderSize() {
-		return nil, fmt.Errorf("%w: segment at %d of %d bytes", wire.ErrDamaged, loc.SegmentOffset, loc.SegmentLength)
+	if err := r.checkSegment(&loc); err != nil {
+		return nil, err
 	}
 	key, sealed, err := r.readPack(ctx, store, loc.Pack, int64(loc.SegmentOffset), end(&loc))
 	if err != nil {

@@ -31,7 +31,13 @@ func initRepo(t testing.TB, store blob.Store) {
 
 func openRepo(t testing.TB, store blob.Store) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: clock})
+	return openCached(t, store, "")
+}
+
+// openCached opens a repository with a cache that outlives it; "": none.
+func openCached(t testing.TB, store blob.Store, cache string) *repo.Repository {
+	t.Helper()
+	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: clock, Cache: cache})
 	if err != nil {
 		t.Fatal(err)
 	}

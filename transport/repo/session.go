@@ -24,7 +24,7 @@ var (
 // limits are the sizes of what a session makes and holds. The format leaves them
 // free, within pack.MaxPack and pack.MaxIndex.
 type limits struct {
-	dataPack int // bytes; uploaders + 1 such buffers are in use at most
+	dataPack int // bytes, for eleven segments that do not shrink; uploaders + 1 such buffers are in use at most
 	nodePack int // bytes; two at most
 	// segment is how much data is compressed together, in bytes; it must fit into a
 	// data pack with room to spare. More takes less in the store, and memory for each
@@ -37,7 +37,7 @@ type limits struct {
 }
 
 func defaultLimits() limits {
-	return limits{dataPack: 18 << 20, nodePack: 4 << 20, segment: pack.MaxSegment, uploaders: 2, index: 1 << 16}
+	return limits{dataPack: 23 << 20, nodePack: 4 << 20, segment: pack.MaxSegment, uploaders: 2, index: 1 << 16}
 }
 
 // Session takes the streams of one restore point. New blocks go into the store

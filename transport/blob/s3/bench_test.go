@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	benchPack  = 18 << 20 // as sessions make them
+	benchPack  = 23 << 20 // as sessions make them
 	benchPacks = 16
 )
 
