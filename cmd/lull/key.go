@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -187,11 +188,13 @@ func (in *invocation) keyRotateCommand() *cobra.Command {
 		Args: argCount(0, 0, ""),
 		RunE: in.run(func(cmd *cobra.Command, _ []string) error {
 			return in.withKeys(cmd.Context(), func(r *repo.Repository) error {
-				n, err := r.RotateKeys(cmd.Context())
+				made, err := r.RotateKeys(cmd.Context())
 				if err != nil {
 					return err
 				}
-				return in.told(map[string]any{"epoch": n}, "keys of epoch %d are in use from now on; restart lull agent where it runs", n)
+				return in.told(map[string]any{"epoch": made.Epoch, "readers": made.Readers},
+					"keys of epoch %d are in use from now on; what comes later can be read with %s, and with no other key; restart lull agent where it runs",
+					made.Epoch, strings.Join(made.Readers, ", "))
 			})
 		}),
 	})

@@ -206,34 +206,55 @@ func (r *Repository) Paper() (string, error) {
 	return r.ring.Paper()
 }
 
+// Rotation is an epoch that has begun.
+type Rotation struct {
+	Epoch int
+	// Readers are the labels of the keys that open what is sealed in it, in order. A store
+	// that hides the file of a key shuts that key out, and nobody but who knows his keys
+	// can tell.
+	Readers []string
+}
+
 // RotateKeys begins an epoch: everything that is written from now on by who opens the
 // repository anew is sealed to other keys, which the keys get that may read and have not
 // been removed.
-func (r *Repository) RotateKeys(ctx context.Context) (epoch int, err error) {
+func (r *Repository) RotateKeys(ctx context.Context) (Rotation, error) {
 	if err := r.Allow(RoleOwner, "rotate keys"); err != nil {
-		return 0, err
+		return Rotation{}, err
 	}
+	made, err := r.rotate(ctx)
+	if err != nil {
+		return Rotation{}, fmt.Errorf("rotate keys: %w", err)
+	}
+	return made, nil
+}
+
+func (r *Repository) rotate(ctx context.Context) (made Rotation, err error) {
 	all, err := r.present(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("rotate keys: %w", err) // one that is damaged would be shut out
+		return made, err // one that is damaged would be shut out
 	}
 	var to []keys.Recipient
 	for _, k := range all {
 		to = append(to, k.file)
+		if k.Roles.Has(RoleRestore | RoleMaintain) {
+			made.Readers = append(made.Readers, k.Label)
+		}
 	}
-	n := r.ring.Epochs() + 1
+	slices.Sort(made.Readers)
+	made.Epoch = r.ring.Epochs() + 1
 	plain, err := r.ring.Rotate(to)
 	if err != nil {
-		return 0, fmt.Errorf("rotate keys: %w", err)
+		return made, err
 	}
-	b, err := r.sealDocument(wire.Epoch, epochObject(n), plain)
+	b, err := r.sealDocument(wire.Epoch, epochObject(made.Epoch), plain)
 	if err != nil {
-		return 0, fmt.Errorf("rotate keys: %w", err)
+		return made, err
 	}
-	if err := r.store.Create(ctx, epochObject(n), b); err != nil {
-		return 0, fmt.Errorf("rotate keys: %w", err)
+	if err := r.store.Create(ctx, epochObject(made.Epoch), b); err != nil {
+		return made, err
 	}
-	return n, r.ring.AddEpoch(plain)
+	return made, r.ring.AddEpoch(plain)
 }
 
 // loadTrust reads which keys were removed, and the epochs. What is wrong with those is

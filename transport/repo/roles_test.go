@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/lull-backup/lull/transport/blob"
 	"github.com/lull-backup/lull/transport/blob/faults"
 	"github.com/lull-backup/lull/transport/blob/mem"
@@ -249,8 +251,8 @@ func TestRemovedKey(t *testing.T) {
 	if _, err := owner.RemoveKey(t.Context(), "old"); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := owner.RotateKeys(t.Context()); err != nil || n != 2 {
-		t.Fatalf("epoch %d, %v", n, err)
+	if made, err := owner.RotateKeys(t.Context()); err != nil || made.Epoch != 2 {
+		t.Fatalf("epoch %d, %v", made.Epoch, err)
 	}
 	if _, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: secretOf("old")}); !errors.Is(err, repo.ErrPassphrase) {
 		t.Errorf("its passphrase: %v, want %v", err, repo.ErrPassphrase)
@@ -286,8 +288,10 @@ func TestRotationReachesTheKeysThatStay(t *testing.T) {
 		addKey(t, store, label, roles)
 	}
 	for n := 2; n < 4; n++ {
-		if got, err := openRepo(t, store).RotateKeys(t.Context()); err != nil || got != n {
-			t.Fatalf("epoch %d, %v", got, err)
+		got, err := openRepo(t, store).RotateKeys(t.Context())
+		want := repo.Rotation{Epoch: n, Readers: []string{"keeps", "owner", "reads"}}
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Fatalf("%v, not as wanted (-want +got):\n%s", err, diff)
 		}
 	}
 	addKey(t, store, "late", repo.RoleRestore)
