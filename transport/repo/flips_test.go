@@ -168,6 +168,7 @@ func (m *museum) flip(t *testing.T, rounds int) (flipped int) {
 	}
 	defer r.Close()
 	rng := rand.New(rand.NewPCG(1, 2))
+	restored, refused := 0, 0
 	for range rounds {
 		store := m.store.CloneAt(m.now)
 		var bad []string
@@ -179,13 +180,39 @@ func (m *museum) flip(t *testing.T, rounds int) (flipped int) {
 		}
 		before.through(store.CloneAt(m.now))
 		m.wantFound(t, r, bad)
+		// As it is, hardly ever does a host that has seen nothing yet even open it.
 		m.wantRightOrNothing(t, store)
+		for _, name := range bad {
+			if neededToOpen(name) {
+				store.Damage(name, func([]byte) []byte { return m.whole(t, name) })
+			}
+		}
+		right, nothing := m.wantRightOrNothing(t, store)
+		restored, refused = restored+right, refused+nothing
 		flipped += len(bad)
 		if t.Failed() {
 			break
 		}
 	}
+	if restored == 0 || refused == 0 {
+		t.Errorf("%d restores came out right, %d did not come out: want some of both", restored, refused)
+	}
 	return flipped
+}
+
+// neededToOpen tells of an object without which no key can be used.
+func neededToOpen(name string) bool {
+	return name == "config" || strings.HasPrefix(name, "keys/") || strings.HasPrefix(name, "epochs/") || strings.HasPrefix(name, "revoked/")
+}
+
+// whole is an object as it was before bits were flipped.
+func (m *museum) whole(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := m.store.Read(t.Context(), name, 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // flipOne flips one bit, half of the times near an end, where prefixes, sealed keys,
@@ -221,12 +248,13 @@ func (m *museum) wantFound(t *testing.T, r *repo.Repository, bad []string) {
 	}
 }
 
-// wantRightOrNothing restores all points, as a host that has seen nothing yet.
-func (m *museum) wantRightOrNothing(t *testing.T, store *mem.Store) {
+// wantRightOrNothing restores all points, as a host that has seen nothing yet, and tells how
+// many came out and how many did not.
+func (m *museum) wantRightOrNothing(t *testing.T, store *mem.Store) (right, nothing int) {
 	t.Helper()
 	r, err := repo.Open(t.Context(), store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: m.now}))
 	if errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrVersion) {
-		return
+		return 0, len(m.points)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -234,11 +262,16 @@ func (m *museum) wantRightOrNothing(t *testing.T, store *mem.Store) {
 	defer r.Close()
 	for _, p := range m.points {
 		got, err := restore(t.Context(), r, p.Disks[0].Root)
-		if err != nil && !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, repo.ErrVersion) {
+		switch {
+		case errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrVersion):
+			nothing++
+		case err != nil:
 			t.Errorf("restore: %v", err)
-		}
-		if err == nil && !bytes.Equal(got, m.disks[p.Disks[0].Root]) {
+		case !bytes.Equal(got, m.disks[p.Disks[0].Root]):
 			t.Errorf("point %s restored wrong", p.ID)
+		default:
+			right++
 		}
 	}
+	return right, nothing
 }
