@@ -138,14 +138,14 @@ func (s sid) end() string { return sessionPrefix + string(s) + ".end" }
 // index is the name of the session's kth index object.
 func (s sid) index(k int) string { return indexPrefix + string(s) + "." + strconv.Itoa(k) }
 
-// indexNumber is the number of a session's index object.
+// indexNumber is the number of a session's index object. No session comes to 2^31.
 func indexNumber(object string) (k int, ok bool) {
 	_, rest, ok := cutSID(object, indexPrefix)
 	if !ok || !strings.HasPrefix(rest, ".") {
 		return 0, false
 	}
 	k, err := strconv.Atoi(rest[1:])
-	return k, err == nil && k >= 0
+	return k, err == nil && k >= 0 && k < 1<<31
 }
 
 // made tells whether lull may have made an object, by its name. Of the kinds that are many it

@@ -8,8 +8,8 @@ import (
 	"github.com/lull-backup/lull/transport/repo/internal/wire"
 )
 
-// A fence stands at the number of an index object that its session would come to next, and
-// that is the one after the greatest which is there. So a repair that takes index objects
+// A fence stands at the number of an index object that its session would come to next. So a
+// repair that takes index objects
 // away must not hide how far a session has come that may go on, nor take away the fence.
 
 // stopWriter fences the session of an index object that is to be deleted, unless it is over.
@@ -26,7 +26,7 @@ func (p *repairer) stopWriter(ctx context.Context, object string) error {
 }
 
 // keepFenced puts a fence where an index object was that nobody could read, if that may have
-// been one: the last of a session that was given up.
+// been one: its session was given up.
 func (p *repairer) keepFenced(ctx context.Context, object string) error {
 	s, _, ok := cutSID(object, indexPrefix)
 	if !ok {
@@ -45,16 +45,6 @@ func (p *repairer) keepFenced(ctx context.Context, object string) error {
 			err = nil
 		}
 		return err
-	}
-	infos, err := list(ctx, r.store, indexPrefix+string(s)+".")
-	if err != nil {
-		return err
-	}
-	own, _ := indexNumber(object)
-	for _, i := range infos {
-		if k, ok := indexNumber(i.Name); ok && k > own {
-			return nil // that one is the fence
-		}
 	}
 	err = r.createJSON(ctx, r.store, wire.Fence, object, fenceDoc{s})
 	if errors.Is(err, blob.ErrExists) {

@@ -3,6 +3,7 @@ package repo_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,6 +64,27 @@ func TestRepairHidesNoNumber(t *testing.T) {
 	giveUp(t, store)
 	wantStopped(t, store, s)
 	wantClean(t, openSmall(t, store))
+}
+
+// Somebody else puts an object at a number that the session has not come to: that leads no fence
+// past it.
+func TestFenceIsNotLedPastTheSession(t *testing.T) {
+	for _, number := range []string{"7", "2147483647", "9223372036854775807"} {
+		store, s := begun(t)
+		all := namesUnder(store, "index/")
+		as := all[0][:strings.LastIndexByte(all[0], '.')+1] + number
+		if err := repo.CopyIndex(t.Context(), openSmall(t, store), all[0], as); err != nil {
+			t.Fatal(err)
+		}
+		giveUp(t, store)
+		fences := len(namesUnder(store, "index/"))
+		wantStopped(t, store, s)
+		giveUp(t, store)
+		if n := len(namesUnder(store, "index/")); n > fences {
+			t.Errorf("%d objects more after it was given up again", n-fences)
+		}
+		wantClean(t, openSmall(t, store))
+	}
 }
 
 // A fence that nobody can read any more is one again after a repair.

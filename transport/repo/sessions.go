@@ -197,20 +197,35 @@ func (r *Repository) fencePoint(ctx context.Context, s sid) error {
 	return err
 }
 
-// fenceIndex puts a fence in the way of the session's next index object. The session
-// numbers them and stops at the first that it cannot create.
+// fenceIndex puts fences in the way of the session's next index object. The session numbers
+// them and stops at the first that it cannot create. Its next number is the first that is
+// free, whatever somebody else has put at a later one; or, where a repair has taken one of
+// its objects away, the one after the greatest.
 func (r *Repository) fenceIndex(ctx context.Context, s sid) error {
 	infos, err := list(ctx, r.store, indexPrefix+string(s)+".")
 	if err != nil {
 		return err
 	}
-	next, last := 0, blob.Info{}
+	there, greatest := map[int]blob.Info{}, -1
 	for _, i := range infos {
-		if k, ok := indexNumber(i.Name); ok && k >= next {
-			next, last = k+1, i
+		if k, ok := indexNumber(i.Name); ok {
+			there[k], greatest = i, max(greatest, k)
 		}
 	}
-	if next > 0 && last.Size <= maxNote {
+	free := 0
+	for there[free].Name != "" {
+		free++
+	}
+	if err := r.fenceAfter(ctx, s, there[free-1], free); err != nil || greatest < free {
+		return err
+	}
+	return r.fenceAfter(ctx, s, there[greatest], greatest+1)
+}
+
+// fenceAfter puts a fence at the first free number from next on, unless last, the object
+// before that, is one.
+func (r *Repository) fenceAfter(ctx context.Context, s sid, last blob.Info, next int) error {
+	if last.Name != "" && last.Size <= maxNote {
 		b, err := readSized(ctx, r.store, last, maxNote)
 		if err != nil || r.isFence(last, b) {
 			return err
