@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"github.com/lull-backup/lull/transport/blob/mem"
@@ -148,5 +149,49 @@ func TestRepairBelievesNoCopyThatItHasNotRead(t *testing.T) {
 			t.Fatalf("%+v", report)
 		}
 		wantDisk(t, openRepo(t, store), p.Disks[0].Root, disk)
+	}
+}
+
+// A host that was taken over lists again, under its own signature, what another had listed of
+// packs that maintenance has deleted since. The other takes nothing of that for known.
+func TestListedAgainByAStranger(t *testing.T) {
+	for _, domain := range []repo.Domain{{}, {Own: true}, {Trusted: []string{"other"}}} {
+		t.Run(domain.String(), func(t *testing.T) {
+			store := mem.New()
+			initRepo(t, store)
+			for _, label := range []string{"evil", "good"} {
+				addKey(t, store, label, repo.RoleBackup)
+			}
+			disk := image(1, 100*block.PageSize)
+			p := again(t, openAs(t, store, "good", repo.OpenOptions{Domain: domain}), "lab/web", disk, 0)
+			listed := objects(store, "index/")[0]
+			before := store.Clone()
+			if err := openRepo(t, store).Forget(t.Context(), []repo.Point{p}); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				prune(t, openRepo(t, store), atOnce)
+			}
+			if left := objects(store, "packs/"); len(left) > 0 {
+				t.Fatalf("not deleted: %q", left)
+			}
+			evil := openAs(t, before, "evil", repo.OpenOptions{})
+			again(t, evil, "lab/evil", image(2, block.PageSize), 1)
+			var as string
+			for _, name := range objects(before, "index/") {
+				if name != listed {
+					as = strings.TrimSuffix(name, ".0") + ".1"
+				}
+			}
+			if err := repo.CopyIndex(t.Context(), evil, listed, as); err != nil {
+				t.Fatal(err)
+			}
+			restoreObject(t, before, store, as)
+			q := again(t, openAs(t, store, "good", repo.OpenOptions{Domain: domain}), "lab/web", disk, 2)
+			if q.Stats.New != p.Stats.New {
+				t.Errorf("%d new bytes, want all %d", q.Stats.New, p.Stats.New)
+			}
+			wantDisk(t, openRepo(t, store), q.Disks[0].Root, disk)
+		})
 	}
 }

@@ -28,6 +28,9 @@ type Listing struct {
 	// Certificate is whose signature the pack carries, since format 2.
 	Certificate []byte
 	Signature   []byte
+	// Hearsay is set by who knows it, and is not stored: the index object was signed by a key
+	// that may not speak for the pack's. The pack was as it says, once; it may be long gone.
+	Hearsay bool
 }
 
 // content is what the signature of a pack is made over, beside the pack's name.
@@ -72,18 +75,24 @@ func SealIndex(ring *keys.Ring, name string, packs []Listing) ([]byte, error) {
 
 // OpenIndex reads an index object, which only a key may sign that backs up or maintains: who
 // reads could else hide packs from others, or make up how large they are. In format 1 its
-// name is its hash, which is for the caller to compare.
-func OpenIndex(ring *keys.Ring, name string, object []byte) ([]Listing, error) {
-	if ring.Format().Signed() {
-		plain, c, err := ring.OpenDocument(wire.Index, name, object)
-		if err == nil && !c.Roles.Has(keys.Backup|keys.Maintain) {
-			err = fmt.Errorf("%w: key %.64q is for %s", wire.ErrForged, c.Label, c.Roles)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return parseIndex(ring, plain)
+// name is its hash, which is for the caller to compare, and nobody has signed it.
+func OpenIndex(ring *keys.Ring, name string, object []byte) ([]Listing, *keys.Certificate, error) {
+	if !ring.Format().Signed() {
+		packs, err := openIndex1(ring, object)
+		return packs, nil, err
 	}
+	plain, c, err := ring.OpenDocument(wire.Index, name, object)
+	if err == nil && !c.Roles.Has(keys.Backup|keys.Maintain) {
+		err = fmt.Errorf("%w: key %.64q is for %s", wire.ErrForged, c.Label, c.Roles)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	packs, err := parseIndex(ring, plain)
+	return packs, c, err
+}
+
+func openIndex1(ring *keys.Ring, object []byte) ([]Listing, error) {
 	if err := ring.WantPrefix(object, wire.Index); err != nil {
 		return nil, err
 	}

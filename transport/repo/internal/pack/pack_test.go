@@ -163,14 +163,14 @@ func TestIndexRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := OpenIndex(r, "index/a", object)
+	got, by, err := OpenIndex(r, "index/a", object)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	if diff := cmp.Diff(want, got); diff != "" || by.Signer != r.Certificate().Signer {
+		t.Errorf("signed by %v: %s", by.Signer, diff)
 	}
-	if _, err := OpenIndex(ringOf(t, keys.Repository{3}), "index/a", object); !errors.Is(err, wire.ErrForged) {
+	if _, _, err := OpenIndex(ringOf(t, keys.Repository{3}), "index/a", object); !errors.Is(err, wire.ErrForged) {
 		t.Errorf("opens in another repository: %v", err)
 	}
 }
