@@ -18,6 +18,7 @@ from pathlib import Path
 from struct import unpack_from
 
 import zstandard
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 import hpke
@@ -28,19 +29,37 @@ from keyring import PREFIX, SIGNATURE, Damaged, Keys, unlock, want
 WINDOW, PAGE, FANOUT = 4 << 20, 4096, 128
 MAX_SEGMENT, MAX_DOCUMENT = 2 << 20, 32 << 20
 SEALED_KEY = hpke.ENCAPSULATED + 32 + 16
+# What comes of packs that are gone, damaged or a liar's.
+UNREADABLE = (Damaged, InvalidTag, OSError, LookupError, ValueError, OverflowError, zstandard.ZstdError)
 
 
 class Repository:
     def __init__(self, directory: Path, keys: Keys):
         self.directory, self.keys = directory, keys
         self.head = PREFIX + (2 if keys.version > 1 else 0)  # of packs and points: prefix and epoch
-        self.places: dict[bytes, tuple] = {}  # block name: pack, segment's offset and length, block's offset and length
+        # block name: its places, each pack, segment's offset and length, block's offset and length
+        self.places: dict[bytes, list[tuple]] = {}
         self.pack_keys: dict[bytes, bytes] = {}
         self.segment: tuple = (None, b"")  # the last one that was opened
+        drop, valid = self.decision()
         for path in sorted((directory / "index").iterdir()):
-            self.load_index(path)
+            name = f"index/{path.name}"
+            if name not in drop and (name in valid or not path.name.startswith("m")):
+                self.load_index(path)
 
     # -- index ------------------------------------------------------------------
+
+    def decision(self) -> tuple[set, set]:
+        """The index objects that count no more, by maintenance's newest decision, and those
+        of its own that count."""
+        done = max((self.directory / "marks").glob("?" * 16 + ".done"), default=None)
+        if done is None:
+            return set(), set()
+        name, raw = f"marks/{done.name}", done.read_bytes()
+        want(raw[:PREFIX] == self.keys.prefix("K"), f"{name}: not a decision")
+        document = json.loads(self.keys.open_index("K", self.of_maintenance(name, raw)[PREFIX:]))
+        want(document["number"] == int(done.stem, 16), f"{name}: another's number")
+        return set(document["drop"] or ()), set(document["index"] or ())
 
     def load_index(self, path: Path) -> None:
         raw = path.read_bytes()
@@ -67,10 +86,15 @@ class Repository:
         """Whether maintenance has put a fence there, under that very name."""
         if self.keys.version == 1 or raw[:PREFIX] != self.keys.prefix("F"):
             return False
-        _, signer = self.keys.cut_trailer("document", name, raw)
+        self.of_maintenance(name, raw)
+        return True
+
+    def of_maintenance(self, name: str, raw: bytes) -> bytes:
+        """A document without its trailer, which only maintenance may have signed."""
+        body, signer = self.keys.cut_trailer("document", name, raw)
         want({"maintain", "owner"} & set(signer["roles"].split(",")), f"{name}: signed by a key that may not")
         want(self.keys.counts(signer, raw), f"{name}: signed by a key that was removed")
-        return True
+        return body
 
     def skip_certificates(self, b: bytes) -> int:
         (count,) = unpack_from("<H", b)
@@ -87,7 +111,7 @@ class Repository:
             at, start = at + 8, 0
             for _ in range(blocks):
                 size = unpack_from("<H", b, at + 32)[0] + 1
-                self.places[b[at : at + 32]] = (pack, offset, length, start, size)
+                self.places.setdefault(b[at : at + 32], []).append((pack, offset, length, start, size))
                 at, start = at + 34, start + size
             offset += length
         return at
@@ -95,14 +119,21 @@ class Repository:
     # -- blocks -----------------------------------------------------------------
 
     def block(self, name: bytes, names: bytes, kind: str) -> bytes:
-        """A block of data or a node, compared with its name."""
-        want(name in self.places, f"block {name.hex()} is in no pack")
-        pack, offset, length, start, size = self.places[name]
-        if self.segment[0] != (pack, offset):
-            self.segment = ((pack, offset), self.open_segment(pack, offset, length, kind))
-        found = self.segment[1][start : start + size]
-        want(blake3(found, names) == name, f"block {name.hex()}: name does not match")
-        return found
+        """A block of data or a node, from the first of its places where it is: packs get
+        damaged, and a host that was taken over lists what it likes."""
+        why = "is in no pack"
+        for pack, offset, length, start, size in self.places.get(name, []):
+            try:
+                if self.segment[0] != (pack, offset):
+                    self.segment = ((pack, offset), self.open_segment(pack, offset, length, kind))
+            except UNREADABLE as e:
+                why = f"cannot be read: {e!r}"
+                continue
+            found = self.segment[1][start : start + size]
+            if blake3(found, names) == name:
+                return found
+            why = "does not match its name"
+        raise Damaged(f"block {name.hex()} {why}")
 
     def open_segment(self, pack: bytes, offset: int, length: int, kind: str) -> bytes:
         with open(self.directory / "packs" / pack.hex()[:2] / pack.hex(), "rb") as f:
