@@ -60,7 +60,17 @@ func TestPaper(t *testing.T) {
 	}
 }
 
-// What was printed by earlier versions, without the root key, opens for ever.
+// What is printed now is what was printed when the version began.
+func TestPaperIsGolden(t *testing.T) {
+	for roles, want := range map[Roles]string{Owner: ownerPaper3, Restore: restorePaper3} {
+		text, err := ring(t, Master{1}, Repository{1}, roles).Paper()
+		if err != nil || "\n"+text != want {
+			t.Errorf("%s: %v, paper key\n%s", roles, err, text)
+		}
+	}
+}
+
+// What was printed opens for ever, that of earlier versions too, without the root key.
 func TestPaperOfBefore(t *testing.T) {
 	id := Repository{1}
 	public, err := Master{1}.Public(id)
@@ -71,22 +81,25 @@ func TestPaperOfBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for roles, text := range map[Roles]string{Owner: ownerPaper2, Restore: restorePaper2} {
-		s, err := ParsePaper(id, []byte(text))
-		if err != nil || s.Roles != roles {
-			t.Fatalf("%s: %+v, %v", roles, s, err)
+	for _, c := range []struct {
+		roles Roles
+		text  string
+	}{{Owner, ownerPaper2}, {Restore, restorePaper2}, {Owner, ownerPaper3}, {Restore, restorePaper3}} {
+		s, err := ParsePaper(id, []byte(c.text))
+		if err != nil || s.Roles != c.roles || s.Roles.Has(Owner) && s.master != (Master{1}) {
+			t.Fatalf("%s: %+v, %v", c.roles, s, err)
 		}
 		r, err := s.Ring(id, public, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := r.OpenPackKey(header); err != nil {
-			t.Errorf("%s: %v", roles, err)
+			t.Errorf("%s: %v in%s", c.roles, err, c.text)
 		}
 	}
 }
 
-// Paper keys of version 2, of the master secret and the repository that begin with 1.
+// Paper keys of versions 2 and 3, of the master secret and the repository that begin with 1.
 const (
 	ownerPaper2 = `
  1: AIAQ AAAA AAAA AAAA AAAA AAAA AAAA QAAA NS
@@ -104,6 +117,25 @@ const (
  6: PWH4 NBVQ LV3H EETD CA6O NHDS XQH5 RALE GZ
  7: MCU7 D253 XUV4 EHVM 6LK4 YGJG 75YA YJ3L JR
  8: 6DFR 6M6X YU RJ
+`
+	ownerPaper3 = `
+ 1: AMAQ AAAA AAAA AAAA AAAA AAAA AAAB OOPX YK
+ 2: Z2LG OI63 W7XT XDUN 6J4L NLTI 4JQO UWSZ IZ
+ 3: X6PT LCEC 2SSC F3AI AAAA AAAA AAAA AAAA 3J
+ 4: AAAA AAAA AAAA AAAA AAAA AAAA AAAA AAAA W4
+ 5: AAAA CAAA AAAA AAAA AAAA AAAA AAAA AAAA EY
+ 6: AAAA AAAA AAAA AAAA AAAA AAA VG
+`
+	restorePaper3 = `
+ 1: AMAQ AAAA AAAA AAAA AAAA AAAA AAAB OOPX YK
+ 2: Z2LG OI63 W7XT XDUN 6J4L NLTI 4JQO UWSZ IZ
+ 3: X6PT LCEC 2SSC F3AC AAAA AAAA AAAA AAAA 7A
+ 4: AAAA AAAA AAAA AAAA AAAA AAAA AAAA AAAA W4
+ 5: AAAC PUCG NQD6 GV65 MIKB 7T2A XBOW RMHY VY
+ 6: 23WU UU6A 2C6I NWNR F3PN VSYD YPZG APNT UZ
+ 7: OZ6J 6QPV QHE3 K6KQ OGVH 3D6G Q2YF 25TS TQ
+ 8: CJRR APHG TRZL YD6Y QFSG BKPR 5O53 2K6C O2
+ 9: D2WP FVOM DETP 64AM E5V7 BSY7 GPL4 K QO
 `
 )
 
