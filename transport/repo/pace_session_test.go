@@ -108,13 +108,58 @@ func TestSessionClimbs(t *testing.T) {
 func TestAllocationsOfABlock(t *testing.T) {
 	store, disk := mem.New(), image(2, 16*block.WindowSize)
 	initRepo(t, store)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	p := storeDisk(t, store, repo.CompressFast, disk)
-	runtime.ReadMemStats(&after)
-	if n, blocks := after.Mallocs-before.Mallocs, uint64(p.Stats.NewBlocks); blocks < 2000 || n > 2*blocks+3000 {
+	var p repo.Point
+	n := mallocs(func() { p = storeDisk(t, store, repo.CompressFast, disk) })
+	if blocks := uint64(p.Stats.NewBlocks); blocks < 2000 || n > 2*blocks+3000 {
 		t.Errorf("%d allocations for %d new blocks", n, blocks)
 	} else {
 		t.Logf("%d allocations for %d new blocks", n, blocks)
+	}
+}
+
+// mallocs is how many allocations something makes.
+func mallocs(do func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return after.Mallocs - before.Mallocs
+}
+
+// A known block that is looked up costs two allocations at most, and one in a window that is as
+// the parent's less than one, though the race detector throws pooled memory away; windows that are
+// kept cost a few in all. A run has millions of them.
+func TestAllocationsOfWhatIsKnown(t *testing.T) {
+	store, disk := mem.New(), image(2, 16*block.WindowSize)
+	initRepo(t, store)
+	root := storeDisk(t, store, repo.CompressFast, disk).Disks[0].Root
+	r := openRepo(t, store)
+	put := func(st *repo.Stream, w int64) error {
+		return st.Put(t.Context(), w, disk[w*block.WindowSize:(w+1)*block.WindowSize])
+	}
+	keep := func(st *repo.Stream, w int64) error { return st.Keep(w, 1) }
+	for name, c := range map[string]struct {
+		parent *repo.Root
+		take   func(st *repo.Stream, w int64) error
+		each   int64 // at most
+	}{"looked up": {nil, put, 2}, "unchanged": {&root, put, 1}, "kept": {&root, keep, 0}} {
+		s := begin(t, r)
+		n := mallocs(func() {
+			st, err := s.Stream(t.Context(), root.Size, c.parent)
+			for w := int64(0); w < root.Size/block.WindowSize && err == nil; w++ {
+				err = c.take(st, w)
+			}
+			if err == nil {
+				_, err = st.Finish(t.Context())
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		})
+		if stats := s.Stats(); int64(n) > max(c.each*stats.Blocks, 64) || stats.NewBlocks > 0 {
+			t.Errorf("%s: %d allocations for %d blocks, %d of them new", name, n, stats.Blocks, stats.NewBlocks)
+		} else {
+			t.Logf("%s: %d allocations for %d blocks", name, n, stats.Blocks)
+		}
 	}
 }
