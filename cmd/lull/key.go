@@ -155,7 +155,8 @@ func (in *invocation) keyRemoveCommand() *cobra.Command {
 			"the label, give the signer, which `lull forget --all --dry-run --signed-by LABEL` names.\n" +
 			"What it could read, whoever has a copy of its file can read still: `lull key rotate`\n" +
 			"keeps what comes later from it. An owner's key was all there is to know: when one was\n" +
-			"stolen, copy the repository into a new one with `lull copy`.",
+			"stolen, copy the repository into a new one with `lull copy`. The key is removed, too, where\n" +
+			"the store does not let its file be deleted, as under the policy of the role maintain.",
 		Args: argCount(1, 1, "the key's label"),
 		RunE: in.run(func(cmd *cobra.Command, args []string) error {
 			return in.withKeys(cmd.Context(), func(r *repo.Repository) error {
@@ -168,7 +169,7 @@ func (in *invocation) keyRemoveCommand() *cobra.Command {
 					next = "; run lull key rotate to keep from it what comes later"
 				}
 				if k.Kept {
-					next = "; its file stays while the store keeps it locked" + next
+					next = "; its file stays, as the store keeps it locked or does not let this host delete it" + next
 				}
 				if k.Unlisted > 0 {
 					in.warn("%s that it had signed have no room in the record of its removal, and are refused: the newest ones", count(k.Unlisted, "object"))

@@ -23,7 +23,8 @@ type Key struct {
 	This    bool      `json:"this,omitempty"`   // it has opened the repository
 	Removed time.Time `json:"removed,omitzero"` // by the store's clock
 	// Kept says that the file of a key that was removed is still there, because the store
-	// keeps it locked; it opens what it opened, and signs nothing that anyone believes.
+	// keeps it locked or did not let it be deleted; it opens what it opened, and signs
+	// nothing that anyone believes.
 	Kept bool `json:"kept,omitempty"`
 	// Unlisted is how many objects that a key had signed which was removed had no room in the
 	// record of that: they are refused.

@@ -30,7 +30,7 @@ const maxSigned = 1 << 18
 // refused, and its file is gone.
 // What it could read it can still read, for who kept a copy of the file; RotateKeys keeps
 // what comes later from it. The word that it is removed comes first: a store that keeps the
-// file locked (Kept) takes nothing back of that.
+// file locked, or lets this host not delete it (Kept), takes nothing back of that.
 //
 // label may be the key's Signer as well; a key whose file is gone is found by what it signed.
 // Of a key that has signed more than a record has room for, the rest is refused too: Unlisted.
@@ -75,7 +75,7 @@ func (r *Repository) removeKey(ctx context.Context, label string, room int) (Key
 		return k, nil
 	}
 	gone, err := remove(ctx, r.store, k.object)
-	if err != nil {
+	if err != nil && !errors.Is(err, blob.ErrDenied) {
 		return Key{}, fmt.Errorf("remove key: %w", err)
 	}
 	k.Kept = !gone

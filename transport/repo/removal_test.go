@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/blob/faults"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
@@ -218,6 +220,38 @@ func TestKeyWhoseFileIsGoneIsRemoved(t *testing.T) {
 	m.deleteKey("host1")
 	if k, err := openRepo(t, m.store).RemoveKey(t.Context(), "host1"); err != nil || k.Signer != next.Signer {
 		t.Errorf("by its label: %+v, %v", k, err)
+	}
+}
+
+// Maintenance may record that a key is removed where the store lets it delete no key's file.
+func TestKeyIsRemovedThoughItsFileStays(t *testing.T) {
+	m := newRemovals(t)
+	point := again(t, m.as("host1"), "lab/web", image(1, 20*block.PageSize), 0)
+	thief := m.as("host1")
+	f := faults.New(m.store)
+	f.Add(faults.Fault{Op: faults.Delete, Prefix: "keys/", Before: blob.ErrDenied})
+	files := len(objects(m.store, "keys/"))
+	k, err := openAs(t, f, "keeper", repo.OpenOptions{}).RemoveKey(t.Context(), "host1")
+	if err != nil || k.Label != "host1" || !k.Kept {
+		t.Fatalf("%+v, %v", k, err)
+	}
+	if left := len(objects(m.store, "keys/")); left != files {
+		t.Errorf("%d key files of %d are left", left, files)
+	}
+	again(t, thief, "lab/web", image(2, 20*block.PageSize), 1)
+	r := openRepo(t, m.store)
+	points, err := r.Points(t.Context(), "")
+	if !errors.Is(err, repo.ErrForged) || len(points) != 1 || points[0].ID != point.ID {
+		t.Errorf("%d points, %v, want %s and %v", len(points), err, point.ID, repo.ErrForged)
+	}
+	all, err := r.Keys(t.Context())
+	if err != nil || !slices.ContainsFunc(all, func(k repo.Key) bool { return k.Label == "host1" && k.Kept && !k.Removed.IsZero() }) {
+		t.Errorf("%+v, %v", all, err)
+	}
+
+	f.Add(faults.Fault{Op: faults.Create, Prefix: "revoked/", Before: blob.ErrDenied})
+	if _, err := openAs(t, f, "keeper", repo.OpenOptions{}).RemoveKey(t.Context(), "host2"); !errors.Is(err, blob.ErrDenied) {
+		t.Errorf("without a record of it: %v, want %v", err, blob.ErrDenied)
 	}
 }
 
