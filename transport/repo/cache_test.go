@@ -2,11 +2,16 @@ package repo_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/lull-backup/lull/transport/blob"
+	"github.com/lull-backup/lull/transport/blob/faults"
 	"github.com/lull-backup/lull/transport/blob/mem"
 	"github.com/lull-backup/lull/transport/block"
 	"github.com/lull-backup/lull/transport/repo"
@@ -75,6 +80,40 @@ func TestTwoAgentsShareTheCache(t *testing.T) {
 	for i, p := range last {
 		wantDisk(t, owner, p.Disks[0].Root, disks[i])
 	}
+}
+
+// A session that cannot even be announced leaves none of the host's files open, night after
+// night that the store is away.
+func TestSessionThatDoesNotBeginHoldsNothing(t *testing.T) {
+	store := mem.New()
+	initRepo(t, store)
+	h := newHost(t, store, "host1")
+	r := h.open(t, "host1", repo.Domain{})
+	again(t, r, "lab/web", image(1, 20*block.PageSize), 0)
+	before := openBelow(t, h.disk)
+	h.log.Add(faults.Fault{Op: faults.Create, Prefix: "sessions/", Before: blob.ErrUnreachable})
+	if _, err := r.Begin(t.Context(), "lab/web", clock().Add(time.Hour)); !errors.Is(err, blob.ErrUnreachable) {
+		t.Fatalf("%v, want %v", err, blob.ErrUnreachable)
+	}
+	if after := openBelow(t, h.disk); len(after) > len(before) {
+		t.Errorf("open are %q, before it were %q", after, before)
+	}
+}
+
+// openBelow are the files below a folder that this process has open.
+func openBelow(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range all {
+		name, err := os.Readlink(filepath.Join("/proc/self/fd", fd.Name()))
+		if err == nil && strings.HasPrefix(name, dir+"/") {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // flipCache flips a bit in every so many pages of each run.

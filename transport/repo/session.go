@@ -161,7 +161,7 @@ func (r *Repository) begin(ctx context.Context, vm, id string) (*Session, error)
 	s.nodes.init(s, wire.NodePack, r.limits.nodePack, 2)
 	if err := s.announce(ctx); err != nil {
 		cancel()
-		return nil, err
+		return nil, errors.Join(err, keep.close(), s.index.Close())
 	}
 	s.wg.Go(func() { s.renew(ctx) })
 	for range r.limits.uploaders {
