@@ -219,8 +219,9 @@ func (p *pruner) finish(ctx context.Context, d *decision) error {
 		return err
 	}
 	all := true
+	drop, made := namesOf(d.Drop), namesOf(d.Index)
 	for _, i := range indexes {
-		if slices.Contains(d.Drop, i.Name) || p.stale(d, i.Name) {
+		if drop[i.Name] || !made[i.Name] && madeBy(d.Number, i.Name) {
 			gone, err := remove(ctx, p.r.store, i.Name)
 			if err != nil {
 				return err
@@ -235,11 +236,20 @@ func (p *pruner) finish(ctx context.Context, d *decision) error {
 	return p.deleteMarks(ctx, d.Number)
 }
 
-// stale tells that maintenance made an index object for a decision that went otherwise.
-func (p *pruner) stale(d *decision, object string) bool {
+// namesOf is the set of some names: a decision may list as many as there are index objects.
+func namesOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
+}
+
+// madeBy tells that maintenance made an index object for the decision n or one before: if
+// that does not name it, it went otherwise.
+func madeBy(n uint64, object string) bool {
 	number, ok := strings.CutPrefix(object, indexPrefix+"m")
-	return ok && len(number) > markDigits && number[:markDigits] <= markObject(d.Number)[len(markPrefix):] &&
-		!slices.Contains(d.Index, object)
+	return ok && len(number) > markDigits && number[:markDigits] <= markObject(n)[len(markPrefix):]
 }
 
 // deletePacks reports whether all packs of a decision are gone.
