@@ -147,11 +147,8 @@ func (l *lane) current(ctx context.Context, packed int, blocks []pack.Block) (re
 		if err != nil {
 			return reserved{}, nil, err
 		}
-		if l.pack, err = pack.NewWriter(l.s.r.ring, l.s.r.codec, l.kind, buf); err != nil {
+		if l.pack, err = l.s.r.newPack(l.kind, buf); err != nil {
 			return reserved{}, nil, err
-		}
-		if l.s.r.padding {
-			l.pack.Pad()
 		}
 	}
 	if place, ok := l.pack.Reserve(packed, blocks); ok {
@@ -160,6 +157,15 @@ func (l *lane) current(ctx context.Context, packed int, blocks []pack.Block) (re
 	full := l.pack
 	l.pack = nil
 	return reserved{}, full, nil
+}
+
+// newPack begins a pack in the memory of buf, padded where the repository's packs are.
+func (r *Repository) newPack(kind wire.Kind, buf []byte) (*pack.Writer, error) {
+	w, err := pack.NewWriter(r.ring, r.codec, kind, buf)
+	if err == nil && r.padding {
+		w.Pad()
+	}
+	return w, err
 }
 
 // buffer waits for the memory of a pack: this is what slows workers down to the

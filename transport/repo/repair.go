@@ -344,7 +344,7 @@ func (s *saver) writer(kind wire.Kind) (*pack.Writer, error) {
 	if kind == wire.NodePack {
 		size = s.r.limits.nodePack
 	}
-	w, err := pack.NewWriter(s.r.ring, s.r.codec, kind, make([]byte, 0, size))
+	w, err := s.r.newPack(kind, make([]byte, 0, size))
 	if err != nil {
 		return nil, err
 	}
