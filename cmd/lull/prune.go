@@ -19,6 +19,7 @@ const shortestGrace = time.Hour
 func (in *invocation) pruneCommand() *cobra.Command {
 	var o repo.PruneOptions
 	var recompress string
+	var unused int
 	grace := repo.DefaultGrace
 	cmd := in.addRepositoryFlags(&cobra.Command{
 		Use:   "prune",
@@ -35,6 +36,9 @@ func (in *invocation) pruneCommand() *cobra.Command {
 				return withHint(usagef("prune: --grace %s is no grace", grace), "give 24h or so; restores that take longer may fail")
 			}
 			var err error
+			if o.Keep, err = keepUnused(unused); err != nil {
+				return err
+			}
 			if o.Recompress, err = recompressBudget(recompress); err != nil {
 				return err
 			}
@@ -44,10 +48,21 @@ func (in *invocation) pruneCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&o.DryRun, "dry-run", false, "change nothing, and say what would be done")
 	f.DurationVar(&grace, "grace", grace, "how long what is to be deleted is marked before")
-	f.IntVar(&o.Keep, "max-unused", 10, "`PERCENT` of unused data that is not worth rewriting packs for")
+	f.IntVar(&unused, "max-unused", 10, "`PERCENT` of unused data that is not worth rewriting packs for")
 	f.StringVar(&recompress, "recompress", "", "write packs anew that would be smaller with compression: best, of `SIZE` at most")
 	f.Lookup("recompress").NoOptDefVal = "64GiB"
 	return cmd
+}
+
+// keepUnused is the share of unused data that stays, in percent, as repo.PruneOptions has it.
+func keepUnused(percent int) (int, error) {
+	switch {
+	case percent < 0 || percent > 100:
+		return 0, withHint(usagef("prune: --max-unused=%d is no percentage", percent), "give 0 to 100")
+	case percent == 0:
+		return -1, nil
+	}
+	return percent, nil
 }
 
 // recompressBudget reads how many bytes of packs may be compressed anew; "" is none.

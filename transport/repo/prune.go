@@ -27,7 +27,7 @@ type PruneOptions struct {
 	// DryRun looks, and changes nothing.
 	DryRun bool
 	// Keep is the unused share of the repository that is not worth rewriting packs for,
-	// in percent; 0: 10. 100: no pack is rewritten.
+	// in percent; 0: 10, below 0: none. 100: no pack is rewritten.
 	Keep int
 	// Recompress is how many bytes of packs may be read and written anew because they
 	// would be smaller when compressed as with CompressBest; 0: none. It needs the role
@@ -102,7 +102,7 @@ func (r *Repository) pruner(o PruneOptions) *pruner {
 	if o.Keep == 0 {
 		o.Keep = 10
 	}
-	o.Grace = max(o.Grace, 0)
+	o.Grace, o.Keep = max(o.Grace, 0), max(o.Keep, 0)
 	return &pruner{r: r, o: o, away: o.Grace, locks: locks{store: r.store}}
 }
 
