@@ -189,28 +189,31 @@ func TestWrongLocks(t *testing.T) {
 	})
 }
 
+// as makes lull use the credential of a role, and gives that the policy which lull writes.
+func (h *storeHost) as(role string) {
+	h.t.Helper()
+	file := h.AddUser(h.t, role)
+	out, _ := h.lull(exitDone, "repo", "policy", "--role", role, "--principal", role)
+	var compact json.RawMessage
+	if err := json.Unmarshal([]byte(out), &compact); err != nil {
+		h.t.Fatal(err)
+	}
+	text, err := json.Marshal(compact)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.SetPolicy(h.t, string(text))
+	h.configure(file)
+}
+
 // Each role does its real work with the policy that `lull repo policy` writes for it.
 func TestRolesWorkWithTheirPolicies(t *testing.T) {
 	t.Parallel()
 	h := newStoreHost(t, s3test.Options{Locks: true, Users: true}, "    object_lock: {mode: governance, days: 3}")
-	as := func(role string) {
-		t.Helper()
-		file := h.AddUser(t, role)
-		out, _ := h.lull(exitDone, "repo", "policy", "--role", role, "--principal", role)
-		var compact json.RawMessage
-		if err := json.Unmarshal([]byte(out), &compact); err != nil {
-			t.Fatal(err)
-		}
-		text, err := json.Marshal(compact)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.SetPolicy(t, string(text))
-		h.configure(file)
-	}
-	as("owner")
+	h.as("owner")
 	h.lull(exitDone, "init")
-	as("backup")
+	h.addHost1()
+	h.as("backup")
 	h.lull(exitDone, "backup", "web")
 	h.wantResult(h.diagnoses(exitDone), "store", resultOK, "")
 	var left []string
@@ -222,13 +225,89 @@ func TestRolesWorkWithTheirPolicies(t *testing.T) {
 	if len(left) > 0 {
 		t.Errorf("left by probes: %v", left)
 	}
-	as("restore")
+	h.as("restore")
 	h.lull(exitDone, "restore", "web", "--to", filepath.Join(h.dir, "back"))
 	h.wantResult(h.diagnoses(exitDone), "store", resultUnknown, "")
 	if _, errs := h.lull(exitLocked, "backup", "web"); !strings.Contains(errs, "access denied") {
 		t.Error(errs)
 	}
-	as("maintain")
+	h.as("maintain")
 	h.lull(exitDone, "lock", "renew")
+	h.maintain(0)
 	h.lull(exitDone, "check", "--all")
+}
+
+// Where nothing is locked the maintain role's policy lets go what nothing needs and what is
+// damaged, and no more.
+func TestMaintenanceWithItsPolicy(t *testing.T) {
+	t.Parallel()
+	h := newStoreHost(t, s3test.Options{Users: true}, "")
+	h.as("owner")
+	h.lull(exitDone, "init")
+	h.addHost1()
+	h.as("backup")
+	h.lull(exitDone, "backup", "web")
+	if err := os.WriteFile(filepath.Join(h.dir, "web.img"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.lull(exitDone, "backup", "web")
+	h.as("maintain")
+	h.maintain(1)
+	damaged := 0
+	h.objects(func(name string) {
+		if !strings.Contains(name, "/index/") || damaged > 0 {
+			return
+		}
+		damaged++
+		if _, err := h.Admin(t).PutObject(t.Context(), h.Bucket, name, strings.NewReader("no index"), -1, minio.PutObjectOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if out, _ := h.lull(exitDone, "check", "--repair"); damaged == 0 || !strings.Contains(out, "1 index object written") {
+		t.Errorf("%d damaged, repair: %s", damaged, out)
+	}
+	h.lull(exitDone, "check", "--all")
+}
+
+// addHost1 makes a key to remove.
+func (h *storeHost) addHost1() {
+	h.t.Helper()
+	file := filepath.Join(h.dir, "host1.passphrase")
+	if err := os.WriteFile(file, []byte("host one battery"), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+	h.lull(exitDone, "key", "add", "host1", "--role", "backup", "--new-passphrase-file", file)
+}
+
+// maintain does what maintenance does on a store that lets go so many points.
+func (h *storeHost) maintain(going int) {
+	h.t.Helper()
+	out, _ := h.lull(exitDone, "forget", "web", "--keep-last", "1", "--dry-run", "--json")
+	var all struct{ Points []forgotten }
+	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all.Points) == 0 {
+		h.t.Fatalf("%v in %s", err, out)
+	}
+	for _, p := range all.Points {
+		h.lull(exitDone, "hold", p.Point)
+	}
+	if _, errs := h.lull(exitDone, "forget", "web", "--keep-last", "1"); !strings.Contains(errs, "0 restore points of") {
+		h.t.Errorf("forget what is held: %s", errs)
+	}
+	for _, p := range all.Points {
+		h.lull(exitDone, "release", p.Point)
+	}
+	if _, errs := h.lull(exitDone, "forget", "web", "--keep-last", "1"); !strings.Contains(errs, fmt.Sprintf("%d restore point", going)) {
+		h.t.Errorf("forget: %s", errs)
+	}
+	if _, errs := h.lull(exitDone, "prune", "--max-unused", "0"); (going > 0) == strings.Contains(errs, "by a later prune: 0 packs") {
+		h.t.Errorf("prune: %s", errs)
+	}
+	h.lull(exitDone, "prune")
+	h.lull(exitDone, "check", "--repair")
+	if out, _ := h.lull(exitDone, "key", "remove", "host1"); !strings.Contains(out, "key host1 is removed; its file stays, as") {
+		h.t.Errorf("key remove: %s", out)
+	}
+	if out, _ := h.lull(exitDone, "key", "list"); !strings.Contains(out, "removed ") {
+		h.t.Errorf("keys: %s", out)
+	}
 }
