@@ -188,15 +188,13 @@ func (d *Daemon) run(ctx context.Context, g Group, vms []string, slots chan stru
 	}
 	var runs sync.WaitGroup
 	for _, job := range jobs {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
+		at := &place{slots: slots}
+		if err := at.take(ctx); err != nil {
 			break
 		}
+		job.Rest = at.rest
 		runs.Go(func() {
-			defer func() { <-slots }()
+			defer at.leave()
 			if d.one(ctx, job) {
 				d.retain(ctx, g, job)
 			}
@@ -206,6 +204,42 @@ func (d *Daemon) run(ctx context.Context, g Group, vms []string, slots chan stru
 	if err := closeRepo(); err != nil {
 		d.Log.Warn("close repository", "group", g.Name, "error", err)
 	}
+}
+
+// place is that of a run among those that may run at once. It is used by the run alone.
+type place struct {
+	slots chan struct{}
+	taken bool
+}
+
+// take waits for the place; an error: ctx has ended.
+func (p *place) take(ctx context.Context) error {
+	select {
+	case p.slots <- struct{}{}:
+		p.taken = true
+	case <-ctx.Done():
+	}
+	if err := context.Cause(ctx); err != nil {
+		p.leave()
+		return err
+	}
+	return nil
+}
+
+func (p *place) leave() {
+	if p.taken {
+		<-p.slots
+		p.taken = false
+	}
+}
+
+// rest lets another run have the place meanwhile.
+func (p *place) rest(ctx context.Context, wait func(context.Context) error) error {
+	p.leave()
+	if err := wait(ctx); err != nil {
+		return err
+	}
+	return p.take(ctx)
 }
 
 // one backs a VM up, and reports whether there is a new point.

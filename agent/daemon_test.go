@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -14,6 +15,8 @@ import (
 	"github.com/lull-backup/lull/agent"
 	"github.com/lull-backup/lull/agent/journal"
 	"github.com/lull-backup/lull/agent/schedule"
+	"github.com/lull-backup/lull/quiesce"
+	"github.com/lull-backup/lull/quiesce/quiescetest"
 	"github.com/lull-backup/lull/snapshot"
 )
 
@@ -191,4 +194,66 @@ func TestDaemonStopsCleanly(t *testing.T) {
 	if err != nil || len(points) != 0 {
 		t.Errorf("%d points, %v; the run was to be ended", len(points), err)
 	}
+}
+
+// A run that waits for its next attempt lets another have its place, and gets it back.
+func TestDaemonRunsOthersMeanwhile(t *testing.T) {
+	waits, other := newWorld(t), newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var steps []string
+	note := func(e agent.Event) {
+		switch e.Step {
+		case agent.StepRetrying, agent.StepTaken, agent.StepFailed:
+			steps = append(steps, fmt.Sprint(e.VM, " ", e.Step))
+		case agent.StepDone:
+			if steps = append(steps, fmt.Sprint(e.VM, " ", e.Step)); e.VM == vmName {
+				cancel()
+			}
+		}
+	}
+	var mu sync.Mutex
+	waits.hear = func(e agent.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		note(e)
+	}
+	first, second := waits.job(), other.job()
+	second.Name = "lab/db"
+	app := quiescetest.App("db").On(quiescetest.Prepare, quiescetest.Act{
+		Err: &quiesce.Failure{Class: quiesce.Retryable, Err: errors.New("a checkpoint runs")}, Times: 1,
+	})
+	first.Policy = quiesce.Policy{
+		Ladder: []quiesce.Level{quiesce.LevelApplication}, Floor: quiesce.LevelApplication,
+		Retry: quiesce.Retry{Attempts: 2, Delay: 100 * time.Millisecond, Until: time.Hour},
+	}
+	first.Writers = func(context.Context, snapshot.Guest) ([]quiesce.Writer, func() error, error) {
+		return []quiesce.Writer{app}, func() error { return nil }, nil
+	}
+	// It has the place until the first run waits for it, however long the other takes.
+	files := second.Writers
+	second.Writers = func(ctx context.Context, g snapshot.Guest) ([]quiesce.Writer, func() error, error) {
+		w, end, err := files(ctx, g)
+		w = append(w, quiescetest.App("slow").On(quiescetest.Prepare, quiescetest.Act{Delay: 200 * time.Millisecond}))
+		return w, end, err
+	}
+	groups := []agent.Group{{
+		Name: "nightly", Schedule: every(t, "@every 1s"), VMs: []string{vmName, second.Name},
+		Open: func(context.Context, []string) ([]agent.Job, func() error, error) {
+			return []agent.Job{first, second}, func() error { return nil }, nil
+		},
+	}}
+	d := &agent.Daemon{
+		Runner: waits.runner, Groups: groups, Parallel: 1, Resolve: waits.resolve, Log: waits.runner.Log, Ready: func() {},
+		Board: agent.NewBoard("test", os.Getpid(), time.Now(), waits.journal, groups),
+	}
+	must(t, d.Run(ctx))
+	want := []string{
+		vmName + " retrying", "lab/db taken", "lab/db done", vmName + " taken", vmName + " done",
+	}
+	if !slices.Equal(steps, want) {
+		t.Errorf("steps %q, want %q", steps, want)
+	}
+	waits.tidy()
+	other.tidy()
 }

@@ -35,7 +35,7 @@ func (b *backup) hold(ctx context.Context) error {
 	job := quiesce.Job{
 		Run: b.run, VM: b.job.Name, Policy: b.job.Policy, Writers: writers, NoGuest: noGuest, Log: b.Log,
 		Disks: disksOf(b.plan), Take: b.take, Saved: b.saved(), Step: b.heldStep,
-		Progress: func(p quiesce.Progress) { b.emit(writerEvent(p)) },
+		Progress: func(p quiesce.Progress) { b.emit(writerEvent(p)) }, Rest: b.job.Rest,
 	}
 	if guest != nil {
 		job.Guest, job.Guards = guest, b.guards(guest)

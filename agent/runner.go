@@ -36,6 +36,8 @@ type Job struct {
 	Tracking Tracking
 	// Slowdown is when the merge may slow the guest down.
 	Slowdown snapshot.Slowdown
+	// Rest is that of quiesce.Job. May be nil.
+	Rest func(ctx context.Context, wait func(context.Context) error) error
 }
 
 // Runner backs up VMs and repairs what an interrupted run left. Its methods are

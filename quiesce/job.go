@@ -51,7 +51,11 @@ type Job struct {
 	// until Do, Held.Complete or Held.Abort returns. No writer waits for it; of what comes
 	// faster than it returns it hears the last of each writer.
 	Progress func(Progress)
-	Limits   Limits
+	// Rest, where set, calls wait once and returns its error: it has the time between two
+	// attempts at a level, in which the guest runs and nothing is owed to the writers, so that
+	// others may have what this job holds. It may return later than wait; an error ends the job.
+	Rest   func(ctx context.Context, wait func(context.Context) error) error
+	Limits Limits
 }
 
 // Saved takes the memory of a guest together with its disks.

@@ -52,11 +52,20 @@ func (r *run) attempts(ctx context.Context, level Level) ([]*member, error) {
 		r.report.Attempts = append(r.report.Attempts, r.report.Reasons[known:]...)
 		r.report.Reasons = slices.Clip(r.report.Reasons[:known])
 		r.step(StepRetrying)
-		if err := sleep(ctx, r.Policy.Retry.Delay); err != nil {
+		if err := r.rest(ctx); err != nil {
 			return nil, err
 		}
 		r.identify(ctx, r.unknown)
 	}
+}
+
+// rest lets the time between two attempts pass.
+func (r *run) rest(ctx context.Context) error {
+	wait := func(ctx context.Context) error { return sleep(ctx, r.Policy.Retry.Delay) }
+	if r.Rest == nil {
+		return wait(ctx)
+	}
+	return r.Rest(ctx, wait)
 }
 
 // number says in the reasons from known on that they are those of the last of several
