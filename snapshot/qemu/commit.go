@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/lull-backup/lull/snapshot"
 	"github.com/lull-backup/lull/snapshot/qmp"
@@ -76,8 +77,19 @@ func (m *monitor) startCommit(ctx context.Context, d snapshot.DiskPlan, v view) 
 	if err := note(d, stampCommit); err != nil && !errors.Is(err, snapshot.ErrNoSpace) {
 		return err // without room the commit, which makes some, matters more
 	}
-	return m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,
-		"base-node": v.below, "auto-dismiss": false}, nil)
+	return commitRefused(m.Execute(ctx, "block-commit", args{"job-id": commitJob(d.DeltaNode), "device": v.top,
+		"base-node": v.below, "auto-dismiss": false}, nil))
+}
+
+// commitRefused says what to do about somebody else's job, which keeps the delta in use, or
+// has put a filter on it.
+func commitRefused(err error) error {
+	var refused *qmp.Error
+	if errors.As(err, &refused) && (strings.Contains(refused.Desc, "in use by block job") || strings.Contains(refused.Desc, "Need a root block node")) {
+		return snapshot.WithHint(fmt.Errorf("%w: %w", snapshot.ErrBusy, err),
+			"wait for the end of the other tool's block job, or end it (query-block-jobs, block-job-cancel): lull then merges by itself")
+	}
+	return err
 }
 
 // unread fails while somebody is served the image: a commit would change it under the

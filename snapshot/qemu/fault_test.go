@@ -101,6 +101,25 @@ func TestForeignJob(t *testing.T) {
 	v.ask("block-job-cancel", args{"device": "theirs", "force": true}, nil)
 }
 
+// A job that somebody has started on the delta keeps it from being merged, and says so; once
+// it has ended the merge goes well.
+func TestForeignJobOnTheDelta(t *testing.T) {
+	r := taken(t, qcow2VM())
+	r.ask("blockdev-add", args{"driver": "null-co", "node-name": "sink", "size": diskSize}, nil)
+	r.ask("blockdev-backup", args{"job-id": "theirs", "device": r.plan.Disks[0].DeltaNode, "target": "sink", "sync": "full", "speed": 1000}, nil)
+	err := r.merge()
+	r.wantErr(err, snapshot.ErrBusy)
+	r.hinted(err)
+	r.ask("block-job-cancel", args{"device": "theirs", "force": true}, nil)
+	eventually(t, "the other job ends", func() bool {
+		var jobs []struct{ Device string }
+		r.ask("query-block-jobs", nil, &jobs)
+		return len(jobs) == 0
+	})
+	r.ask("blockdev-del", args{"node-name": "sink"}, nil)
+	r.merged()
+}
+
 // smallFS is a file system of so many bytes for the disks of a VM.
 func smallFS(t testing.TB, dir string, size string) {
 	t.Helper()
