@@ -33,7 +33,7 @@ DONE, BUSY, NOT_HELD, ABSENT, OVER = 0, 2, 3, 4, 5
 # another's by now is left alone.
 FREEZE = r"""
 db=$1 state=$2 turn=$3 hold=$4
-[ -f "$db" ] && command -v sqlite3 >/dev/null || exit 4
+[ -f "$db" ] && [ ! -L "$db" ] && command -v sqlite3 >/dev/null || exit 4
 { [ -d "$state" ] || mkdir -p "$state"; } && exec 9>"$state/lock" && flock 9 || exit 1
 { read -r over <"$state/over"; } 2>/dev/null
 [ "$turn" -gt "${over:-0}" ] || exit 5
@@ -70,8 +70,11 @@ exit $held
 """
 
 # Most of the write-ahead log is written back before the window, beside other writers.
+#
+# Nor here may a link be the database: these scripts run as root, and whoever can put a link
+# in its place would choose what they lock.
 PROBE = r"""
-[ -f "$1" ] && command -v sqlite3 >/dev/null || exit 4
+[ -f "$1" ] && [ ! -L "$1" ] && command -v sqlite3 >/dev/null || exit 4
 sqlite3 "$1" "PRAGMA wal_checkpoint(PASSIVE);" || :
 """
 
@@ -98,7 +101,7 @@ class SQLite:
         result = self.guest.execute("/bin/sh", args, timeout)
         if result.exit_code == ABSENT:
             raise lullplugin.Failure(
-                "no database %s, or no sqlite3" % self.database, pb.FAILURE_CLASS_NOT_PRESENT, hint="install sqlite3 in the guest"
+                "no database %s (a link is none), or no sqlite3" % self.database, pb.FAILURE_CLASS_NOT_PRESENT, hint="install sqlite3 in the guest"
             )
         return result
 
