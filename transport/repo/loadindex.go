@@ -176,10 +176,9 @@ func listIndex(ctx context.Context, store blob.Store, m *marks) (map[index.Sourc
 	return infos, ids, nil
 }
 
-// readIndex reads an index object; a fence lists nothing. What one key lists of another's packs
-// is hearsay: a host that was taken over can keep what others had listed, and list it again when
-// maintenance has long deleted the packs. Only maintenance speaks for all, which says in its
-// decision what it has put together.
+// readIndex reads an index object; a fence lists nothing. What a key that only backs up lists of
+// packs that are not its own is passed over: a host that was taken over can keep what others
+// had listed, and list it again when maintenance has long deleted the packs.
 func (r *Repository) readIndex(ctx context.Context, store blob.Store, info blob.Info) ([]pack.Listing, error) {
 	b, err := readSized(ctx, store, info, pack.MaxIndex)
 	if err != nil {
@@ -195,14 +194,11 @@ func (r *Repository) readIndex(ctx context.Context, store blob.Store, info blob.
 	if err != nil {
 		return nil, objectErr(info.Name, err)
 	}
-	if by == nil || by.Roles.Has(RoleMaintain) && (isMaintenance(info.Name) || r.trust.holds(by.Signer)) {
+	if by == nil || by.Roles.Has(RoleMaintain) {
 		return packs, nil
 	}
 	own := by.Bytes()
-	for i := range packs {
-		packs[i].Hearsay = !bytes.Equal(packs[i].Certificate, own)
-	}
-	return packs, nil
+	return slices.DeleteFunc(packs, func(l pack.Listing) bool { return !bytes.Equal(l.Certificate, own) }), nil
 }
 
 // rebuild reads the directories of all packs in place of damaged index objects, but for
@@ -283,10 +279,10 @@ func entriesOf(ring *keys.Ring, packs []pack.Listing) iter.Seq2[index.Entry, err
 	}
 }
 
-// signerOf is the key on whose word a pack is there and holds what is listed; zero for nobody's.
+// signerOf is the key on whose word a pack holds what is listed; zero for nobody's.
 func signerOf(ring *keys.Ring, l *pack.Listing) keys.Signer {
 	c, err := l.Verify(ring)
-	if l.Hearsay || err != nil || c == nil || !c.Roles.Has(RoleBackup|RoleMaintain) {
+	if err != nil || c == nil || !c.Roles.Has(RoleBackup|RoleMaintain) {
 		return keys.Signer{}
 	}
 	return c.Signer

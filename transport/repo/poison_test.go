@@ -152,8 +152,10 @@ func TestRepairBelievesNoCopyThatItHasNotRead(t *testing.T) {
 	}
 }
 
-// A host that was taken over lists again, under its own signature, what another had listed of
-// packs that maintenance has deleted since. The other takes nothing of that for known.
+// A host that was taken over lists again, under its own signature, what another has listed: of
+// packs that are there, or of those that maintenance has deleted since. The other takes those
+// that are gone for known in neither case, whether or not it has seen both lists before, and
+// those that are there as if there were no second list.
 func TestListedAgainByAStranger(t *testing.T) {
 	for _, domain := range []repo.Domain{{}, {Own: true}, {Trusted: []string{"other"}}} {
 		t.Run(domain.String(), func(t *testing.T) {
@@ -166,15 +168,6 @@ func TestListedAgainByAStranger(t *testing.T) {
 			p := again(t, openAs(t, store, "good", repo.OpenOptions{Domain: domain}), "lab/web", disk, 0)
 			listed := objects(store, "index/")[0]
 			before := store.Clone()
-			if err := openRepo(t, store).Forget(t.Context(), []repo.Point{p}); err != nil {
-				t.Fatal(err)
-			}
-			for range 3 {
-				prune(t, openRepo(t, store), atOnce)
-			}
-			if left := objects(store, "packs/"); len(left) > 0 {
-				t.Fatalf("not deleted: %q", left)
-			}
 			evil := openAs(t, before, "evil", repo.OpenOptions{})
 			again(t, evil, "lab/evil", image(2, block.PageSize), 1)
 			var as string
@@ -187,11 +180,34 @@ func TestListedAgainByAStranger(t *testing.T) {
 				t.Fatal(err)
 			}
 			restoreObject(t, before, store, as)
-			q := again(t, openAs(t, store, "good", repo.OpenOptions{Domain: domain}), "lab/web", disk, 2)
-			if q.Stats.New != p.Stats.New {
-				t.Errorf("%d new bytes, want all %d", q.Stats.New, p.Stats.New)
+			cache := t.TempDir()
+			q := again(t, openAs(t, store, "good", repo.OpenOptions{Domain: domain, Cache: cache}), "lab/web", disk, 2)
+			if q.Stats.New != 0 {
+				t.Errorf("%d bytes were stored again", q.Stats.New)
 			}
-			wantDisk(t, openRepo(t, store), q.Disks[0].Root, disk)
+			if err := openRepo(t, store).Forget(t.Context(), []repo.Point{p, q}); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				prune(t, openRepo(t, store), atOnce)
+			}
+			if left := objects(store, "packs/"); len(left) > 0 {
+				t.Fatalf("not deleted: %q", left)
+			}
+			// What was dropped by name counts no more; another name is free.
+			more := strings.TrimSuffix(as, ".1") + ".2"
+			if err := repo.CopyIndex(t.Context(), evil, listed, more); err != nil {
+				t.Fatal(err)
+			}
+			restoreObject(t, before, store, more)
+			for hour, folder := range []string{cache, ""} {
+				last := store.Clone()
+				q := again(t, openAs(t, last, "good", repo.OpenOptions{Domain: domain, Cache: folder}), "lab/web", disk, 3+hour)
+				if q.Stats.New != p.Stats.New {
+					t.Errorf("%d new bytes, want all %d", q.Stats.New, p.Stats.New)
+				}
+				wantDisk(t, openRepo(t, last), q.Disks[0].Root, disk)
+			}
 		})
 	}
 }

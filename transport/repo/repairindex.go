@@ -9,8 +9,8 @@ import (
 )
 
 // A fence stands at the number of an index object that its session would come to next. So a
-// repair that takes index objects
-// away must not hide how far a session has come that may go on, nor take away the fence.
+// repair that takes index objects away must not hide how far a session has come that may go
+// on, nor take away the fence.
 
 // stopWriter fences the session of an index object that is to be deleted, unless it is over.
 func (p *repairer) stopWriter(ctx context.Context, object string) error {

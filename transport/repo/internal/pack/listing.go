@@ -28,9 +28,6 @@ type Listing struct {
 	// Certificate is whose signature the pack carries, since format 2.
 	Certificate []byte
 	Signature   []byte
-	// Hearsay is set by who knows it, and is not stored: the index object was signed by a key
-	// that may not speak for the pack's. The pack was as it says, once; it may be long gone.
-	Hearsay bool
 }
 
 // content is what the signature of a pack is made over, beside the pack's name.
