@@ -20,9 +20,9 @@ import (
 // 1 MiB each.
 const nodeSegments = 8
 
-// readBehind is how many bytes before a segment are read along with it: a map is written
-// from its leaves up and asked from its root down, and of a night with few changes all of
-// it lies in one small pack.
+// readBehind is how many bytes are read at least, as far as there are so many up to a
+// segment's end: a map is written from its leaves up and asked from its root down, and of a
+// night with few changes all of it lies in one small pack. A larger segment is read alone.
 const readBehind = maxGap
 
 // nodes reads map nodes. Nodes that are used together lie together, so a segment
@@ -147,7 +147,7 @@ func (n *nodes) open(ctx context.Context, loc index.Location) ([]byte, error) {
 		return nil, err
 	}
 	if !n.near.has(loc) {
-		from := max(int64(loc.SegmentOffset)-readBehind, 0)
+		from := min(int64(loc.SegmentOffset), max(end(&loc)-readBehind, 0))
 		key, b, err := n.r.readPack(ctx, n.store, loc.Pack, from, end(&loc))
 		if err != nil {
 			return nil, err
