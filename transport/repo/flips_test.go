@@ -146,16 +146,7 @@ func goldenMuseum(t *testing.T, dir string) *museum {
 
 func (m *museum) open(t *testing.T, store *mem.Store) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: m.now}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return openWith(t, store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: m.now}))
 }
 
 // flip flips bits in so many rounds, and returns how many.
@@ -184,7 +175,7 @@ func (m *museum) flip(t *testing.T, rounds int) (flipped int) {
 		m.wantRightOrNothing(t, store)
 		for _, name := range bad {
 			if neededToOpen(name) {
-				store.Damage(name, func([]byte) []byte { return m.whole(t, name) })
+				store.Damage(name, func([]byte) []byte { return bytesOf(t, m.store, name) })
 			}
 		}
 		right, nothing := m.wantRightOrNothing(t, store)
@@ -203,16 +194,6 @@ func (m *museum) flip(t *testing.T, rounds int) (flipped int) {
 // neededToOpen tells of an object without which no key can be used.
 func neededToOpen(name string) bool {
 	return name == "config" || strings.HasPrefix(name, "keys/") || strings.HasPrefix(name, "epochs/") || strings.HasPrefix(name, "revoked/")
-}
-
-// whole is an object as it was before bits were flipped.
-func (m *museum) whole(t *testing.T, name string) []byte {
-	t.Helper()
-	b, err := m.store.Read(t.Context(), name, 0, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // flipOne flips one bit, half of the times near an end, where prefixes, sealed keys,

@@ -43,11 +43,7 @@ func addFields(t *testing.T, all map[string]bool, store *mem.Store) {
 	t.Helper()
 	r := openRepo(t, store)
 	for _, name := range store.Names() {
-		b, err := store.Read(t.Context(), name, 0, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		docs, err := repo.OpenJSON(r, name, b)
+		docs, err := repo.OpenJSON(r, name, bytesOf(t, store, name))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -64,12 +64,7 @@ func newVictim(t *testing.T) *victim {
 
 func (v *victim) open(t *testing.T) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), v.store, repo.OpenOptions{Passphrase: passphrase, Cache: v.cache, Now: clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close() })
-	return r
+	return openWith(t, v.store, repo.OpenOptions{Passphrase: passphrase, Cache: v.cache, Now: clock})
 }
 
 // object finds the one object of the store whose name has all parts.
@@ -103,7 +98,13 @@ func (v *victim) drop(t *testing.T, names ...string) {
 
 func (v *victim) read(t *testing.T, name string) []byte {
 	t.Helper()
-	b, err := v.store.Read(t.Context(), name, 0, -1)
+	return bytesOf(t, v.store, name)
+}
+
+// bytesOf is what an object holds.
+func bytesOf(t *testing.T, store *mem.Store, name string) []byte {
+	t.Helper()
+	b, err := store.Read(t.Context(), name, 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,11 +116,7 @@ func (p *place) forgetAnother(t *testing.T) error {
 // restoreObject brings an object of one store into another.
 func restoreObject(t *testing.T, from, to *mem.Store, name string) {
 	t.Helper()
-	b, err := from.Read(t.Context(), name, 0, -1)
-	if err == nil {
-		err = to.Create(t.Context(), name, b)
-	}
-	if err != nil {
+	if err := to.Create(t.Context(), name, bytesOf(t, from, name)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -79,14 +79,5 @@ func TestPaddedRepository(t *testing.T) {
 // padding opens a repository whose packs are small and padded.
 func padding(t *testing.T, store *mem.Store) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: clock, Padding: true}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return openWith(t, store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: clock, Padding: true}))
 }

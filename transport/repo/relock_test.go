@@ -49,16 +49,7 @@ func (s *lockedStore) until(name string) int64 {
 }
 func (s *lockedStore) open(t *testing.T) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), s.store, repo.OpenOptions{Passphrase: passphrase, Now: s.time})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return openWith(t, s.store, repo.OpenOptions{Passphrase: passphrase, Now: s.time})
 }
 
 // attack deletes all that the store lets go, as someone with every key would.

@@ -37,7 +37,13 @@ func openRepo(t testing.TB, store blob.Store) *repo.Repository {
 // openCached opens a repository with a cache that outlives it; "": none.
 func openCached(t testing.TB, store blob.Store, cache string) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), store, repo.OpenOptions{Passphrase: passphrase, Now: clock, Cache: cache})
+	return openWith(t, store, repo.OpenOptions{Passphrase: passphrase, Now: clock, Cache: cache})
+}
+
+// openWith opens a repository until the end of the test.
+func openWith(t testing.TB, store blob.Store, o repo.OpenOptions) *repo.Repository {
+	t.Helper()
+	r, err := repo.Open(t.Context(), store, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,16 +36,7 @@ func addKey(t testing.TB, store blob.Store, label string, roles repo.Roles) {
 func openAs(t testing.TB, store blob.Store, label string, o repo.OpenOptions) *repo.Repository {
 	t.Helper()
 	o.Passphrase, o.Label, o.Now = secretOf(label), label, clock
-	r, err := repo.Open(t.Context(), store, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return openWith(t, store, o)
 }
 
 // host is a machine that backs up with a key of its own that does nothing else, and all

@@ -282,16 +282,7 @@ func TestCancel(t *testing.T) {
 
 func openSmall(t testing.TB, store blob.Store) *repo.Repository {
 	t.Helper()
-	r, err := repo.Open(t.Context(), store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: clock}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return openWith(t, store, repo.Small(repo.OpenOptions{Passphrase: passphrase, Now: clock}))
 }
 
 func wantClean(t testing.TB, r *repo.Repository) {
